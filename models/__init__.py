@@ -1,0 +1,3 @@
+"""Tensors in, tensors out: networks and what they need; knows no video, no tracks, no threads."""
+
+__project__ = "anchorface"

@@ -1,0 +1,136 @@
+"""AdaFace recognisers (Kim et al., CVPR 2022, arXiv 2204.00964) from the user's own checkpoint.
+
+The layers carry the names of the published checkpoints (github.com/mk-minchul/AdaFace), so these load as they
+are. Shapes: N crops, C channels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models.recogniser import CROP_PX
+from models.weights import CheckpointError, load_state
+
+_UNITS = {18: (2, 2, 2, 2), 50: (3, 4, 14, 3), 101: (3, 13, 30, 3)}
+_CHANNELS = (64, 128, 256, 512)
+_EMBEDDING = 512
+
+
+class AdaFaceRecogniser:
+    """AdaFace IR-18, IR-50 or IR-101; which one is read from the checkpoint's keys."""
+
+    same_person = 0.3
+    clear_norm = 0.0
+
+    def __init__(
+        self, path: str | Path, *, allow_pickle: bool = False, device: str | torch.device = "cpu"
+    ) -> None:
+        """Loads `.safetensors`, or a pickled file where `allow_pickle` permits it (read with `weights_only`).
+
+        Raises `CheckpointError` for a file that cannot be read or holds another network.
+        """
+        state = _own_keys(load_state(Path(path), allow_pickle=allow_pickle))
+        layers = _layers_of(state, path)
+        self.name = f"adaface-ir{layers}"
+        self.device = torch.device(device)
+        network = AdaFace(layers)
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            raise CheckpointError(f"{path}: not the weights of AdaFace IR-{layers} ({error})") from error
+        self._network = network.eval().requires_grad_(False).to(self.device)
+
+    @torch.inference_mode()
+    def embed(self, crops: Tensor) -> Tensor:
+        """Raw embeddings, float32 (N, 512) on the CPU, of ArcFace-aligned `crops`, uint8 (N, 3, 112, 112) RGB."""
+        check_crops(crops)
+        if len(crops) == 0:
+            return torch.zeros(0, _EMBEDDING)
+        crops_bgr = crops.to(self.device).flip(1).float() / 127.5 - 1
+        embeddings: Tensor = self._network(crops_bgr)
+        return embeddings.cpu()
+
+
+class AdaFace(nn.Module):
+    """Improved residual network with 18, 50 or 101 layers. Input float32 (N, 3, 112, 112) BGR in [-1, 1]."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        if layers not in _UNITS:
+            raise ValueError(f"layers must be one of {sorted(_UNITS)}, got {layers}")
+        self.input_layer = nn.Sequential(
+            nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.PReLU(64)
+        )
+        blocks = []
+        previous = 64
+        for channels, units in zip(_CHANNELS, _UNITS[layers], strict=True):
+            for index in range(units):
+                blocks.append(_Block(previous, channels, stride=2 if index == 0 else 1))
+                previous = channels
+        self.body = nn.Sequential(*blocks)  # (N, 512, 7, 7)
+        self.output_layer = nn.Sequential(
+            nn.BatchNorm2d(previous),
+            nn.Dropout(0.4),
+            nn.Flatten(),
+            nn.Linear(previous * 7 * 7, _EMBEDDING),
+            nn.BatchNorm1d(_EMBEDDING, affine=False),
+        )
+
+    def forward(self, crops_bgr: Tensor) -> Tensor:
+        """Raw embeddings (N, 512); the original returns norm and direction apart, here the norm stays in."""
+        embeddings: Tensor = self.output_layer(self.body(self.input_layer(crops_bgr)))
+        return embeddings
+
+
+class _Block(nn.Module):
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.shortcut_layer: nn.Module
+        if channels_in == channels:
+            self.shortcut_layer = nn.MaxPool2d(1, stride)
+        else:
+            self.shortcut_layer = nn.Sequential(
+                nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+        self.res_layer = nn.Sequential(
+            nn.BatchNorm2d(channels_in),
+            nn.Conv2d(channels_in, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.PReLU(channels),
+            nn.Conv2d(channels, channels, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.res_layer(x) + self.shortcut_layer(x)
+        return result
+
+
+def check_crops(crops: Tensor) -> None:
+    """Raises ValueError unless `crops` is uint8 (N, 3, 112, 112)."""
+    if crops.dtype != torch.uint8 or crops.ndim != 4 or tuple(crops.shape[1:]) != (3, CROP_PX, CROP_PX):
+        raise ValueError(
+            f"crops must be uint8 (N, 3, {CROP_PX}, {CROP_PX}), got {crops.dtype} {tuple(crops.shape)}"
+        )
+
+
+def _own_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The network's weights: in training checkpoints they are `model.` and beside the classifier (`head.`)."""
+    prefixed = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
+    return prefixed or state
+
+
+def _layers_of(state: dict[str, Tensor], path: str | Path) -> int:
+    indices = [key.split(".")[1] for key in state if key.startswith("body.")]
+    blocks = len(set(indices))
+    for layers, units in _UNITS.items():
+        if blocks == sum(units):
+            return layers
+    found = ", ".join(sorted({key.split(".")[0] for key in state})[:4]) or "nothing"
+    raise CheckpointError(
+        f"{path}: not AdaFace IR-18, IR-50 or IR-101, which have 8, 24 or 49 blocks called `body.N`; "
+        f"found {blocks} (the file starts with {found})"
+    )

@@ -1,0 +1,142 @@
+"""The network of `fast`: a U-Net on pixel-unshuffled crops that answers with a correction of its input.
+
+Most work is done at a quarter of the resolution and below, in dense 3 x 3 convolutions without
+normalisation, which CPUs compute nearly at their peak. Two coordinate channels and a learned map tell where in the aligned
+face a pixel lies, so that the network can be trained on parts of crops. The identity anchor modulates the
+deeper blocks (FiLM, arXiv 1709.07871) through layers without bias: a zero anchor changes nothing.
+
+Shapes: B crops, C channels, H W pixels of a crop or of an aligned part of it, D width of the anchor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CROP_PX = 256
+UNSHUFFLE = 4
+CELL_PX = 16
+"""Parts of a crop start at multiples of this, the cell of the learned map."""
+
+
+@dataclass(frozen=True, slots=True)
+class FastShape:
+    """What a `FastNetwork` is built from; kept in the header of its checkpoint."""
+
+    widths: tuple[int, ...] = (64, 96, 160, 256)
+    """Channels at 1/4, 1/8, 1/16 and 1/32 of the crop."""
+    encoder_depths: tuple[int, ...] = (1, 2, 2)
+    """Blocks on the way down, at all but the last resolution."""
+    middle_depth: int = 2
+    """Blocks at the last resolution."""
+    decoder_depths: tuple[int, ...] = (2, 2, 2)
+    """Blocks on the way up, in the order of `widths`."""
+    anchor: int = 128
+    """D."""
+
+
+class FastNetwork(nn.Module):
+    """Degraded crops and identity anchors in, restored crops out."""
+
+    def __init__(self, shape: FastShape) -> None:
+        super().__init__()
+        self.shape = shape
+        widths = shape.widths
+        pixels = 3 * UNSHUFFLE**2
+        self.enter = nn.Conv2d(pixels + 2, widths[0], 3, padding=1)
+        self.identity = nn.Linear(shape.anchor, shape.anchor, bias=False)
+        self.encoder = nn.ModuleList(
+            _Stage(width, depth, shape.anchor if level else 0)
+            for level, (width, depth) in enumerate(zip(widths[:-1], shape.encoder_depths, strict=True))
+        )
+        self.down = nn.ModuleList(nn.Conv2d(above, below, 2, 2) for above, below in pairwise(widths))
+        self.middle = _Stage(widths[-1], shape.middle_depth, shape.anchor)
+        self.up = nn.ModuleList(nn.Conv2d(below, 4 * above, 1) for above, below in pairwise(widths))
+        self.decoder = nn.ModuleList(
+            _Stage(width, depth, shape.anchor if level else 0)
+            for level, (width, depth) in enumerate(zip(widths[:-1], shape.decoder_depths, strict=True))
+        )
+        self.leave = nn.Conv2d(widths[0], pixels, 3, padding=1)
+        nn.init.normal_(self.leave.weight, std=1e-3)
+        cells = CROP_PX // CELL_PX
+        self.place = nn.Parameter(torch.zeros(1, widths[2], cells, cells))
+
+    def forward(self, crops: Tensor, anchors: Tensor, corners: Tensor | None = None) -> Tensor:
+        """Restored crops, float32 (B, 3, H, W), not clipped.
+
+        `crops`: float32 (B, 3, H, W) in [0, 1], RGB, H and W multiples of 32. `anchors`: float32 (B, D),
+        unit length or zero. `corners`: int64 (B, 2), x and y of the upper left pixel within the aligned crop
+        of 256, multiples of 16; None for whole crops.
+        """
+        if corners is None:
+            corners = torch.zeros(len(crops), 2, dtype=torch.int64, device=crops.device)
+        identity = F.silu(self.identity(anchors))  # (B, D)
+        x = torch.cat([F.pixel_unshuffle(crops * 2 - 1, UNSHUFFLE), self._coordinates(crops, corners)], 1)
+        x = self.enter(x.contiguous(memory_format=torch.channels_last))  # (B, 64, H/4, W/4)
+        skips: list[Tensor] = []
+        for level, (stage, down) in enumerate(zip(self.encoder, self.down, strict=True)):
+            if level == 2:
+                x = x + self._places(x, corners)
+            x = stage(x, identity)
+            skips.append(x)
+            x = down(x)
+        x = self.middle(x, identity)  # (B, 256, H/32, W/32)
+        for stage, up, skip in reversed(list(zip(self.decoder, self.up, skips, strict=True))):
+            x = stage(F.pixel_shuffle(up(x), 2) + skip, identity)
+        correction = F.pixel_shuffle(self.leave(x), UNSHUFFLE)  # (B, 3, H, W)
+        return crops + correction
+
+    def _coordinates(self, crops: Tensor, corners: Tensor) -> Tensor:
+        """Where each cell of 4 pixels lies in the aligned crop, in [-1, 1]: (B, 2, H/4, W/4)."""
+        count, _, height, width = crops.shape
+        centre = UNSHUFFLE / 2
+        x = torch.arange(0, width, UNSHUFFLE, device=crops.device) + centre + corners[:, :1]  # (B, W/4)
+        y = torch.arange(0, height, UNSHUFFLE, device=crops.device) + centre + corners[:, 1:]  # (B, H/4)
+        size = (count, height // UNSHUFFLE, width // UNSHUFFLE)
+        grid = torch.stack([x[:, None, :].expand(size), y[:, :, None].expand(size)], 1)
+        return grid.to(crops.dtype) * (2 / CROP_PX) - 1
+
+    def _places(self, x: Tensor, corners: Tensor) -> Tensor:
+        """The part of the learned map that belongs to each crop: (B, C, H/16, W/16)."""
+        height, width = x.shape[2:]
+        if height == self.place.shape[2] and width == self.place.shape[3]:
+            return self.place
+        cells = (corners // CELL_PX).tolist()
+        return torch.cat([self.place[:, :, top : top + height, left : left + width] for left, top in cells])
+
+
+class _Stage(nn.Module):
+    def __init__(self, width: int, depth: int, anchor: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(_Block(width, anchor) for _ in range(depth))
+
+    def forward(self, x: Tensor, identity: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x, identity)
+        return x
+
+
+class _Block(nn.Module):
+    """x + conv(modulate(activate(conv(x)))); the last convolution starts near zero, so it is stable."""
+
+    def __init__(self, width: int, anchor: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.kaiming_normal_(self.first.weight, nonlinearity="relu")
+        nn.init.normal_(self.second.weight, std=1e-2 / width**0.5)
+        self.modulation = nn.Linear(anchor, 2 * width, bias=False) if anchor else None
+        if self.modulation is not None:
+            nn.init.zeros_(self.modulation.weight)
+
+    def forward(self, x: Tensor, identity: Tensor) -> Tensor:
+        inner = F.leaky_relu(self.first(x), 0.1, inplace=True)
+        if self.modulation is not None:
+            gain, offset = self.modulation(identity)[:, :, None, None].chunk(2, 1)  # (B, C, 1, 1)
+            inner = torch.addcmul(inner + offset, inner, gain)
+        result: Tensor = x + self.second(inner)
+        return result

@@ -1,0 +1,97 @@
+"""The parts a pipeline is made of, and the values they exchange. Implementations need not inherit.
+
+Legend: R references, D width of an identity embedding, S side of an aligned crop in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.face import Face
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class References:
+    """Best views of one person, as a snapshot that never changes. Empty = restore without references."""
+
+    crops: tuple[Tensor, ...] = ()
+    """R views, each uint8 (3, S, S) RGB, aligned like the crop to be restored."""
+    embeddings: Tensor = field(default_factory=lambda: torch.zeros(0, 0))
+    """float32 (R, D), raw embeddings of the views; the norm of each is its quality."""
+    version: int = 0
+    """Grows whenever the set changes: the key of everything cached from it."""
+
+    def __post_init__(self) -> None:
+        if len(self.crops) != len(self.embeddings):
+            raise ValueError(f"{len(self.crops)} reference crops but {len(self.embeddings)} embeddings")
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """One face to be restored."""
+
+    crop: Tensor
+    """uint8 (3, S, S) RGB full range, the degraded face in the FFHQ alignment."""
+    references: References
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """One restored face."""
+
+    image: Tensor
+    """uint8 (3, S, S) RGB full range, in the alignment of the request's crop."""
+
+
+class Detector(Protocol):
+    """Finds faces."""
+
+    def detect(self, image: NDArray[np.uint8]) -> list[Face]:
+        """Faces of `image`, uint8 (H, W, 3) RGB, best score first, without embeddings."""
+        ...
+
+
+class Recogniser(Protocol):
+    """Tells people apart."""
+
+    name: str
+    """Says which embedding space this is; embeddings of different names cannot be compared."""
+
+    same_person: float
+    """Cosine similarity above which two clear views are taken for the same person."""
+
+    clear_norm: float
+    """Norm of a clear view's raw embedding; 0 where it is not known, and each film is its own measure."""
+
+    def embed(self, crops: Tensor) -> Tensor:
+        """Raw embeddings, float32 (N, D), of `crops`, uint8 (N, 3, 112, 112) RGB in the ArcFace alignment."""
+        ...
+
+
+class Restorer(Protocol):
+    """Restores faces; keeps nothing between calls."""
+
+    crop_size: int
+    """S, the side of the crops it takes and gives."""
+
+    def restore(self, requests: Sequence[Request]) -> list[Result]:
+        """One result per request, in order; each depends on its own request alone, not on its neighbours."""
+        ...
+
+
+class Masker(Protocol):
+    """Says where in a crop the face is free: hands, microphones and hair before it are left as they are."""
+
+    def mask(self, crops: Tensor) -> Tensor:
+        """float32 (N, S, S) in [0, 1], 1 = restore here, of degraded `crops`, uint8 (N, 3, S, S) RGB."""
+        ...

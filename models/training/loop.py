@@ -1,0 +1,233 @@
+"""The one training loop. Time is counted in images; a resumed run equals a straight one.
+
+Each batch is a function of the seed and the images seen, so resuming is running the same command again.
+Layout of a run's folder: `state.pt` to resume from, `checkpoint.safetensors` with the averaged weights,
+`status.jsonl` with one line per report, `sheets/` with pictures to look at, `recipe.json`.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.training.encoder import EncoderSettings
+from models.training.fast import FastSettings
+from models.weights import save_checkpoint
+
+B = TypeVar("B")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """One recipe, counted in images, so the batch size may change without changing the schedule."""
+
+    task: str
+    """`encoder` or `fast`."""
+    faces: Path
+    """Folder of aligned faces with their index."""
+    cache: Path
+    """Folder for decoded pictures, outside the repository."""
+    run: Path
+    """Folder of this run, outside the repository."""
+    seed: int = 0
+    batch_size: int = 32
+    images: int = 100_000
+    """Length of the run and of the cosine decay."""
+    learning_rate: float = 1e-3
+    warmup_images: int = 2_000
+    weight_decay: float = 0.01
+    average_images: int = 4_000
+    """Half-life of the averaged weights."""
+    largest_gradient: float = 1.0
+    """Norm at which gradients are clipped."""
+    status_images: int = 2_000
+    checkpoint_images: int = 8_000
+    threads: int = 2
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    fast: FastSettings = field(default_factory=FastSettings)
+
+
+class Task(Protocol[B]):
+    """What is special to one network."""
+
+    def network(self) -> nn.Module: ...
+    def parameters(self) -> dict[str, object]: ...
+    def batch(self, images_seen: int, batch_size: int) -> B: ...
+    def losses(self, network: nn.Module, batch: B) -> dict[str, Tensor]: ...
+    def sheet(self, network: nn.Module) -> NDArray[np.uint8] | None: ...
+
+
+def train(task: Task[B], config: TrainingConfig, minutes: float = float("inf")) -> Path:
+    """Trains until `config.images` or for `minutes`; returns the path of the averaged checkpoint."""
+    # Settings.
+    torch.set_num_threads(config.threads)
+    cv2.setNumThreads(1)
+    started = time.monotonic()
+    (config.run / "sheets").mkdir(parents=True, exist_ok=True)
+
+    # Network, averaged network, optimiser; all from the last state if there is one.
+    torch.manual_seed(config.seed)
+    network = task.network()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = copy.deepcopy(network).requires_grad_(False)
+    # Short memory of squared gradients: networks without normalisation must see a burst coming.
+    groups = _groups(network, config.weight_decay)
+    optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99))
+    images_seen = _resume(config.run / "state.pt", network, average, optimiser)
+    values: dict[str, list[float]] = {}
+    reported = time.monotonic()
+
+    for batch in _Ahead(task, images_seen, config):
+        # Rate: linear warm-up, cosine to one percent.
+        rate = config.learning_rate * _rate(images_seen, config)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+
+        # Step.
+        network.train()
+        losses = task.losses(network, batch)
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(torch.stack(list(losses.values())).sum())
+        gradient = nn.utils.clip_grad_norm_(network.parameters(), config.largest_gradient)
+        optimiser.step()
+        images_seen += config.batch_size
+
+        # Average.
+        _follow(average, network, 0.5 ** (config.batch_size / min(config.average_images, 0.1 * images_seen)))
+
+        # Status: means over the batches that have the term.
+        for name, value in (*losses.items(), ("gradient", gradient)):
+            values.setdefault(name, []).append(float(value.detach()))
+        if _passed(images_seen, config.status_images, config):
+            speed = len(values["gradient"]) * config.batch_size / (time.monotonic() - reported)
+            _report(config.run, images_seen, rate, speed, values)
+            values, reported = {}, time.monotonic()
+
+        # Checkpoint.
+        over = images_seen >= config.images or time.monotonic() - started > 60 * minutes
+        if over or _passed(images_seen, config.checkpoint_images, config):
+            _save(task, config.run, network, average, optimiser, images_seen)
+        if over:
+            break
+    return config.run / "checkpoint.safetensors"
+
+
+class _Ahead(Generic[B]):
+    """Batches made by a thread while the network computes; ends with its reader."""
+
+    def __init__(self, task: Task[B], images_seen: int, config: TrainingConfig) -> None:
+        self.task, self.images_seen, self.config = task, images_seen, config
+
+    def __iter__(self) -> Iterator[B]:
+        batches: queue.Queue[B | BaseException] = queue.Queue(maxsize=2)
+        stopped = threading.Event()
+
+        def fill() -> None:
+            images_seen = self.images_seen
+            try:
+                while not stopped.is_set():
+                    batch = self.task.batch(images_seen, self.config.batch_size)
+                    images_seen += self.config.batch_size
+                    while not stopped.is_set():
+                        try:
+                            batches.put(batch, timeout=0.2)
+                            break
+                        except queue.Full:
+                            continue
+            except BaseException as error:  # handed to the reader, who raises it
+                batches.put(error)
+
+        thread = threading.Thread(target=fill, name="batches", daemon=True)
+        thread.start()
+        try:
+            while self.images_seen < self.config.images:
+                item = batches.get()
+                if isinstance(item, BaseException):
+                    raise item
+                self.images_seen += self.config.batch_size
+                yield item
+        finally:
+            stopped.set()
+            while not batches.empty():
+                batches.get_nowait()
+            thread.join()
+
+
+def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _rate(images_seen: int, config: TrainingConfig) -> float:
+    warmup = min(1.0, (images_seen + config.batch_size) / max(config.warmup_images, 1))
+    progress = min(images_seen / config.images, 1.0)
+    return float(warmup * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * progress))))
+
+
+def _passed(images_seen: int, every: int, config: TrainingConfig) -> bool:
+    return images_seen // every > (images_seen - config.batch_size) // every
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, network: nn.Module, keep: float) -> None:
+    targets: list[Tensor] = list(average.parameters())
+    sources: list[Tensor] = list(network.parameters())
+    torch._foreach_lerp_(targets, sources, 1 - keep)
+    for target, source in zip(average.buffers(), network.buffers(), strict=True):
+        target.copy_(source)
+
+
+def _report(run: Path, images_seen: int, rate: float, speed: float, values: dict[str, list[float]]) -> None:
+    line = {"images": images_seen, "rate": rate, "images_per_second": round(speed, 1)}
+    line |= {name: round(sum(each) / len(each), 5) for name, each in values.items()}
+    with (run / "status.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(line) + "\n")
+
+
+def _save(
+    task: Task[B],
+    run: Path,
+    network: nn.Module,
+    average: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    images_seen: int,
+) -> None:
+    average.eval()
+    save_checkpoint(run / "checkpoint.safetensors", average.state_dict(), task.parameters(), images_seen)
+    state = {
+        "images_seen": images_seen,
+        "network": network.state_dict(),
+        "average": average.state_dict(),
+        "optimiser": optimiser.state_dict(),
+    }
+    part = run / "state.part"
+    torch.save(state, part)
+    part.replace(run / "state.pt")
+    sheet = task.sheet(average)
+    if sheet is not None:
+        path = run / "sheets" / f"{images_seen:09d}.png"
+        cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+
+
+def _resume(path: Path, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+    if not path.exists():
+        return 0
+    state = torch.load(path, weights_only=True)
+    network.load_state_dict(state["network"])
+    average.load_state_dict(state["average"])
+    optimiser.load_state_dict(state["optimiser"])
+    return int(state["images_seen"])

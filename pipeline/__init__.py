@@ -1,0 +1,33 @@
+"""Streams: files in, files out, stages and threads between, and the command line.
+
+from pipeline import restore_video
+report = restore_video("in.mp4", "out.mp4")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipeline.build import restore_video
+    from pipeline.config import PipelineConfig
+    from pipeline.report import Report
+
+__project__ = "anchorface"
+__version__ = "0.1.0"
+__all__ = ["PipelineConfig", "Report", "restore_video"]
+
+_HOMES = {
+    "PipelineConfig": "pipeline.config",
+    "Report": "pipeline.report",
+    "restore_video": "pipeline.build",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use: `--version`, `--help` and a refused option must not wait for torch.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

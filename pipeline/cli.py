@@ -1,0 +1,165 @@
+"""The command line. Exit codes: 0 done, 2 a wrong option or setting, 3 a wrong checkpoint, 4 a file that cannot be
+read or written, 5 done but the input was damaged, 130 interrupted, 1 a bug of ours."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import configs
+from configs import ConfigError
+from pipeline import __version__
+
+DAMAGED, INTERRUPTED = 5, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and gives its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        _check_packages()
+        logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+        if arguments[:1] == ["demo"]:
+            return _demo(_demo_parser().parse_args(arguments[1:]))
+        return _restore(_parser().parse_args(arguments))
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return INTERRUPTED
+    except (ConfigError, ModuleNotFoundError) as error:
+        return _refuse(error, 2)
+    except (OSError, RuntimeError) as error:
+        from models.weights import CheckpointError
+        from pipeline.errors import MediaError
+
+        if isinstance(error, CheckpointError):
+            return _refuse(error, 3)
+        if isinstance(error, MediaError):
+            return _refuse(error, 4)
+        print("this is a bug in anchorface; please report it with the following lines", file=sys.stderr)
+        raise
+
+
+def _refuse(error: Exception, code: int) -> int:
+    print(f"anchorface: {error}", file=sys.stderr)
+    return code
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from pipeline.build import open_source, restore_video
+    from pipeline.config import PipelineConfig
+    from pipeline.progress import progress
+
+    config = configs.load(PipelineConfig, options.config, _changes(options))
+    if options.dry_run:
+        print(configs.dump(config))
+        print("# input")
+        for name, value in open_source(options.input, config).info.as_dict().items():
+            print(f"#   {name}: {value}")
+        return 0
+    with progress(options.progress) as watch:
+        report = restore_video(options.input, options.output, config, opened=watch.opened, watch=watch.update)
+    if options.progress == "json":
+        print(json.dumps({"event": "done", **report.as_dict()}))
+    else:
+        print(report.summary())
+    return DAMAGED if report.damage else 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from pipeline.demo import demo
+
+    print(demo(options.output, overwrite=options.overwrite).summary())
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m pipeline",
+        description="Restores faces in video, anchored to each person's own best frames.",
+        epilog="`python -m pipeline demo OUT.mp4` makes a short damaged clip, restores it and writes before | after.",
+    )
+    parser.add_argument("input", metavar="IN", type=Path, help="a video, a photo, or a folder of photos")
+    parser.add_argument("output", metavar="OUT", type=Path, help="where the result goes (same kind as IN)")
+    parser.add_argument(
+        "--restorer", metavar="auto|fast|none|PATH", help="what restores faces (default: auto)"
+    )
+    parser.add_argument("--reference", metavar="PHOTO|FOLDER", action="append", default=[],
+                        help="a clear photo, or a folder of photos, of a person in the film; may be repeated")  # fmt: skip
+    parser.add_argument("--strength", type=float, help="0 changes nothing, 1 restores fully (default: 1)")
+    parser.add_argument("--compare", action="store_true", help="write before | after side by side")
+    parser.add_argument("--start", type=float, metavar="SECONDS", help="begin here (a trial)")
+    parser.add_argument("--duration", type=float, metavar="SECONDS", help="stop after this much (a trial)")
+    parser.add_argument("--codec", help="video encoder: auto, libx264, libx265, libsvtav1, ffv1, ...")
+    parser.add_argument("--crf", type=float, help="quality of the encoder, lower is better")
+    parser.add_argument("--preset", help="speed of the encoder, for example fast, medium, slow")
+    parser.add_argument("--device", metavar="auto|cpu|cuda", help="where faces are restored (default: auto)")
+    parser.add_argument("--seed", type=int, help="seed of everything random (default: 0)")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings as TOML (see configs/default.toml)"
+    )
+    parser.add_argument("--set", metavar="A.B=C", action="append", default=[], dest="changes",
+                        help="change one setting, for example track.lookahead=48; may be repeated")  # fmt: skip
+    parser.add_argument("--progress", choices=["bar", "plain", "json", "none"],
+                        default="bar" if sys.stderr.isatty() else "plain")  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    parser.add_argument(
+        "--strict", action="store_true", help="fail on damaged input instead of keeping the rest"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print all settings and facts of IN, and stop")
+    parser.add_argument("--version", action="version", version=f"anchorface {__version__}")
+    return parser
+
+
+def _demo_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m pipeline demo", description="Shows before | after on a clip made here.")
+    parser.add_argument("output", metavar="OUT", type=Path, help="the video to write, for example demo.mp4")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    return parser
+
+
+def _changes(options: argparse.Namespace) -> list[str]:
+    """The options as settings; they come last, so they win over the file, and `--set` wins over them."""
+    settings = {
+        "restorer.kind": options.restorer,
+        "restorer.device": options.device,
+        "input.references": options.reference or None,
+        "input.start_seconds": options.start,
+        "input.duration_seconds": options.duration,
+        "input.strict": options.strict or None,
+        "blend.strength": options.strength,
+        "blend.seed": options.seed,
+        "encode.codec": options.codec,
+        "encode.crf": options.crf,
+        "encode.preset": options.preset,
+        "output.compare": options.compare or None,
+        "output.overwrite": options.overwrite or None,
+    }
+    # A JSON scalar or list of strings is a TOML value too.
+    return [f"{n}={json.dumps(v)}" for n, v in settings.items() if v is not None] + list(options.changes)
+
+
+def _check_packages() -> None:
+    """Refuses to run where another distribution has put its files over one of our four packages.
+
+    pip merges folders of the same name without a word, so a path check cannot see it; the mark in each can.
+    """
+    for name in ("configs", "models", "trackers", "pipeline"):
+        if getattr(importlib.import_module(name), "__project__", None) == "anchorface":
+            continue
+        owners = importlib.metadata.packages_distributions().get(name, [])
+        others = ", ".join(sorted(set(owners) - {"anchorface"})) or "an unknown distribution"
+        raise ConfigError(
+            f"the package {name!r} here belongs to {others}; install anchorface into an environment of its own"
+        )

@@ -1,0 +1,338 @@
+"""Pixel arithmetic on the decoder's own planes: thumbnails and crops out of them, differences into them.
+
+No frame is ever converted to RGB as a whole: crops are cut from the planes that the decoder gave, and what is
+written back is a difference, so a sample that no face touches keeps its bits.
+Positions count pixel centres of luma at integers; chroma samples lie where the stream says.
+Legend: H W frame, h w region or thumbnail, S side of a crop, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import av
+import cv2
+import numpy as np
+import torch
+from av.filter import Graph
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.coding import Coding, Plane, Siting, coding_of, planes_of
+from pipeline.frames import Patch
+
+
+def luma_thumbnail(native: av.VideoFrame, width: int) -> tuple[NDArray[np.uint8], float]:
+    """Luma of `native` shrunk to `width` pixels (never enlarged) and frame pixels per thumbnail pixel.
+
+    uint8 (h, w), full range whatever the stream's range and depth; each pixel is the mean of its area.
+    """
+    coding = coding_of(native)
+    planes = planes_of(native)
+    width = min(width, native.width)
+    if coding.kind == "rgb":
+        green, blue, red = (_levels(_shrink(plane, width), coding) for plane in planes[:3])
+        small = cv2.cvtColor(cv2.merge([red, green, blue]), cv2.COLOR_RGB2GRAY)
+    else:
+        small = _levels(_shrink(planes[0], width), coding)
+    return np.asarray(small, np.uint8), native.width / width
+
+
+def rgb_thumbnail(native: av.VideoFrame, width: int) -> tuple[NDArray[np.uint8], float]:
+    """`native` shrunk to `width` pixels (never enlarged) and frame pixels per thumbnail pixel.
+
+    uint8 (h, w, 3) RGB full range. Each pixel is the mean of the area it covers.
+    """
+    coding = coding_of(native)
+    planes = planes_of(native)
+    width = min(width, native.width)
+    first = _shrink(planes[0], width)
+    size = (first.shape[1], first.shape[0])
+    # Chroma siting is left aside here: it is a quarter of a thumbnail pixel at most.
+    others = [_shrink(plane, width) if plane.shape[1] >= width else plane for plane in planes[1:3]]
+    others = [
+        p if p.shape == first.shape else cv2.resize(p, size, interpolation=cv2.INTER_LINEAR) for p in others
+    ]
+    return _to_rgb([first, *others], coding), native.width / width
+
+
+def luma_region(native: av.VideoFrame, left: int, top: int, right: int, bottom: int) -> NDArray[np.float32]:
+    """Luma of a half-open region of the frame, float32 (bottom - top, right - left), 8-bit full range."""
+    coding = coding_of(native)
+    planes = [plane[top:bottom, left:right].astype(np.float32) for plane in planes_of(native)]
+    if coding.kind == "rgb":
+        green, blue, red = (plane * np.float32(coding.luma_scale) for plane in planes[:3])
+        return np.asarray(0.299 * red + 0.587 * green + 0.114 * blue, np.float32)
+    return np.asarray((planes[0] - coding.luma_offset) * np.float32(coding.luma_scale), np.float32)
+
+
+def luma_window(native: av.VideoFrame, matrix: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
+    """Luma of `native` under `matrix` (2, 3), frame to window: uint8 (size, size), full range."""
+    coding = coding_of(native)
+    planes = planes_of(native)[: 3 if coding.kind == "rgb" else 1]
+    levels = [_levels(_read_plane(plane, coding.to_plane(matrix), size), coding) for plane in planes]
+    if coding.kind == "rgb":
+        green, blue, red = levels
+        return np.asarray(cv2.cvtColor(cv2.merge([red, green, blue]), cv2.COLOR_RGB2GRAY), np.uint8)
+    return levels[0]
+
+
+def chroma_spread(native: av.VideoFrame) -> float:
+    """How colourful `native` is: 95th percentile of the chroma's distance from its median, 8-bit code values.
+
+    0 for grey pictures; low for black-and-white film that was captured with a tint.
+    """
+    coding = coding_of(native)
+    if coding.kind == "gray":
+        return 0.0
+    step = max(1, native.width // (coding.step_x * 80))
+    sampled = [plane[::step, ::step].astype(np.float32) for plane in planes_of(native)]
+    if coding.kind == "rgb":
+        green, blue, red = sampled[:3]
+        first, second, scale = _spread(blue - green), _spread(red - green), coding.luma_scale / 2
+    else:
+        first, second, scale = _spread(sampled[1]), _spread(sampled[2]), coding.chroma_scale
+    return scale * float(np.percentile(np.hypot(first, second), 95))
+
+
+def _spread(samples: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(samples - np.median(samples), np.float32)
+
+
+def read_crop(native: av.VideoFrame, matrix: NDArray[np.float32], size: int) -> Tensor:
+    """The crop of `native` under `matrix` (2, 3), frame to crop: uint8 (3, size, size) RGB full range.
+
+    Only the planes around the crop are read; shrinking is anti-aliased, beyond the frame it is mirrored
+    (far beyond: the border goes on).
+    """
+    coding = coding_of(native)
+    planes = []
+    for index, plane in enumerate(planes_of(native)[:3]):
+        chroma = coding.kind == "yuv" and index > 0
+        # Chroma is soft by its making: linear shows no difference there, in a quarter of the time.
+        interpolation = cv2.INTER_LINEAR if chroma else cv2.INTER_CUBIC
+        planes.append(_read_plane(plane, coding.to_plane(matrix, chroma=chroma), size, interpolation))
+    return torch.from_numpy(np.ascontiguousarray(_to_rgb(planes, coding).transpose(2, 0, 1)))
+
+
+def add_patches(native: av.VideoFrame, patches: Sequence[Patch]) -> av.VideoFrame:
+    """A new frame: `native` plus the differences of `patches`, with all its properties and side data.
+
+    Differences are converted linearly to the stream's matrix, range and depth. Samples where a patch's mask
+    vanishes keep their bits, and a difference of zero changes nothing; results stay in the legal code range
+    except where the source itself left it.
+    """
+    coding = coding_of(native)
+    fresh = copy_frame(native)
+    planes = planes_of(fresh)
+    for patch in patches:
+        if patch.grain is None and not patch.delta.any():
+            continue
+        deltas = cv2.split(cv2.transform(np.asarray(patch.delta, np.float32), coding.from_rgb))
+        grain_scale = np.float32(1 / coding.luma_scale)
+        if coding.kind == "yuv":
+            _add(
+                planes[:1],
+                deltas[:1],
+                patch,
+                coding.to_plane(patch.matrix),
+                coding.luma_range,
+                grain_scale,
+            )
+            chroma = coding.to_plane(patch.matrix, chroma=True)
+            _add(planes[1:3], deltas[1:], patch, chroma, coding.chroma_range, None)
+        else:
+            _add(planes, deltas, patch, coding.to_plane(patch.matrix), coding.luma_range, grain_scale)
+    return fresh
+
+
+def new_frame(like: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
+    """An empty frame of another size with the pixel format, time and colour tags of `like`."""
+    fresh = av.VideoFrame(width, height, like.format.name)
+    fresh.pts = like.pts
+    if like.time_base:
+        fresh.time_base = like.time_base
+    fresh.opaque = Siting(like.opaque if isinstance(like.opaque, Siting) else "left")
+    fresh.duration = like.duration
+    fresh.color_range, fresh.colorspace = like.color_range, like.colorspace
+    fresh.color_primaries, fresh.color_trc = like.color_primaries, like.color_trc
+    return fresh
+
+
+def copy_frame(native: av.VideoFrame) -> av.VideoFrame:
+    """A frame with its own planes and all properties and side data of `native`; its picture type is open."""
+    # An empty filter graph is the one way that hands on every property, also those without a Python name.
+    fresh = through_filters(native)
+    fresh.make_writable()
+    fresh.pict_type = 0
+    return fresh
+
+
+def through_filters(native: av.VideoFrame, *filters: tuple[str, str]) -> av.VideoFrame:
+    """`native` after FFmpeg's `filters`, each (name, arguments); without any it shares the planes."""
+    graph = Graph()
+    last = graph.add_buffer(
+        width=native.width,
+        height=native.height,
+        format=native.format,
+        time_base=native.time_base or Fraction(1, 90000),
+    )
+    for name, arguments in (*filters, ("buffersink", "")):
+        link = graph.add(name, arguments or None)
+        last.link_to(link)
+        last = link
+    graph.configure()
+    graph.push(native)
+    result = graph.pull()
+    assert isinstance(result, av.VideoFrame)
+    return result
+
+
+def _shrink(plane: Plane, width: int) -> Plane:
+    height = max(1, round(plane.shape[0] * width / plane.shape[1]))
+    small = plane
+    # Means over pairs are quick, those over a broken ratio are not; below 2 linear covers all samples too.
+    while small.shape[1] >= 2 * width and small.shape[1] % 2 == 0 and small.shape[0] % 2 == 0:
+        small = cv2.resize(small, (small.shape[1] // 2, small.shape[0] // 2), interpolation=cv2.INTER_AREA)
+    if small.shape == (height, width):
+        return small
+    near = small.shape[1] < 2 * width
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR if near else cv2.INTER_AREA)
+
+
+def _levels(plane: Plane, coding: Coding) -> NDArray[np.uint8]:
+    """Luma (or R, G, B) codes as 8-bit full-range values."""
+    if coding.depth == 8 and coding.luma_scale == 1:
+        return np.asarray(plane, np.uint8)
+    scale = coding.luma_scale
+    lifted = np.maximum(plane, np.asarray(coding.luma_offset, plane.dtype)) if coding.luma_offset else plane
+    return np.asarray(cv2.convertScaleAbs(lifted, alpha=scale, beta=-coding.luma_offset * scale), np.uint8)
+
+
+def _to_rgb(planes: Sequence[Plane], coding: Coding) -> NDArray[np.uint8]:
+    """Planes of equal size to uint8 (h, w, 3) RGB full range."""
+    if coding.kind == "gray":
+        return np.asarray(cv2.merge([_levels(planes[0], coding)] * 3), np.uint8)
+    codes = cv2.merge(list(planes))
+    if coding.depth > 8:
+        # Saturated at 0 by the unsigned type, at 255 below.
+        return np.asarray(np.minimum(cv2.transform(codes, coding.to_rgb), 255), np.uint8)
+    return np.asarray(cv2.transform(codes, coding.to_rgb), np.uint8)
+
+
+def _read_plane(
+    plane: Plane, matrix: NDArray[np.float64], size: int, interpolation: int = cv2.INTER_CUBIC
+) -> Plane:
+    """`plane` warped by `matrix` (2, 3), samples to crop, onto (size, size)."""
+    linear, shift = matrix[:, :2].copy(), matrix[:, 2].copy()
+    factor = max(1, int(1 / _magnification(matrix)))
+    corners = np.linalg.solve(linear, _corners(size) - shift[:, None])
+    low = np.floor(corners.min(1)).astype(int) - 3 * factor - 3
+    high = np.ceil(corners.max(1)).astype(int) + 3 * factor + 4
+    height, width = plane.shape
+    left, top = np.clip(low, 0, [width - 1, height - 1])
+    right, bottom = np.clip(high, [left + 1, top + 1], [width, height])
+    region = plane[top:bottom, left:right]
+    # Mirroring far beyond the frame goes to and fro for each pixel: thousands of times for a thin region.
+    beyond = max(*(np.array([left, top]) - low), *(high - (right, bottom)))
+    border = cv2.BORDER_REFLECT_101 if beyond < min(region.shape) else cv2.BORDER_REPLICATE
+    shift += linear @ (left, top)
+    if factor > 1:
+        region = _reduce(region, factor, cv2.BORDER_REPLICATE)
+        shift += linear @ np.full(2, (factor - 1) / 2)
+        linear *= factor
+    region = _soften(region, 1 / _magnification(linear))
+    warp = np.hstack([linear, shift[:, None]])
+    # OpenCV mirrors step by step: a sliver of a frame, mirrored over and over, would take minutes.
+    mirrored = 2 * (right - left) > high[0] - low[0] and 2 * (bottom - top) > high[1] - low[1]
+    border = cv2.BORDER_REFLECT_101 if mirrored else cv2.BORDER_REPLICATE
+    return cv2.warpAffine(region, warp, (size, size), flags=cv2.INTER_CUBIC, borderMode=border)
+
+
+def _add(
+    planes: Sequence[Plane],
+    deltas: Sequence[Plane],
+    patch: Patch,
+    matrix: NDArray[np.float64],
+    legal: tuple[float, float],
+    grain_scale: np.float32 | None,
+) -> None:
+    """Adds `deltas` (S, S), warped back by `matrix` (samples to crop), to `planes` one by one, in place."""
+    size = patch.mask.shape[0]
+    height, width = planes[0].shape
+    inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2]
+    corners = inverse[:, :2] @ _corners(size) + inverse[:, 2:]
+    left, top = np.clip(np.floor(corners.min(1)).astype(int), 0, [width, height])
+    right, bottom = np.clip(np.ceil(corners.max(1)).astype(int) + 1, 0, [width, height])
+    if right <= left or bottom <= top:
+        return
+    scale = _magnification(matrix)
+    factor = max(1, int(scale))
+    inverse[:, 2] += inverse[:, :2] @ np.full(2, (factor - 1) / 2) - (left, top)
+    inverse[:, :2] *= factor
+
+    def onto_plane(image: Plane, interpolation: int) -> NDArray[np.float32]:
+        if factor > 1:
+            image = _reduce(image, factor, cv2.BORDER_CONSTANT)
+        image = _soften(image, scale / factor)
+        shape = (int(right - left), int(bottom - top))
+        warped = cv2.warpAffine(image, inverse, shape, flags=interpolation, borderMode=cv2.BORDER_CONSTANT)
+        return np.asarray(warped, np.float32)
+
+    # Cubic keeps detail where the crop is enlarged, but only linear keeps the mask's support.
+    inside = onto_plane(patch.mask, cv2.INTER_LINEAR) > 0
+    for plane, delta in zip(planes, deltas, strict=True):
+        change = onto_plane(delta, cv2.INTER_CUBIC if scale < 0.9 else cv2.INTER_LINEAR)
+        if grain_scale is not None and patch.grain is not None:
+            _add_grain(change, patch, (int(left), int(top)), grain_scale)
+        region = plane[top:bottom, left:right]
+        before = region.astype(np.float32)
+        after = np.rint(before + change)
+        # A sample that is outside the legal range already may stay where it is.
+        low, high = legal
+        if before.min() < low or before.max() > high:
+            np.clip(after, np.minimum(before, low), np.maximum(before, high), out=after)
+        else:
+            np.clip(after, low, high, out=after)
+        np.copyto(region, after, where=inside, casting="unsafe")
+
+
+def _add_grain(change: NDArray[np.float32], patch: Patch, corner: tuple[int, int], scale: np.float32) -> None:
+    assert patch.grain is not None
+    x, y = patch.grain_origin[0] - corner[0], patch.grain_origin[1] - corner[1]
+    height, width = patch.grain.shape
+    top, left = max(y, 0), max(x, 0)
+    bottom, right = min(y + height, change.shape[0]), min(x + width, change.shape[1])
+    if bottom > top and right > left:
+        part = patch.grain[top - y : bottom - y, left - x : right - x]
+        change[top:bottom, left:right] += scale * part
+
+
+def _corners(size: int) -> NDArray[np.float64]:
+    """Outer corners of a crop of `size`, (2, 4)."""
+    low, high = -0.5, size - 0.5
+    return np.array([[low, high, low, high], [low, low, high, high]])
+
+
+def _magnification(matrix: NDArray[np.float64]) -> float:
+    """Lengths after the transform per length before."""
+    return float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+
+
+def _reduce(image: Plane, factor: int, border: int) -> Plane:
+    """`image` with each `factor` x `factor` block replaced by its mean; `border` fills up to whole blocks."""
+    height, width = image.shape[:2]
+    more_y, more_x = -height % factor, -width % factor
+    if more_y or more_x:
+        image = cv2.copyMakeBorder(image, 0, more_y, 0, more_x, border)
+    size = ((width + more_x) // factor, (height + more_y) // factor)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def _soften(image: Plane, ratio: float) -> Plane:
+    """`image` without the detail that would alias when it is shrunk `ratio` times (1 to 2)."""
+    if ratio < 1.1:
+        return image
+    sigma = 0.5 * float(np.sqrt(ratio**2 - 1))
+    return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)

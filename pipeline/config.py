@@ -1,0 +1,114 @@
+"""All settings of a run: one field per part, each part's settings beside the part itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.blend import BlendConfig
+from pipeline.restore import RestoreConfig
+from pipeline.sink import EncodeConfig
+from pipeline.track import TrackConfig
+from trackers.norfair_tracker import TrackerConfig
+from trackers.people import PeopleConfig
+from trackers.shots import ShotConfig
+
+
+@dataclass(frozen=True, slots=True)
+class InputConfig:
+    """What of the input is used."""
+
+    start_seconds: float = 0.0
+    """Skip this much of the beginning (a trial)."""
+    duration_seconds: float | None = None
+    """Stop after this much (a trial); none = to the end."""
+    strict: bool = False
+    """Fail on the first damaged packet instead of keeping what can be decoded."""
+    references: tuple[str, ...] = ()
+    """Photos, or folders of photos, of the people in the film."""
+
+    def __post_init__(self) -> None:
+        if self.start_seconds < 0:
+            raise ValueError(f"start_seconds must not be negative, got {self.start_seconds}")
+        if self.duration_seconds is not None and self.duration_seconds <= 0:
+            raise ValueError(f"duration_seconds must be above 0, got {self.duration_seconds}")
+
+
+@dataclass(frozen=True, slots=True)
+class OutputConfig:
+    """What becomes of the output."""
+
+    compare: bool = False
+    """Write before and after side by side, with captions."""
+    overwrite: bool = False
+    """Replace an existing output file."""
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorConfig:
+    """Which detector finds faces."""
+
+    kind: str = "centerface"
+    """`centerface` (ships with the package), or an SCRFD `.onnx`, an insightface model folder or pack
+    (`buffalo_l`), or a part of your own as `package.module:Class`."""
+    min_score: float = 0.5
+    """Detections below this confidence are dropped."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_score < 1:
+            raise ValueError(f"min_score must be between 0 and 1, got {self.min_score}")
+
+
+@dataclass(frozen=True, slots=True)
+class RecogniserConfig:
+    """Which network tells people apart."""
+
+    kind: str = "embedded"
+    """`embedded`, an AdaFace checkpoint (`.safetensors`), an ArcFace `.onnx`, or `package.module:Class`."""
+    same_person: float | None = None
+    """Cosine similarity from which two clear views are the same person; none = the recogniser's own."""
+    allow_pickle: bool = False
+    """Accept a `.pth` or `.ckpt` checkpoint (read with weights_only)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestorerConfig:
+    """Which network restores faces."""
+
+    kind: str = "auto"
+    """`auto` (the best that is installed), `fast`, `none` (find and follow only), a checkpoint's path, or
+    `package.module:Class`."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:1`."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskerConfig:
+    """What keeps hands, microphones and hair before a face as they are."""
+
+    kind: str = "none"
+    """`none`, or a part of your own as `package.module:Class` (see Masker in models/protocols.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineConfig:
+    """All settings of one run."""
+
+    input: InputConfig = field(default_factory=InputConfig)
+    output: OutputConfig = field(default_factory=OutputConfig)
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    recogniser: RecogniserConfig = field(default_factory=RecogniserConfig)
+    shots: ShotConfig = field(default_factory=ShotConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    people: PeopleConfig = field(default_factory=PeopleConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
+    restorer: RestorerConfig = field(default_factory=RestorerConfig)
+    masker: MaskerConfig = field(default_factory=MaskerConfig)
+    restore: RestoreConfig = field(default_factory=RestoreConfig)
+    blend: BlendConfig = field(default_factory=BlendConfig)
+    encode: EncodeConfig = field(default_factory=EncodeConfig)
+    depth: int = 4
+    """Frames that may wait between two stages; 0 runs all stages in one thread."""
+
+    def __post_init__(self) -> None:
+        if self.depth < 0:
+            raise ValueError(f"depth must not be negative, got {self.depth}")

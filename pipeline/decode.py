@@ -1,0 +1,201 @@
+"""Packets and frames out of a container, with an account of everything that could not be had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from pipeline.containers import is_cut_short, open_input
+from pipeline.errors import SourceError
+
+_MAX_UNREADABLE = 100
+"""So many failed reads in a row are the end of the file."""
+_ONE_PACKET_PER_FRAME = {"h264", "hevc", "mpeg1video", "mpeg2video"}
+
+
+class Losses:
+    """Counts what one pass over a file could not read. With `strict` the first loss raises SourceError."""
+
+    def __init__(self, path: Path, *, strict: bool) -> None:
+        self.path = path
+        self.strict = strict
+        self.read = 0
+        """Packets read."""
+        self.discarded = 0
+        """Packets that an edit list hides; they give no frame."""
+        self.expected = 0
+        """Packets that the header promises, 0 where it does not."""
+        self.frames = 0
+        """Frames decoded."""
+        self.packets = 0
+        """Packets that the decoder refused, or that gave no frame."""
+        self.corrupt = 0
+        """Frames that were decoded with errors."""
+        self.truncated = False
+        self._interlaced = False
+
+    @property
+    def missing(self) -> int:
+        """Packets that have given no frame."""
+        return self.read - self.discarded - self.frames
+
+    def frame(self, native: av.VideoFrame) -> None:
+        """One frame is decoded, perhaps with damaged areas."""
+        self.frames += 1
+        self._interlaced |= native.interlaced_frame
+        if native.is_corrupt:
+            self.corrupt += 1
+            self._refuse(f"the frame at {native.time} s is damaged")
+
+    def packet(self, error: av.error.FFmpegError) -> None:
+        """One packet cannot be decoded."""
+        self.packets += 1
+        self._refuse(f"packet {self.read} cannot be decoded ({error.strerror or 'invalid data'})")
+
+    def settle(self, *, exact: bool, cut: bool) -> None:
+        """The end of the file is reached.
+
+        `exact`: each packet of this codec is one frame, so that what PyAV dropped without a word shows in the
+        count (not for interlaced video, where it may be half a frame). `cut`: the file is shorter than it
+        says.
+        """
+        if exact and not self._interlaced:
+            refused, self.packets = self.packets, max(0, self.missing)
+            if self.packets > refused:
+                self._refuse(f"{_count(self.packets, 'packet')} gave no frame")
+        if cut or self.read < self.expected:
+            self.cut_short()
+
+    def cut_short(self) -> None:
+        """The file ends before its time."""
+        self.truncated = True
+        self._refuse("the file ends before its time")
+
+    def sentences(self) -> list[str]:
+        """What was lost, for people."""
+        found = []
+        if self.packets:
+            found.append(f"{_count(self.packets, 'frame')} could not be decoded and left out")
+        if self.corrupt:
+            found.append(f"{_count(self.corrupt, 'frame')} decoded with errors, kept as decoded")
+        if self.truncated:
+            missing = self.expected - self.read
+            count = f", {_count(missing, 'frame')} missing" if missing > 0 else ""
+            found.append(f"the file ends before its time{count}; it was not copied or downloaded completely")
+        return found
+
+    def _refuse(self, what: str) -> None:
+        if self.strict:
+            raise SourceError(f"{self.path}: {what}; leave out --strict to keep what can be decoded")
+
+
+def decode(
+    path: Path, stream_index: int, losses: Losses, start_pts: int | None = None
+) -> Iterator[av.VideoFrame]:
+    """The frames of a stream as they are shown, from a key frame at or before `start_pts` on."""
+    last: int | None = None
+    with open_input(path) as container:
+        stream = _video(container, stream_index)
+        stream.thread_type = "AUTO"
+        if start_pts is None:
+            losses.expected = stream.frames
+        else:
+            _seek(container, stream, start_pts)
+        for native in _frames(container, stream, losses):
+            last = native.pts
+            yield native
+        # Behind a seek the first frames may lean on ones before it, which is no loss.
+        exact = start_pts is None and stream.codec_context.name in _ONE_PACKET_PER_FRAME
+    if last is not None and losses.missing > 0:
+        yield from _tail(path, stream_index, losses, last)
+    losses.settle(exact=exact, cut=is_cut_short(path))
+
+
+def _seek(container: InputContainer, stream: VideoStream, pts: int) -> None:
+    """Goes to a key frame from which the frame at `pts` can be decoded."""
+    far = round(10 / stream.time_base) if stream.time_base else 0
+    # Some containers seek too far; then earlier, and at last from the start.
+    for target in (pts, pts - far, min(0, stream.start_time or 0)):
+        container.seek(target, stream=stream, backward=True)
+        first = next(_frames(container, stream, Losses(Path(), strict=False)), None)
+        container.seek(target, stream=stream, backward=True)
+        if first is not None and first.pts is not None and first.pts <= pts:
+            return
+
+
+def read_packets(
+    container: InputContainer, streams: tuple[Any, ...], losses: Losses | None = None
+) -> Iterator[Packet[Any]]:
+    """Packets of `streams` in the order of the file, going on after read errors."""
+    failed = 0
+    packets = container.demux(*streams)
+    while failed < _MAX_UNREADABLE:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except av.error.FFmpegError:
+            failed += 1
+            packets = container.demux(*streams)
+            continue
+        if packet.size:
+            failed = 0
+            yield packet
+    if losses is not None:
+        losses.cut_short()
+
+
+def _frames(container: InputContainer, stream: VideoStream, losses: Losses) -> Iterator[av.VideoFrame]:
+    context = stream.codec_context
+    for packet in read_packets(container, (stream,), losses):
+        losses.read += 1
+        losses.discarded += packet.is_discard
+        try:
+            natives = context.decode(packet)
+        except av.error.FFmpegError as error:
+            losses.packet(error)
+            continue
+        for native in natives:
+            losses.frame(native)
+            yield native
+    try:
+        natives = context.decode(None)
+    except av.error.FFmpegError as error:
+        natives = []
+        losses.packet(error)
+    for native in natives:
+        losses.frame(native)
+        yield native
+
+
+def _tail(path: Path, stream_index: int, losses: Losses, last: int) -> Iterator[av.VideoFrame]:
+    """Frames after the time `last`, decoded once more.
+
+    An error while frame threads are drained ends the draining in PyAV, silently and with good frames still
+    inside. Without frame threads an error comes with its own packet, and draining has none.
+    """
+    again = Losses(path, strict=False)
+    with open_input(path) as container:
+        stream = _video(container, stream_index)
+        container.seek(last, stream=stream, backward=True)
+        stream.thread_type = "SLICE"
+        for native in _frames(container, stream, again):
+            if native.pts is not None and native.pts > last:
+                losses.frame(native)
+                yield native
+
+
+def _video(container: InputContainer, index: int) -> VideoStream:
+    stream = container.streams[index]
+    assert isinstance(stream, VideoStream)
+    return stream
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,98 @@
+"""The whole way of a frame: read this file first.
+
+Source --Frame--> track --TrackedFrame--> restore --RestoredFrame--> blend --picture--> Sink
+         decode     |  find, follow,         |  batches over            |  paste into      encode
+         thread     |  recognise, gather     |  frames and people       |  the decoder's   (caller)
+                    |  references            |                          |  own planes
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import av
+
+from models.protocols import Masker, Restorer
+from pipeline.blend import blend
+from pipeline.config import PipelineConfig
+from pipeline.frames import Frame
+from pipeline.perception import Perception
+from pipeline.report import Report
+from pipeline.restore import restore
+from pipeline.stages import Stages
+from pipeline.track import track
+
+
+class Source(Protocol):
+    """Gives frames in the order of presentation."""
+
+    live: bool
+    """Frames come at their own pace; late ones are dropped."""
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+
+class Sink(Protocol):
+    """Takes finished pictures in order."""
+
+    def write(self, native: av.VideoFrame, pts: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a run is made of."""
+
+    perception: Perception
+    """Finds, follows and recognises; belongs to this run alone."""
+    restorer: Restorer | None
+    """None: faces are found and followed, and nothing is changed."""
+    masker: Masker | None = None
+    """None: nothing is taken to cover a face."""
+
+
+Watch = Callable[[Report], None]
+Arrange = Callable[[av.VideoFrame, av.VideoFrame], av.VideoFrame]
+
+
+def keep_after(before: av.VideoFrame, after: av.VideoFrame) -> av.VideoFrame:
+    """What is written in the ordinary case: the finished picture."""
+    return after
+
+
+def run(
+    source: Source,
+    sink: Sink,
+    parts: Parts,
+    config: PipelineConfig,
+    *,
+    report: Report,
+    arrange: Arrange = keep_after,
+    watch: Watch = lambda report: None,
+) -> None:
+    """Restores every face of `source` into `sink`, counting into `report`.
+
+    `arrange` makes the written picture of the frame before and after; `watch` is called after each frame.
+    """
+    started = time.perf_counter()
+    with Stages(config.depth) as stages:
+        frames = stages.start("decode", source, newest=source.live)
+        tracked = stages.start(
+            "track", track(frames, parts.perception, config.track, crops=parts.restorer is not None)
+        )
+        restored = stages.start("restore", restore(tracked, parts.restorer, config.restore, parts.masker))
+        spent = {"blend": 0.0, "encode": 0.0}
+        for frame in restored:
+            original = frame.tracked.frame
+            begun = time.perf_counter()
+            picture = arrange(original.native, blend(frame, config.blend))
+            blended = time.perf_counter()
+            sink.write(picture, original.pts)
+            spent["blend"] += blended - begun
+            spent["encode"] += time.perf_counter() - blended
+            report.add(frame)
+            report.seconds = time.perf_counter() - started
+            report.stage_seconds = stages.seconds() | spent
+            watch(report)

@@ -1,0 +1,99 @@
+"""The values that pass between stages. All frozen: a stage that wants another value makes one.
+
+Legend: S side of an aligned crop in pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.face import Face
+from models.protocols import References
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One decoded frame. `native` is the decoder's own picture: nobody writes into it."""
+
+    index: int
+    """Position in the stream as decoded, from 0."""
+    pts: int
+    """Presentation time in ticks of `time_base`."""
+    time_base: Fraction
+    """Seconds per tick."""
+    native: av.VideoFrame
+    """Planar YUV, grey or planar RGB (gbrp), 8 to 16 bits, with the stream's own matrix and range."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrackedFace:
+    """One followed face of a frame, ready to be restored."""
+
+    track_id: int
+    """One continuous appearance of a person."""
+    person_id: int | None
+    """The person, over shots; equal ids are the same person. None: not clear enough yet to say."""
+    face: Face
+    """Where it is, with smoothed landmarks."""
+    crop: Tensor
+    """uint8 (3, S, S) RGB full range, FFHQ alignment."""
+    matrix: NDArray[np.float32]
+    """float32 (2, 3), frame to crop."""
+    references: References
+    """Snapshot of the person's best views."""
+    strength: float
+    """In [0, 1]: how much of the restoration may be used here (eased where landmarks cannot be trusted)."""
+    reason: str
+    """Why `strength` is 0 ("small", "profile", "covered", "lost"), or empty."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrackedFrame:
+    """A frame and the faces followed in it."""
+
+    frame: Frame
+    faces: tuple[TrackedFace, ...]
+    monochrome: bool
+    """The shot is black-and-white: its colour planes must stay as they are."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Patch:
+    """What is to be added to a frame for one face."""
+
+    delta: NDArray[np.float32]
+    """float32 (S, S, 3), RGB difference in 8-bit code values, already weighted by mask and strength."""
+    mask: NDArray[np.float32]
+    """float32 (S, S) in [0, 1]; pixels of the frame where it vanishes stay bit-identical."""
+    matrix: NDArray[np.float32]
+    """float32 (2, 3), frame to crop."""
+    grain: NDArray[np.float32] | None
+    """float32 (h, w), luma grain in 8-bit code values at the frame's own resolution, top-left at `grain_origin`,
+    already weighted by the mask; None where no grain is added."""
+    grain_origin: tuple[int, int] = (0, 0)
+    """x, y of the grain's first pixel in the frame."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RestoredFace:
+    """One face with its restoration."""
+
+    tracked: TrackedFace
+    image: Tensor
+    """uint8 (3, S, S) RGB full range."""
+    free: Tensor | None = None
+    """float32 (S, S) in [0, 1], 1 where nothing covers the face; None = everywhere."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RestoredFrame:
+    """A tracked frame with its restored faces (those whose strength is above 0), not yet blended."""
+
+    tracked: TrackedFrame
+    faces: tuple[RestoredFace, ...]

@@ -1,0 +1,271 @@
+"""What is seen in each frame: shots, faces found, followed and recognised. The first half of the track stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import av
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.align import invert, transform
+from models.face import Face
+from models.protocols import Detector, Recogniser, References
+from models.quality import frontalness
+from pipeline.colour import luma_thumbnail, luma_window, read_crop, rgb_thumbnail
+from pipeline.frames import Frame
+from pipeline.geometry import Geometry
+from pipeline.views import view_of
+from trackers.follower import Follower
+from trackers.people import People
+from trackers.references import View
+from trackers.shots import ShotDetector
+from trackers.tracks import Tracker, Update, face_size_px
+
+
+@dataclass(frozen=True, slots=True)
+class PerceptionConfig:
+    """How often and how closely is looked."""
+
+    detect_every: int = 10
+    """Frames between two detections; landmarks are carried by optical flow in between."""
+    detect_width: int = 384
+    """Width in pixels of the picture that the detector sees."""
+    search_width: int = 768
+    """Width used instead at the start of a shot, while faces are small, and every `search_every`th time."""
+    search_every: int = 5
+    """Every how many detections the larger picture is used, so that small faces are found."""
+    window: int = 112
+    """Side in pixels of the picture around a face in which its landmarks are followed."""
+    patience: int = 2
+    """Detections that may miss a face before it is given up; it is carried until then."""
+
+    min_frontalness: float = 0.25
+    """Views more in profile than this (0 = profile, 1 = frontal) do not decide who somebody is."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_frontalness < 1:
+            raise ValueError(f"min_frontalness must be in [0, 1), got {self.min_frontalness}")
+        for name in ("detect_every", "search_every", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("detect_width", "search_width", "window"):
+            if not 64 <= getattr(self, name) <= 4096:
+                raise ValueError(f"{name} must be between 64 and 4096, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sighting:
+    """One track's face in one frame, before smoothing."""
+
+    face: Face
+    reliability: float
+    """In [0, 1]: 1 for a detection, the flow's own consistency where landmarks were carried."""
+    missed: int
+    """Detections in a row that did not confirm the face."""
+    clarity: float
+    """Embedding norm now against the track's usual norm, 1 = as clear as ever; lower = covered or turned away."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """All of one frame."""
+
+    is_cut: bool
+    sightings: dict[int, Sighting]
+    """By track id."""
+
+
+NO_REFERENCES = References()
+
+
+@dataclass(slots=True)
+class _Followed:
+    """What is known of a living track; owned by `Perception`."""
+
+    sighting: Sighting
+    norms: list[float]
+    views: list[View]
+    person: int | None = None
+
+
+class Perception:
+    """Looks at frames in order; owns the tracker, the shot detector and the people."""
+
+    def __init__(
+        self,
+        config: PerceptionConfig,
+        *,
+        detector: Detector,
+        recogniser: Recogniser,
+        tracker: Tracker,
+        shots: ShotDetector,
+        people: People,
+        crop_size: int,
+        geometry: Geometry | None = None,
+    ) -> None:
+        self._config = config
+        self._detector, self._recogniser = detector, recogniser
+        self._tracker, self._shots, self.people = tracker, shots, people
+        self.geometry = geometry or Geometry()
+        self.crop_size = crop_size
+        """Side of the crops that the restorer takes, in pixels."""
+        self._follower = Follower()
+        self._previous: av.VideoFrame | None = None
+        self._living: dict[int, _Followed] = {}
+        self._person_of: dict[int, int] = {}
+        self._until_detection = 0
+        self._detections = 0
+        self._since_update = 0
+
+    def person_of(self, track_id: int) -> int | None:
+        """The person of a track, as far as known by now."""
+        return self._person_of.get(track_id)
+
+    def references_of(self, person: int | None) -> References:
+        """Snapshot of a person's best views by now; empty for nobody."""
+        return NO_REFERENCES if person is None else self.people.references(person).snapshot()
+
+    def look(self, frame: Frame) -> Seen:
+        """Sees one frame. Frames must come in order."""
+        is_cut = self._shots.is_cut(luma_thumbnail(frame.native, 160)[0])
+        if is_cut:
+            self._tracker.reset()
+            self._living.clear()
+            self._detections, self._until_detection = 0, 0
+        self._since_update += 1
+        lost = self._carry(frame)
+        if self._until_detection <= 0 or lost:
+            self._detect(frame)
+            self._until_detection = self._config.detect_every
+        elif self._living:
+            # The tracker's own motion model is kept up to date, so that the next detection finds its track.
+            self._update([followed.sighting.face for followed in self._living.values()])
+        self._until_detection -= 1
+        self._previous = frame.native
+        return Seen(is_cut, {track_id: followed.sighting for track_id, followed in self._living.items()})
+
+    def _carry(self, frame: Frame) -> bool:
+        """Moves every living face on by optical flow; says whether one was lost just now."""
+        lost = False
+        for track_id, followed in list(self._living.items()):
+            assert self._previous is not None
+            sighting = followed.sighting
+            matrix = _window_matrix(sighting.face, self._config.window)
+            carried = self._follower.follow(
+                luma_window(self._previous, matrix, self._config.window),
+                luma_window(frame.native, matrix, self._config.window),
+                transform(matrix, sighting.face.landmarks),
+                transform(matrix, sighting.face.box.reshape(2, 2)).reshape(4),
+            )
+            if carried is None:
+                del self._living[track_id]
+                lost = True
+                continue
+            back = invert(matrix)
+            face = replace(
+                sighting.face,
+                landmarks=transform(back, carried.landmarks),
+                box=transform(back, carried.box.reshape(2, 2)).reshape(4),
+                embedding=None,
+            )
+            followed.sighting = replace(sighting, face=face, reliability=carried.reliability)
+        return lost
+
+    def _update(self, faces: Sequence[Face]) -> Update:
+        period, self._since_update = self._since_update, 0
+        return self._tracker.update(faces, period)
+
+    def _detect(self, frame: Frame) -> None:
+        config = self._config
+        small = any(
+            f.sighting.face.eye_distance_px * config.detect_width / frame.native.width < 14
+            for f in self._living.values()
+        )
+        search = small or self._detections % config.search_every == 0
+        self._detections += 1
+        image, scale = rgb_thumbnail(frame.native, config.search_width if search else config.detect_width)
+        found = self._detector.detect(self.geometry.upright(image))
+        faces = [self.geometry.back(face, image).scaled(scale) for face in found]
+        faces = [face for face in faces if face.eye_distance_px >= 4]
+        faces = self._recognise(frame, faces)
+        update = self._update(faces)
+        seen: set[int] = set()
+        for observation in update.observations:
+            seen.add(observation.track_id)
+            self._observe(frame, observation.track_id, observation.face)
+        for track_id, followed in list(self._living.items()):
+            if track_id not in seen:
+                missed = followed.sighting.missed + 1
+                if missed >= config.patience:
+                    del self._living[track_id]
+                else:
+                    followed.sighting = replace(followed.sighting, missed=missed)
+
+    def _recognise(self, frame: Frame, faces: Sequence[Face]) -> list[Face]:
+        if not faces:
+            return []
+        crops = [
+            read_crop(frame.native, self.geometry.embedding_matrix(face.landmarks), 112) for face in faces
+        ]
+        embeddings = self._recogniser.embed(torch.stack(crops)).numpy()
+        return [replace(face, embedding=e) for face, e in zip(faces, embeddings, strict=True)]
+
+    def _observe(self, frame: Frame, track_id: int, face: Face) -> None:
+        assert face.embedding is not None
+        norm = float(np.linalg.norm(face.embedding))
+        followed = self._living.get(track_id)
+        if followed is None:
+            sighting = Sighting(face, reliability=1.0, missed=0, clarity=1.0)
+            followed = self._living[track_id] = _Followed(sighting, [], [], self._person_of.get(track_id))
+        else:
+            carried = followed.sighting.face.landmarks
+            landmarks = self._follower.correct(carried, face.landmarks, face.eye_distance_px)
+            face = replace(face, landmarks=landmarks)
+        usual = float(np.median(followed.norms)) if followed.norms else norm
+        clarity = min(norm / max(usual, 1e-6), 1.0)
+        followed.norms = [*followed.norms[-15:], norm]
+        followed.sighting = Sighting(face, reliability=1.0, missed=0, clarity=clarity)
+        self._remember(frame, track_id, followed)
+
+    def _remember(self, frame: Frame, track_id: int, followed: _Followed) -> None:
+        """Tells who it is, and offers this view to the person's references."""
+        face = followed.sighting.face
+        assert face.embedding is not None
+        frontal = frontalness(self.geometry.square(face.landmarks))
+        if frontal < self._config.min_frontalness or not self.people.is_clear(face.embedding):
+            return
+        followed.views.append(view_of(frame.native, face, self.geometry, self.crop_size, frame.index))
+        if followed.person is None:
+            visible = {f.person for f in self._living.values() if f.person is not None}
+            # Asked with all views so far: the length of their sum is the evidence.
+            total = np.sum([view.embedding for view in followed.views], axis=0)
+            followed.person = self.people.identify(total, visible)
+            if followed.person is None:
+                followed.views = followed.views[-4:]
+                return
+        else:
+            self._rename(followed.person, self.people.observe(followed.person, face.embedding))
+        self._person_of[track_id] = followed.person
+        references = self.people.references(followed.person)
+        for view in followed.views:
+            references.offer(view)
+        followed.views.clear()
+
+    def _rename(self, person: int, now: int) -> None:
+        """Two people turned out to be one: every track of the one becomes the other's."""
+        if now == person and person in self.people:
+            return
+        for followed in self._living.values():
+            if followed.person is not None and followed.person not in self.people:
+                followed.person = now
+        self._person_of = {t: p if p in self.people else now for t, p in self._person_of.items()}
+
+
+def _window_matrix(face: Face, size: int) -> NDArray[np.float32]:
+    """Frame-to-window transform, float32 (2, 3), for an upright square of four eye distances around a face."""
+    scale = size / (4 * face_size_px(face.landmarks))
+    shift = size / 2 - 0.5 - scale * face.landmarks.mean(0)
+    return np.array([[scale, 0, shift[0]], [0, scale, shift[1]]], np.float32)

@@ -1,0 +1,202 @@
+"""A photo, or a folder of photos, in place of a video: one frame each, same names and kinds of file."""
+
+from __future__ import annotations
+
+import warnings as python_warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import av
+import numpy as np
+from PIL import Image, ImageOps
+
+from pipeline.coding import planes_of
+from pipeline.errors import SinkError, SourceError
+from pipeline.frames import Frame
+from pipeline.partial import PartialFile
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp")
+_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP")
+_SAVE_OPTIONS: dict[str, dict[str, Any]] = {
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"quality": 95},
+    "AVIF": {"quality": 90, "subsampling": "4:4:4"},
+    "TIFF": {"compression": "tiff_lzw"},
+}
+_FULL_RANGE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoInfo:
+    """What is known of photos before they are read."""
+
+    path: Path
+    frame_count: int
+    """How many photos there are."""
+    warnings: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields by name."""
+        return asdict(self)
+
+
+class PhotoSource:
+    """The photo at `path`, or those in the folder `path` by name, each as one frame in planar RGB.
+
+    Turned upright as the camera noted, without transparency. A photo of a folder that cannot be read is left
+    out and told in `damage`; a single one raises SourceError, and so does a folder without photos.
+    """
+
+    live = False
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.exists():
+            raise SourceError(f"{path}: no such file or folder")
+        self.files = sorted(p for p in path.iterdir() if self.reads(p)) if path.is_dir() else [path]
+        if not self.files:
+            raise SourceError(f"{path}: no photos in this folder (looked for {', '.join(SUFFIXES)})")
+        self.info = PhotoInfo(path, len(self.files))
+        self.damage: list[str] = []
+        self.warnings: list[str] = []
+
+    @staticmethod
+    def reads(path: Path) -> bool:
+        """Whether `path` looks like a photo, by its extension."""
+        return path.suffix.lower() in SUFFIXES
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Frames whose pts is the index of the photo in `files`."""
+        self.damage = []
+        self.warnings = []
+        index = 0
+        for pts, file in enumerate(self.files):
+            try:
+                picture = _read(file)
+            except SourceError as error:
+                if not self.path.is_dir():
+                    raise
+                self.damage.append(str(error))
+                continue
+            native = _frame(picture)
+            native.pts, native.time_base = pts, Fraction(1)
+            yield Frame(index, pts, Fraction(1), native)
+            index += 1
+
+
+class PhotoSink:
+    """Writes restored photos: one to the file `path`, those of a folder to files of the same names in `path`.
+
+    A context manager like FileSink; each photo appears under its name when it is whole. Transparency, colour
+    profile, resolution and the camera's notes are carried from the original. Raises SinkError.
+    """
+
+    def __init__(self, path: Path, source: PhotoSource, *, overwrite: bool = False) -> None:
+        self.path = path
+        self.warnings: list[str] = []
+        self._source = source
+        self._overwrite = overwrite
+        self._folder = source.path.is_dir()
+        if self._folder:
+            if path.exists() and not path.is_dir():
+                raise SinkError(f"{path}: is a file, but the input is a folder; give a folder")
+            if path.exists() and path.samefile(source.path):
+                raise SinkError(f"{path}: is the input folder itself; give another one")
+            if path.is_dir():
+                for file in source.files:
+                    PartialFile(path / file.name, source=file, overwrite=overwrite)
+        else:
+            if not PhotoSource.reads(path):
+                raise SinkError(
+                    f"{path}: a photo is written as one of {', '.join(SUFFIXES)}; give such a name"
+                )
+            PartialFile(path, source=source.path, overwrite=overwrite)
+
+    def __enter__(self) -> Self:
+        if self._folder:
+            try:
+                self.path.mkdir(exist_ok=True)
+            except OSError as error:
+                reason = (error.strerror or str(error)).lower()
+                raise SinkError(f"{self.path}: the folder cannot be made ({reason})") from error
+        return self
+
+    def write(self, native: av.VideoFrame, pts: int) -> None:
+        """Writes the photo with the index `pts`."""
+        file = self._source.files[pts]
+        target = self.path / file.name if self._folder else self.path
+        partial = PartialFile(target, source=file, overwrite=self._overwrite)
+        partial.create()
+        try:
+            kind = Image.registered_extensions()[target.suffix.lower()]
+            picture, kept = _with_notes(native, _read(file), kind)
+            picture.save(partial.path, format=kind, **kept, **_SAVE_OPTIONS.get(kind, {}))
+            partial.commit()
+        except (OSError, ValueError) as error:
+            partial.discard()
+            if isinstance(error, SinkError):
+                raise
+            raise SinkError(
+                f"{target}: cannot be written ({str(error).lower()}); free space or change the name"
+            ) from error
+        except BaseException:
+            partial.discard()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Nothing is left to be closed: each photo was finished on its own."""
+
+
+def _read(file: Path) -> Image.Image:
+    try:
+        with python_warnings.catch_warnings():
+            # Pillow warns of one bomb size and raises at its double; both are refused here.
+            python_warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file, formats=_FORMATS) as picture:
+                picture.load()
+                upright = ImageOps.exif_transpose(picture)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise SourceError(
+            f"{file}: more than {Image.MAX_IMAGE_PIXELS} pixels; shrink the photo first"
+        ) from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise SourceError(f"{file}: no photo that can be read ({str(error).lower()})") from error
+    if upright.mode.startswith(("I", "F")):
+        raise SourceError(f"{file}: photos of more than 8 bits are not supported; convert it to 8 bits first")
+    return upright
+
+
+def _frame(picture: Image.Image) -> av.VideoFrame:
+    mode = "RGBA" if picture.has_transparency_data else "RGB"
+    pixels = np.asarray(picture.convert(mode))
+    native = av.VideoFrame(picture.width, picture.height, "gbrp")
+    for plane, channel in zip(planes_of(native), (1, 2, 0), strict=True):
+        plane[:] = pixels[..., channel]
+    native.color_range = _FULL_RANGE
+    return native
+
+
+def _with_notes(
+    native: av.VideoFrame, original: Image.Image, kind: str
+) -> tuple[Image.Image, dict[str, Any]]:
+    """The picture of `native` with the transparency of `original`, and what else is to be saved with it."""
+    green, blue, red = planes_of(native)
+    picture = Image.fromarray(np.dstack([red, green, blue]).astype(np.uint8))
+    if original.has_transparency_data:
+        picture.putalpha(original.convert("RGBA").getchannel("A"))
+        if kind in ("JPEG", "BMP"):
+            white = Image.new("RGBA", picture.size, "white")
+            picture = Image.alpha_composite(white, picture).convert("RGB")
+    # A profile for grey or print colours would not fit the RGB that is written.
+    names = ("icc_profile", "dpi") if original.mode in ("RGB", "RGBA", "P") else ("dpi",)
+    kept = {name: original.info[name] for name in names if original.info.get(name)}
+    exif = original.getexif()
+    if len(exif) and kind in ("JPEG", "PNG", "WEBP", "AVIF"):
+        kept["exif"] = exif.tobytes()
+    return picture, kept

@@ -1,0 +1,226 @@
+"""A restored video into a file: same times and tags as the source, all its other streams, whole or none."""
+
+from __future__ import annotations
+
+import errno
+import math
+from contextlib import ExitStack, suppress
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from pipeline.containers import open_input
+from pipeline.encode import EncodeConfig, choose_encoding
+from pipeline.errors import MediaError, SinkError
+from pipeline.partial import PartialFile
+from pipeline.source import FileSource, repack
+from pipeline.streams import StreamCopier, carried_tags, file_tags
+
+if TYPE_CHECKING:
+    from av.container.core import Chapter
+
+__all__ = ["EncodeConfig", "FileSink"]
+
+# What MP4 and MOV keep as classic tags; others need the newer way of writing, which fewer players read.
+_CLASSIC_TAGS = {
+    "title", "artist", "album_artist", "composer", "album", "date", "comment", "genre", "copyright",
+    "grouping", "lyrics", "description", "synopsis", "show", "episode_id", "network", "keywords",
+    "creation_time", "language",
+}  # fmt: skip
+
+
+class FileSink:
+    """Encodes frames into `path` beside the copied streams of `source`.
+
+    A context manager: the file gets its name when the block ends well, else nothing of it is left. `columns`
+    frames stand side by side (for comparisons); `note` says in the file's comment what was done to it. Raises
+    SinkError: at once where `path` must not be written, later where encoding or the disk fails.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        source: FileSource,
+        encode: EncodeConfig | None = None,
+        *,
+        overwrite: bool = False,
+        columns: int = 1,
+        note: str = "faces restored by anchorface",
+    ) -> None:
+        info = source.info
+        self.path = path
+        self.width, self.height = frame_size(info.width, info.height, info.rotation, columns)
+        self._source = source
+        self._note = note
+        self._file = PartialFile(path, source=source.path, overwrite=overwrite)
+        self._encoding = choose_encoding(path, info, self.width, self.height, encode or EncodeConfig())
+        self._warnings = list(self._encoding.warnings)
+        self._written = 0
+        self._stack = ExitStack()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What could not be carried and what was changed, in sentences."""
+        return [*self._warnings, *(self._copier.warnings if hasattr(self, "_copier") else [])]
+
+    def __enter__(self) -> Self:
+        self._file.create()
+        try:
+            self._open()
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            self._abandon()
+            raise self._sentence(error) from error
+        except BaseException:
+            self._abandon()
+            raise
+        return self
+
+    def write(self, native: av.VideoFrame, pts: int) -> None:
+        """Encodes `native`, to be shown at `pts` ticks of the source's time base; times must increase."""
+        if native.format.name != self._encoding.pixel_format:
+            native = repack(native, self._encoding.pixel_format)
+        native.pict_type = 0
+        native.pts, native.time_base = pts, self._source.info.time_base
+        try:
+            self._mux(native)
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise self._sentence(error) from error
+        self._written += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._abandon()
+            return
+        try:
+            self._mux(None)
+            self._copier.copy_until(None)
+            self._output.close()
+            self._stack.close()
+            self._file.commit()
+        except (av.error.FFmpegError, OSError, ValueError) as failure:
+            self._abandon()
+            raise self._sentence(failure) from failure
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _open(self) -> None:
+        source = self._stack.enter_context(open_input(self._source.path))
+        index = self._source.info.video_index
+        self._output = av.open(
+            f"file:{self._file.path.resolve()}",
+            "w",
+            format=self._encoding.container,
+            container_options=_container_options(self._encoding.container, source, index),
+        )
+        self._copier = StreamCopier(
+            source, self._output, offset=self._source.offset, stretch=self._source.stretch
+        )
+        for stream in source.streams:
+            if stream.index == index:
+                assert isinstance(stream, VideoStream)
+                self._add_video(stream)
+            else:
+                self._copier.add(stream)
+        self._output.metadata.update(file_tags(source.metadata, self._note))
+        self._output.set_chapters(self._chapters(source))
+
+    def _add_video(self, template: VideoStream) -> None:
+        info = self._source.info
+        stream = self._output.add_stream(
+            self._encoding.codec, rate=info.average_rate, options=dict(self._encoding.options)
+        )
+        assert isinstance(stream, VideoStream)
+        context = stream.codec_context
+        context.width, context.height = self.width, self.height
+        context.pix_fmt = self._encoding.pixel_format
+        # MPEG-1 and 2 know nothing but a frame rate: their frames are put on its grid.
+        gridded = self._encoding.codec in ("mpeg1video", "mpeg2video")
+        context.time_base = stream.time_base = 1 / info.average_rate if gridded else info.time_base
+        context.thread_type = "AUTO"
+        context.flags |= av.codec.context.Flags.frame_duration
+        context.color_range = info.color_range
+        context.color_primaries = info.color_primaries
+        context.color_trc = info.color_transfer
+        context.colorspace = info.color_matrix
+        if info.sample_aspect_ratio:
+            context.sample_aspect_ratio = info.sample_aspect_ratio
+        if info.display_matrix:
+            stream.set_display_matrix(info.display_matrix)
+        if self._encoding.codec == "libx265" and self._encoding.container in ("mp4", "mov"):
+            context.codec_tag = "hvc1"
+        stream.metadata.update(carried_tags(template.metadata))
+        stream.disposition = template.disposition
+        self._stream = stream
+
+    def _mux(self, native: av.VideoFrame | None) -> None:
+        for packet in self._stream.encode(native):
+            if packet.dts is not None:
+                self._copier.copy_until(packet.dts * packet.time_base)
+            self._output.mux(packet)
+
+    def _chapters(self, source: InputContainer) -> list[Chapter]:
+        offset, (start, end) = self._source.offset, self._source.stretch
+        chapters: list[Chapter] = []
+        for chapter in source.chapters():
+            base = chapter["time_base"] or Fraction(1, av.time_base)
+            first, last = chapter["start"] * base, chapter["end"] * base
+            if (end is not None and first >= end) or (start is not None and last <= start):
+                continue
+            shift = round(offset / base)
+            chapters.append(
+                {**chapter, "start": max(0, chapter["start"] - shift), "end": max(0, chapter["end"] - shift)}
+            )
+        return chapters
+
+    def _abandon(self) -> None:
+        # The muxer may complain while it is closed about the very failure that is being reported.
+        with suppress(av.error.FFmpegError, OSError, ValueError):
+            if hasattr(self, "_output"):
+                self._output.close()
+        self._stack.close()
+        self._file.discard()
+
+    def _sentence(self, error: Exception) -> MediaError:
+        """What the encoder, the muxer or the disk complained about, for people."""
+        if isinstance(error, MediaError):
+            return error
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return SinkError(
+                f"{self.path}: the disk is full after {self._written} frames; free some space and run again"
+            )
+        return SinkError(
+            f"{self.path}: {self._encoding.codec} in {self._encoding.container} failed after {self._written} "
+            f"frames ({str(error).lower()}); try another container or --codec"
+        )
+
+
+def frame_size(width: int, height: int, rotation: int, columns: int) -> tuple[int, int]:
+    """Size of a coded frame that shows `columns` frames side by side after `rotation` degrees."""
+    return (width, height * columns) if rotation % 180 else (width * columns, height)
+
+
+def _container_options(container: str, source: InputContainer, video_index: int) -> dict[str, str]:
+    if container in ("mp4", "mov"):
+        # Start times are written in ticks of the movie: they are exact when these divide every track's.
+        bases = [s.time_base for s in source.streams if s.type in ("video", "audio") and s.time_base]
+        scale = math.lcm(*(base.denominator for base in bases))
+        if scale >= 1 << 31:
+            base = source.streams[video_index].time_base
+            assert base is not None
+            scale = base.denominator
+        options = {"movie_timescale": str(scale)}
+        if any(name.lower() not in _CLASSIC_TAGS for name in file_tags(source.metadata, "")):
+            options["movflags"] = "use_metadata_tags"
+        return options
+    if container in ("matroska", "webm"):
+        # Decoding times before 0 are no reason to move all times; and who is default is told by the source.
+        return {"avoid_negative_ts": "disabled", "default_mode": "passthrough"}
+    return {}

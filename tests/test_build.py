@@ -1,0 +1,68 @@
+"""Names of parts become parts, and wrong names one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import fakes
+import pytest
+import torch
+
+from configs import ConfigError
+from models.arcface import ArcFaceRecogniser
+from models.detector import CenterFaceDetector
+from models.recogniser import EmbeddedRecogniser
+from models.weights import CheckpointError
+from pipeline.build import build_detector, build_recogniser, build_restorer
+from pipeline.config import DetectorConfig, RecogniserConfig, RestorerConfig
+
+
+def test_short_names_give_what_ships_with_the_package() -> None:
+    assert isinstance(build_detector(DetectorConfig()), CenterFaceDetector)
+    assert isinstance(build_recogniser(RecogniserConfig()), EmbeddedRecogniser)
+    restorer = build_restorer(RestorerConfig())
+    assert restorer is not None
+    assert restorer.crop_size == 256
+    assert build_restorer(RestorerConfig("none")) is None
+
+
+def test_a_part_of_ones_own_is_named_by_module_and_class() -> None:
+    assert isinstance(build_restorer(RestorerConfig("fakes:InvertingRestorer")), fakes.InvertingRestorer)
+    assert isinstance(build_detector(DetectorConfig("fakes:SquareDetector")), fakes.SquareDetector)
+    assert isinstance(build_recogniser(RecogniserConfig("fakes:ColourRecogniser")), fakes.ColourRecogniser)
+
+
+@pytest.mark.parametrize("kind", ["fakes:Missing", "no_such_module:Part"])
+def test_a_part_that_cannot_be_made_is_named(kind: str) -> None:
+    with pytest.raises(ConfigError, match=kind):
+        build_restorer(RestorerConfig(kind))
+
+
+def test_wrong_names_and_files_give_one_sentence(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.onnx"
+    wrong.write_bytes(b"nothing of the kind")
+    with pytest.raises(ConfigError, match=r"restorer\.kind must be auto, fast, none"):
+        build_restorer(RestorerConfig("fats"))
+    with pytest.raises(ConfigError, match=r"recogniser\.kind must be embedded"):
+        build_recogniser(RecogniserConfig("missing.onnx"))
+    with pytest.raises(CheckpointError, match="wrong.onnx"):
+        build_recogniser(RecogniserConfig(str(wrong)))
+    with pytest.raises(ConfigError, match=r"detector\.kind: .*wrong\.onnx"):
+        build_detector(DetectorConfig(str(wrong)))
+    with pytest.raises(CheckpointError, match="wrong.onnx"):
+        build_restorer(RestorerConfig(str(wrong)))
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"restorer\.device must be auto, cpu or cuda"):
+        build_restorer(RestorerConfig(device="abacus"))
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="no CUDA device"):
+            build_restorer(RestorerConfig(device="cuda"))
+
+
+def test_arcface_is_known_by_its_ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tmp_path / "arcface.onnx"
+    model.write_bytes(b"")
+    monkeypatch.setattr(ArcFaceRecogniser, "__init__", lambda self, path: None)
+    assert isinstance(build_recogniser(RecogniserConfig(str(model))), ArcFaceRecogniser)

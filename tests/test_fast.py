@@ -1,0 +1,178 @@
+"""`fast`: the shipped weights help, references are used, and company changes nothing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage.data import astronaut
+from torch import Tensor
+
+from models.align import crop_matrix, transform
+from models.fast.anchor import identity_anchor
+from models.fast.network import FastNetwork, FastShape
+from models.fast.restorer import FastRestorer
+from models.protocols import References, Request
+from models.recogniser import EmbeddedRecogniser
+from models.training.degrade import MODERATE, SEVERE, Picture, Preset, preset_sample
+from models.training.views import recogniser_view
+from models.weights import EMBEDDED, CheckpointError, load_embedded, load_state
+
+ASTRONAUT_LANDMARKS = np.array([[197, 106], [244, 104], [219, 134], [204, 155], [243, 153]], np.float32)
+
+
+def aligned_astronaut() -> Picture:
+    import cv2
+
+    matrix = crop_matrix(ASTRONAUT_LANDMARKS, 256)
+    assert np.allclose(transform(matrix, ASTRONAUT_LANDMARKS).mean(0), [128, 151], atol=8)
+    return cv2.warpAffine(
+        astronaut(), matrix, (256, 256), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
+    )
+
+
+@pytest.fixture(scope="module")
+def restorer() -> FastRestorer:
+    return FastRestorer()
+
+
+@pytest.fixture(scope="module")
+def target() -> Picture:
+    return aligned_astronaut()
+
+
+def crop(picture: Picture) -> Tensor:
+    return torch.from_numpy(picture).permute(2, 0, 1).contiguous()
+
+
+def psnr(image: Tensor, target: Picture) -> float:
+    error = (image.float() - crop(target).float()).square().mean()
+    return float(10 * torch.log10(255**2 / error))
+
+
+def references(picture: Picture) -> References:
+    view = recogniser_view(crop(picture)[None].float()).round().byte()
+    return References(crops=(crop(picture),), embeddings=EmbeddedRecogniser().embed(view), version=1)
+
+
+@pytest.mark.parametrize("preset", [MODERATE, SEVERE], ids=["moderate", "severe"])
+def test_restored_face_is_closer_to_the_original_than_the_degraded(
+    restorer: FastRestorer, target: Picture, preset: Preset
+) -> None:
+    degraded = [crop(preset_sample(target, seed, preset, None)) for seed in range(4)]
+    restored = restorer.restore([Request(image, References()) for image in degraded])
+    before = np.mean([psnr(image, target) for image in degraded])
+    after = np.mean([psnr(result.image, target) for result in restored])
+    assert after > before + 0.2, (before, after)
+
+
+def test_result_is_the_same_alone_and_in_a_batch(restorer: FastRestorer, target: Picture) -> None:
+    requests = [
+        Request(crop(preset_sample(target, 1, MODERATE, 0.5)), References()),
+        Request(crop(preset_sample(target, 2, SEVERE, 0.5)), references(target)),
+        Request(crop(target), References()),
+    ]
+    together = restorer.restore(requests)
+    for request, result in zip(requests, together, strict=True):
+        assert torch.equal(restorer.restore([request])[0].image, result.image)
+
+
+def test_network_results_do_not_mix_within_a_batch(restorer: FastRestorer, target: Picture) -> None:
+    """The network itself, as a GPU runs it in one batch: within one code value."""
+    crops = torch.stack([crop(preset_sample(target, seed, MODERATE, 0.7)) for seed in range(3)]).float() / 255
+    anchors = torch.nn.functional.normalize(torch.randn(3, 128, generator=torch.Generator().manual_seed(0)))
+    with torch.inference_mode():
+        together = restorer.network(crops, anchors)
+        alone = torch.cat([restorer.network(crops[k : k + 1], anchors[k : k + 1]) for k in range(3)])
+    assert float((together - alone).abs().max()) <= 1 / 255
+
+
+def test_a_reference_changes_the_result(restorer: FastRestorer, target: Picture) -> None:
+    degraded = crop(preset_sample(target, 2, SEVERE, 0.5))
+    without, using = restorer.restore(
+        [Request(degraded, References()), Request(degraded, references(target))]
+    )
+    assert not torch.equal(without.image, using.image)
+
+
+def test_embeddings_that_say_nothing_equal_no_references(restorer: FastRestorer, target: Picture) -> None:
+    degraded = crop(preset_sample(target, 2, SEVERE, 0.5))
+    empty = References(crops=(crop(target),), embeddings=torch.zeros(1, 128), version=1)
+    without, using = restorer.restore([Request(degraded, References()), Request(degraded, empty)])
+    assert torch.equal(without.image, using.image)
+
+
+def test_anchor_prefers_the_clearer_view() -> None:
+    clear, poor = 10 * torch.eye(4)[0], 2 * torch.eye(4)[1]
+    anchor = identity_anchor(torch.stack([clear, poor]))
+    assert torch.allclose(anchor, torch.nn.functional.normalize(clear + poor, dim=0), atol=1e-6)
+    assert float(identity_anchor(torch.stack([clear, poor]), temperature=0.5)[0]) > float(anchor[0])
+
+
+def test_parts_are_restored_like_the_whole_crop_away_from_their_edges() -> None:
+    """Training sees parts with their corner; the place in the face must be the same."""
+    torch.manual_seed(0)
+    network = FastNetwork(
+        FastShape(widths=(8, 8, 8, 8), encoder_depths=(1, 0, 0), middle_depth=0, decoder_depths=(1, 0, 0))
+    ).eval()
+    torch.nn.init.normal_(network.leave.weight, std=0.1)
+    torch.nn.init.normal_(network.place, std=1.0)
+    picture = torch.rand(1, 3, 256, 256)
+    anchor = torch.zeros(1, 128)
+    with torch.inference_mode():
+        whole = network(picture, anchor)[:, :, 64:192, 96:224]
+        part = network(picture[:, :, 64:192, 96:224], anchor, torch.tensor([[96, 64]]))
+        elsewhere = network(picture[:, :, 64:192, 96:224], anchor, torch.tensor([[0, 0]]))
+    inner = (..., slice(32, 96), slice(32, 96))
+    assert torch.allclose(whole[inner], part[inner], atol=1e-4)
+    assert not torch.allclose(whole[inner], elsewhere[inner], atol=1e-2)
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(3, 256, 256), torch.zeros(3, 128, 128, dtype=torch.uint8)])
+def test_a_crop_of_another_form_is_refused(restorer: FastRestorer, wrong: Tensor) -> None:
+    with pytest.raises(ValueError, match="crop must be uint8"):
+        restorer.restore([Request(wrong, References())])
+
+
+def test_embeddings_of_another_recogniser_are_refused(restorer: FastRestorer, target: Picture) -> None:
+    foreign = References(crops=(crop(target),), embeddings=torch.ones(1, 512), version=1)
+    with pytest.raises(ValueError, match="width 128"):
+        restorer.restore([Request(crop(target), foreign)])
+
+
+def test_a_file_that_differs_from_the_manifest_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(EMBEDDED, tmp_path / "embedded")
+    path = tmp_path / "embedded" / "fast.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="sha256 differs"):
+        load_embedded("fast", tmp_path / "embedded")
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(CheckpointError, match="encoder, fast"):
+        load_embedded("slow")
+
+
+def test_pickled_weights_need_permission(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"weight": torch.ones(2)}, path)
+    with pytest.raises(CheckpointError, match="pickled weights are refused"):
+        load_state(path)
+    assert torch.equal(load_state(path, allow_pickle=True)["weight"], torch.ones(2))
+
+
+def test_damaged_weights_give_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"not weights at all")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_state(path)
+
+
+def test_embedded_files_stay_small() -> None:
+    assert (EMBEDDED / "fast.safetensors").stat().st_size < 25e6
+    assert (EMBEDDED / "encoder.safetensors").stat().st_size < 8e6

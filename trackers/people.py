@@ -1,0 +1,185 @@
+"""The people of a video: who a track belongs to, over cuts and absences, and each one's reference set.
+
+Legend: D width of an embedding.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trackers.references import ReferenceConfig, ReferenceSet, View, cosine
+
+
+@dataclass(frozen=True, slots=True)
+class PeopleConfig:
+    """Settings of the memory for people."""
+
+    min_similarity: float = 0.45
+    """Cosine similarity with a person's mean from which a track is that person (the recogniser's
+    `same_person`)."""
+    doubt: float = 0.1
+    """A similarity short by less than this asks for twice the evidence before a new person is made."""
+    min_evidence: float = 0.55
+    """Length of an embedding, measured by that of clear views, below which it says nothing of who it is."""
+    merge_margin: float = 0.15
+    """Two people whose means are this much more similar than `min_similarity` are one."""
+    merge_views: float = 4.0
+    """Views each of them must have, by evidence, before that is believed."""
+    memory_views: float = 50.0
+    """Views after which a person's mean slowly forgets the oldest."""
+    references: ReferenceConfig = field(default_factory=ReferenceConfig)
+    """Settings of each person's reference set."""
+
+    def __post_init__(self) -> None:
+        if not -1 < self.min_similarity < 1:
+            raise ValueError(f"min_similarity must be in (-1, 1), got {self.min_similarity}")
+        if min(self.doubt, self.min_evidence, self.merge_margin) < 0:
+            raise ValueError("doubt, min_evidence and merge_margin must not be negative")
+        if self.merge_views <= 0 or self.memory_views < 1:
+            raise ValueError("merge_views must be positive and memory_views at least 1")
+
+
+class People:
+    """Knows people again by their embeddings. One owner; not for several threads.
+
+    A person's mean is the sum of raw embeddings: an unclear view has a short embedding and says little.
+    `clear_norm`: the recogniser's; without it the clearer views of the film are the measure.
+    """
+
+    def __init__(self, config: PeopleConfig | None = None, clear_norm: float = 0.0) -> None:
+        self.config = config or PeopleConfig()
+        self._clear_norm = clear_norm
+        self._people: dict[int, _Person] = {}
+        self._next_id = 0
+        self._norms: deque[float] = deque(maxlen=200)
+
+    def __len__(self) -> int:
+        """People known, those of photos included whether seen or not."""
+        return len(self._people)
+
+    def __contains__(self, person_id: object) -> bool:
+        """Whether this id is in use; that of a person merged into another one is not."""
+        return person_id in self._people
+
+    def identify(self, embedding: NDArray[np.float32], exclude: Set[int] = frozenset()) -> int | None:
+        """Whose `embedding` this is: a person already known, a new one, or None while it is too unclear.
+
+        `embedding`: float32 (D,), raw, of a new track; when asked again, the sum of those seen so far is best
+        (its length is the evidence). `exclude`: people visible beside this track, who it cannot be.
+        """
+        evidence = self._evidence(embedding)
+        if evidence <= 0 or evidence < self.config.min_evidence:
+            return None
+        similarities = {
+            number: cosine(person.mean, embedding)
+            for number, person in self._people.items()
+            if number not in exclude
+        }
+        best = max(similarities, key=lambda number: similarities[number], default=-1)
+        similarity = similarities.get(best, -1.0)
+        if similarity >= self.config.min_similarity:
+            self._apart(best, exclude)
+            return best
+        doubtful = similarity >= self.config.min_similarity - self.config.doubt
+        if doubtful and evidence < 2 * self.config.min_evidence:
+            return None
+        new = self._add(_Person(np.zeros_like(embedding), 0.0, ReferenceSet(self.config.references)))
+        self.observe(new, embedding)
+        self._apart(new, exclude)
+        return new
+
+    def observe(self, person_id: int, embedding: NDArray[np.float32]) -> int:
+        """Adds a view, raw `embedding` (D,), to a person's mean.
+
+        Returns the person's id from now on: another one where two people turned out to be the same (the older
+        id stays; the other is unknown afterwards).
+        """
+        person = self._person(person_id)
+        norm = float(np.linalg.norm(embedding))
+        self._norms.append(norm)
+        keep = min(1.0, self.config.memory_views / (person.views + 1))
+        person.mean = person.mean * keep + embedding
+        person.views = person.views * keep + self._evidence(embedding)
+        for other_id in self._people:
+            if other_id != person_id and self._same(person_id, other_id):
+                return self._merge(min(person_id, other_id), max(person_id, other_id))
+        return person_id
+
+    def references(self, person_id: int) -> ReferenceSet:
+        """The reference set of a person: the caller may offer views to it."""
+        return self._person(person_id).references
+
+    def add_photo_person(self, views: Sequence[View]) -> int:
+        """Registers photos of one person as pinned views and returns that person's id.
+
+        Photos of somebody already registered join the others.
+        """
+        if not views:
+            raise ValueError("a person needs at least one photo")
+        pinned = [replace(view, pinned=True) for view in views]
+        total = np.stack([view.embedding for view in pinned]).sum(0)
+        self._norms.extend(float(np.linalg.norm(view.embedding)) for view in pinned)
+        for number, person in self._people.items():
+            if cosine(person.mean, total) >= self.config.min_similarity:
+                person.mean, person.views = person.mean + total, person.views + len(pinned)
+                person.references.pin(pinned)
+                return number
+        return self._add(_Person(total, float(len(pinned)), ReferenceSet(self.config.references, pinned)))
+
+    def is_clear(self, embedding: NDArray[np.float32]) -> bool:
+        """Whether one view's raw `embedding` says who it is; the others of a track should not be asked about."""
+        return self._evidence(embedding) >= self.config.min_evidence
+
+    def _evidence(self, embedding: NDArray[np.float32]) -> float:
+        """Length of an embedding, measured by that of a clear view."""
+        clear = self._clear_norm or (float(np.quantile(self._norms, 0.75)) if self._norms else 0.0)
+        norm = float(np.linalg.norm(embedding))
+        return norm / clear if clear > 0 else float(norm > 0)
+
+    def _add(self, person: _Person) -> int:
+        self._people[self._next_id] = person
+        self._next_id += 1
+        return self._next_id - 1
+
+    def _person(self, person_id: int) -> _Person:
+        if person_id not in self._people:
+            raise KeyError(f"no person {person_id}; known: {sorted(self._people)}")
+        return self._people[person_id]
+
+    def _apart(self, person_id: int, visible: Set[int]) -> None:
+        """Remembers who was seen side by side: they are never one."""
+        for other in visible & self._people.keys():
+            self._people[other].beside.add(person_id)
+            self._people[person_id].beside.add(other)
+
+    def _same(self, a: int, b: int) -> bool:
+        first, second = self._people[a], self._people[b]
+        if b in first.beside or min(first.views, second.views) < self.config.merge_views:
+            return False
+        return cosine(first.mean, second.mean) >= self.config.min_similarity + self.config.merge_margin
+
+    def _merge(self, kept_id: int, gone_id: int) -> int:
+        kept, gone = self._people[kept_id], self._people.pop(gone_id)
+        kept.mean, kept.views = kept.mean + gone.mean, kept.views + gone.views
+        for other in gone.beside & self._people.keys():
+            self._people[other].beside.add(kept_id)
+            kept.beside.add(other)
+        if pinned := [view for view in gone.references.views if view.pinned]:
+            kept.references.pin(pinned)
+        for view in gone.references.views:
+            if not view.pinned:
+                kept.references.offer(view)
+        return kept_id
+
+
+@dataclass(slots=True, eq=False)
+class _Person:
+    mean: NDArray[np.float32]
+    views: float
+    references: ReferenceSet
+    beside: set[int] = field(default_factory=set)

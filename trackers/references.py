@@ -1,0 +1,208 @@
+"""The best views of one person, collected while the video goes by.
+
+Legend: S side of an aligned crop in pixels, D width of an embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.protocols import References
+
+_THUMBNAIL = 24
+_FORGETTING = 0.98  # of the embeddings offered so far, with each new one
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceConfig:
+    """Settings of a person's reference set."""
+
+    capacity: int = 4
+    """Views that are kept, photos given by the user included."""
+    min_similarity: float = 0.45
+    """Cosine similarity with the views there are that a new view of the same person must reach."""
+    improvement: float = 1.1
+    """A view gives way to one that is so many times better; each change costs the restorer its caches."""
+    near_frames: int = 12
+    """Views so few frames apart are near-duplicates if their embeddings agree as well."""
+    near_similarity: float = 0.9
+    """Cosine similarity from which near views are near-duplicates."""
+    near_difference: float = 4.0
+    """Mean difference of two crops, in code values at thumbnail size, below which they are near-duplicates.
+    """
+    yaw_bin_degrees: float = 25.0
+    """Views that look in directions within one bin of this width are counted as alike."""
+    alike_factor: float = 0.8
+    """The quality of a view counts so much less for each better view that looks in the same direction."""
+
+    def __post_init__(self) -> None:
+        if self.capacity < 1:
+            raise ValueError(f"capacity must be at least 1, got {self.capacity}")
+        if not -1 < self.min_similarity < 1 or not -1 < self.near_similarity <= 1:
+            raise ValueError("min_similarity and near_similarity must be in (-1, 1)")
+        if self.improvement < 1:
+            raise ValueError(f"improvement must be at least 1, got {self.improvement}")
+        if self.near_frames < 0 or self.near_difference < 0:
+            raise ValueError("near_frames and near_difference must not be negative")
+        if self.yaw_bin_degrees <= 0 or not 0 < self.alike_factor <= 1:
+            raise ValueError("yaw_bin_degrees must be positive and alike_factor in (0, 1]")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """One aligned picture of a person."""
+
+    crop: Tensor
+    """uint8 (3, S, S) RGB full range, FFHQ alignment; nobody writes into it."""
+    embedding: NDArray[np.float32]
+    """float32 (D,), raw."""
+    quality: float
+    """Of `view_quality`."""
+    source: int | str
+    """Index of the frame, or name of the photo."""
+    yaw: float = 0.0
+    """Degrees; see `models.quality.Pose`."""
+    pinned: bool = False
+    """Given by the user: never leaves the set."""
+
+    def __post_init__(self) -> None:
+        if self.crop.dtype != torch.uint8 or self.crop.ndim != 3 or self.crop.shape[0] != 3:
+            raise ValueError(f"crop must be uint8 (3, S, S), got {self.crop.dtype} {tuple(self.crop.shape)}")
+        if self.embedding.ndim != 1:
+            raise ValueError(f"embedding must be (D,), got {self.embedding.shape}")
+
+
+def view_quality(
+    embedding: NDArray[np.float32], sharpness: float, frontalness: float, eye_distance_px: float
+) -> float:
+    """How useful a view is as a reference; only for comparing views of one recogniser.
+
+    The norm of the raw embedding (how much of the person the recogniser saw) times the square roots of
+    sharpness and size on screen (which repeat each other in part; 60 pixels between the eyes and more are all
+    the same), times a factor from 0.3 in profile to 1 from the front. A product: one bad property cannot be
+    outweighed by others.
+    """
+    size = min(max(eye_distance_px, 0.0) / 60, 1.0)
+    pose_factor = 0.3 + 0.7 * frontalness
+    return float(np.linalg.norm(embedding) * np.sqrt(max(sharpness, 0.0) * size) * pose_factor)
+
+
+class ReferenceSet:
+    """Best views of one person. One owner; what crosses threads is a `snapshot`."""
+
+    def __init__(self, config: ReferenceConfig | None = None, pinned: Sequence[View] = ()) -> None:
+        self.config = config or ReferenceConfig()
+        self._pinned: tuple[View, ...] = ()
+        self._rolling: tuple[View, ...] = ()
+        self._snapshot = References()
+        # Sum of the raw embeddings that were offered: the clearer a view, the longer its embedding, the more
+        # it says about who this is. Not of the kept views alone: one of these may be a covered face.
+        self._anchor: NDArray[np.float32] | None = None
+        if pinned:
+            self.pin(pinned)
+
+    @property
+    def version(self) -> int:
+        """Grows with each change, and only then."""
+        return self._snapshot.version
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """What is kept, best first."""
+        return tuple(sorted((*self._pinned, *self._rolling), key=lambda view: -view.quality))
+
+    def offer(self, view: View) -> bool:
+        """Takes `view` in if it shows the same person and makes the set better; True = the set changed."""
+        room = self.config.capacity - len(self._pinned)
+        if room <= 0 or not self._agrees(view):
+            return False
+        self._learn(view)
+        alike = [other for other in self._rolling if self._near_duplicates(view, other)]
+        if any(view.quality < other.quality * self.config.improvement for other in alike):
+            return False
+        if any(self._near_duplicates(view, other) for other in self._pinned):
+            return False
+        others = [other for other in self._rolling if all(other is not old for old in alike)]
+        kept = self._best([*others, view], room, newcomer=view)
+        if not any(other is view for other in kept):
+            return False
+        self._change(self._pinned, kept)
+        return True
+
+    def pin(self, views: Sequence[View]) -> None:
+        """Adds photos of the user: they never leave, and views of the video make room for them."""
+        room = max(self.config.capacity - len(self._pinned) - len(views), 0)
+        for view in views:
+            self._learn(view)
+        self._change((*self._pinned, *views), self._best(list(self._rolling), room, newcomer=None))
+
+    def snapshot(self) -> References:
+        """The set as it is now, best view first; later offers do not change it."""
+        return self._snapshot
+
+    def _change(self, pinned: tuple[View, ...], rolling: tuple[View, ...]) -> None:
+        self._pinned, self._rolling = pinned, rolling
+        views = self.views
+        embeddings = torch.from_numpy(np.stack([view.embedding for view in views]).astype(np.float32))
+        self._snapshot = References(tuple(view.crop for view in views), embeddings, self.version + 1)
+
+    def _agrees(self, view: View) -> bool:
+        return self._anchor is None or cosine(self._anchor, view.embedding) >= self.config.min_similarity
+
+    def _learn(self, view: View) -> None:
+        known = 0 if self._anchor is None else _FORGETTING * self._anchor
+        self._anchor = np.asarray(known + view.embedding, np.float32)
+
+    def _typicality(self, view: View) -> float:
+        """How much a view looks like the person: what is covered, or beside the face, does not."""
+        return 1.0 if self._anchor is None else max(cosine(self._anchor, view.embedding), 0.0)
+
+    def _near_duplicates(self, view: View, other: View) -> bool:
+        if isinstance(view.source, int) and isinstance(other.source, int):
+            near = abs(view.source - other.source) <= self.config.near_frames
+            if near and cosine(view.embedding, other.embedding) >= self.config.near_similarity:
+                return True
+        return _crop_difference(view.crop, other.crop) < self.config.near_difference
+
+    def _best(self, views: list[View], count: int, newcomer: View | None) -> tuple[View, ...]:
+        """The `count` best views by quality and typicality, less where another already looks the same way."""
+        left = list(views)
+        kept: list[View] = []
+        bins = [self._bin(view) for view in self._pinned]
+        while left and len(kept) < count:
+            worths = [
+                view.quality
+                * self._typicality(view)
+                * self.config.alike_factor ** bins.count(self._bin(view))
+                / (self.config.improvement if view is newcomer and len(views) > count else 1)
+                for view in left
+            ]
+            best = left.pop(int(np.argmax(worths)))
+            bins.append(self._bin(best))
+            kept.append(best)
+        return tuple(kept)
+
+    def _bin(self, view: View) -> int:
+        return round(view.yaw / self.config.yaw_bin_degrees)
+
+
+def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    """Cosine similarity of two vectors; 0 where one of them is zero."""
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float(np.dot(a, b)) / norms if norms > 0 else 0.0
+
+
+def _crop_difference(a: Tensor, b: Tensor) -> float:
+    if a.shape != b.shape:
+        return float("inf")
+    small = [
+        torch.nn.functional.adaptive_avg_pool2d(crop.float(), min(_THUMBNAIL, crop.shape[-1]))
+        for crop in (a, b)
+    ]
+    return float((small[0] - small[1]).abs().mean())
