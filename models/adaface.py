@@ -45,7 +45,7 @@ class AdaFaceRecogniser:
 
     @torch.inference_mode()
     def embed(self, crops: Tensor) -> Tensor:
-        """Raw embeddings, float32 (N, 512) on the CPU, of ArcFace-aligned `crops`, uint8 (N, 3, 112, 112) RGB."""
+        """Raw embeddings, float32 (N, 512) on the CPU, of aligned `crops`, uint8 (N, 3, 112, 112) RGB."""
         check_crops(crops)
         if len(crops) == 0:
             return torch.zeros(0, _EMBEDDING)
@@ -118,7 +118,7 @@ def check_crops(crops: Tensor) -> None:
 
 
 def _own_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The network's weights: in training checkpoints they are `model.` and beside the classifier (`head.`)."""
+    """The network's weights: training checkpoints call them `model.`, beside the classifier (`head.`)."""
     prefixed = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
     return prefixed or state
 

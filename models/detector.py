@@ -228,7 +228,11 @@ def _insightface_detector(model: str | Path) -> Any:
     if path.suffix == ".onnx":
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such model file")
-        network = get_model(str(path), providers=available_providers())
+        try:
+            network = get_model(str(path), providers=available_providers())
+        except Exception as error:
+            # onnxruntime has its own exceptions, one for each reason, without a common base.
+            raise ValueError(f"{path}: cannot be read as ONNX ({error})") from error
     else:
         if not path.is_dir() and len(path.parts) > 1:
             raise FileNotFoundError(f"{path}: no such model folder")

@@ -42,7 +42,7 @@ class FollowerConfig:
     max_scale_change: float = 1.25
     """A face that grows or shrinks more in one frame is lost."""
     correction: float = 0.3
-    """Share of a small disagreement that a new detection corrects; the rest passes for the detector's noise."""
+    """Share of a small disagreement that a new detection corrects; the rest passes for its noise."""
     small_disagreement: float = 0.06
     """Mean distance of carried and detected landmarks up to which it is small."""
     large_disagreement: float = 0.2
