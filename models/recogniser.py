@@ -60,7 +60,9 @@ class EmbeddedRecogniser:
             )
         if len(crops) == 0:
             return torch.zeros(0, self.network.shape.embedding)
-        pictures = _exposed(crops.to(self.device).float().div_(255)).contiguous(memory_format=torch.channels_last)
+        pictures = _exposed(crops.to(self.device).float().div_(255)).contiguous(
+            memory_format=torch.channels_last
+        )
         both: Tensor = self.network(pictures) + self.network(pictures.flip(3))
         return both.mul_(0.5).cpu()
 

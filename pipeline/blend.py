@@ -35,6 +35,8 @@ class BlendConfig:
     """How far colour and brightness of wide areas are kept as they were in the source."""
     grain: float = 0.7
     """Share of the source's grain that is given back where restoration removed it."""
+    steadiness: float = 0.6
+    """Share of the frame before that is used where the face did not change; 0 restores each frame by itself."""
     seed: int = 0
     """Seed of the grain."""
 
@@ -43,6 +45,8 @@ class BlendConfig:
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {value}")
+        if not 0 <= self.steadiness < 1:
+            raise ValueError(f"steadiness must be in [0, 1), got {self.steadiness}")
         if not 0 < self.feather <= 0.3:
             raise ValueError(f"feather must be in (0, 0.3], got {self.feather}")
         if self.min_feather_px < 0:

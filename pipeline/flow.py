@@ -23,6 +23,7 @@ from pipeline.perception import Perception
 from pipeline.report import Report
 from pipeline.restore import restore
 from pipeline.stages import Stages
+from pipeline.steady import Steadier
 from pipeline.track import track
 
 
@@ -83,11 +84,12 @@ def run(
             "track", track(frames, parts.perception, config.track, crops=parts.restorer is not None)
         )
         restored = stages.start("restore", restore(tracked, parts.restorer, config.restore, parts.masker))
+        steadier = Steadier(config.blend.steadiness)
         spent = {"blend": 0.0, "encode": 0.0}
         for frame in restored:
             original = frame.tracked.frame
             begun = time.perf_counter()
-            picture = arrange(original.native, blend(frame, config.blend))
+            picture = arrange(original.native, blend(steadier.steady(frame), config.blend))
             blended = time.perf_counter()
             sink.write(picture, original.pts)
             spent["blend"] += blended - begun

@@ -126,6 +126,32 @@ def test_a_much_better_view_wins_over_another_direction() -> None:
     assert qualities(references) == [2.0, 1.8]
 
 
+def test_a_poor_first_view_is_outvoted() -> None:
+    references = ReferenceSet()
+    poor = view_of(BERT, quality=1.0, source=0)
+    references.offer(poor)
+    for index in range(1, 12):
+        references.offer(anna(index, 1.0))
+    assert all(view is not poor for view in references.views)
+    assert len(references.views) == references.config.capacity
+
+
+def test_a_well_known_person_is_not_outvoted_by_some_strange_views() -> None:
+    references = ReferenceSet()
+    for index in range(20):
+        references.offer(view_of(seen(person(1, 512), 0.3, index), source=100 * index))
+    strange = [
+        view_of(seen(person(2, 512), 0.2, i), quality=99.0, source=5000 + 50 * i, look=i) for i in range(10)
+    ]
+    assert not any(references.offer(view) for view in strange)
+
+
+def test_photos_are_never_outvoted() -> None:
+    references = ReferenceSet(pinned=[view_of(ANNA, source="anna.jpg", pinned=True)])
+    strange = [view_of(seen(BERT, 0.2, i), quality=99.0, source=50 * i) for i in range(40)]
+    assert not any(references.offer(view) for view in strange)
+
+
 def test_views_unlike_the_person_s_others_give_way() -> None:
     references = ReferenceSet(ReferenceConfig(capacity=1, min_similarity=0.3))
     covered = view_of(seen(ANNA, 1.9, 3), quality=2.1, source=0)

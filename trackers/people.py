@@ -132,7 +132,7 @@ class People:
         return self._add(_Person(total, float(len(pinned)), ReferenceSet(self.config.references, pinned)))
 
     def is_clear(self, embedding: NDArray[np.float32]) -> bool:
-        """Whether one view's raw `embedding` says who it is; the others of a track should not be asked about."""
+        """Whether one view's raw `embedding` says who it is; the others of a track say nothing alone."""
         return self._evidence(embedding) >= self.config.min_evidence
 
     def _evidence(self, embedding: NDArray[np.float32]) -> float:

@@ -17,6 +17,9 @@ from models.protocols import References
 
 _THUMBNAIL = 24
 _FORGETTING = 0.98  # of the embeddings offered so far, with each new one
+# Views that are not admitted count this much all the same: if the first view is a poor one, all that follow
+# differ from it, and they must be able to outvote it. Photos cannot be outvoted.
+_CONTRADICTION = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +123,20 @@ class ReferenceSet:
     def offer(self, view: View) -> bool:
         """Takes `view` in if it shows the same person and makes the set better; True = the set changed."""
         room = self.config.capacity - len(self._pinned)
-        if room <= 0 or not self._agrees(view):
+        if room <= 0:
+            return False
+        if not self._agrees(view):
+            if not self._pinned:
+                self._learn(view, _CONTRADICTION)
             return False
         self._learn(view)
-        alike = [other for other in self._rolling if self._near_duplicates(view, other)]
+        agreeing = [other for other in self._rolling if self._agrees(other)]
+        alike = [other for other in agreeing if self._near_duplicates(view, other)]
         if any(view.quality < other.quality * self.config.improvement for other in alike):
             return False
         if any(self._near_duplicates(view, other) for other in self._pinned):
             return False
-        others = [other for other in self._rolling if all(other is not old for old in alike)]
+        others = [other for other in agreeing if all(other is not old for old in alike)]
         kept = self._best([*others, view], room, newcomer=view)
         if not any(other is view for other in kept):
             return False
@@ -155,9 +163,9 @@ class ReferenceSet:
     def _agrees(self, view: View) -> bool:
         return self._anchor is None or cosine(self._anchor, view.embedding) >= self.config.min_similarity
 
-    def _learn(self, view: View) -> None:
+    def _learn(self, view: View, weight: float = 1.0) -> None:
         known = 0 if self._anchor is None else _FORGETTING * self._anchor
-        self._anchor = np.asarray(known + view.embedding, np.float32)
+        self._anchor = np.asarray(known + weight * view.embedding, np.float32)
 
     def _typicality(self, view: View) -> float:
         """How much a view looks like the person: what is covered, or beside the face, does not."""

@@ -1,9 +1,10 @@
 """The network of `fast`: a U-Net on pixel-unshuffled crops that answers with a correction of its input.
 
 Most work is done at a quarter of the resolution and below, in dense 3 x 3 convolutions without
-normalisation, which CPUs compute nearly at their peak. Two coordinate channels and a learned map tell where in the aligned
-face a pixel lies, so that the network can be trained on parts of crops. The identity anchor modulates the
-deeper blocks (FiLM, arXiv 1709.07871) through layers without bias: a zero anchor changes nothing.
+normalisation, which CPUs compute nearly at their peak. Two coordinate channels and a learned map tell where
+in the aligned face a pixel lies, so that the network can be trained on parts of crops. The identity anchor
+modulates the deeper blocks (FiLM, arXiv 1709.07871) through layers without bias: a zero anchor changes
+nothing.
 
 Shapes: B crops, C channels, H W pixels of a crop or of an aligned part of it, D width of the anchor.
 """

@@ -8,13 +8,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
+from models.align import ffhq_to_arcface
 from models.fast.anchor import identity_anchor
 from models.fast.network import CROP_PX, FastNetwork, FastShape
 from models.protocols import References, Request, Result
+from models.recogniser import EmbeddedRecogniser
 from models.weights import Checkpoint, load_embedded
+
+_KEPT_ANCHORS = 64
 
 
 class FastRestorer:
@@ -26,6 +32,9 @@ class FastRestorer:
         self.device = torch.device(device)
         self.network = build_fast(checkpoint or load_embedded("fast"))
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._encoder: EmbeddedRecogniser | None = None
+        # Anchors of references, worked out once: the same references always give the same anchor.
+        self._own_anchors: dict[tuple[int, ...], tuple[tuple[Tensor, ...], Tensor]] = {}
 
     @torch.inference_mode()
     def restore(self, requests: Sequence[Request]) -> list[Result]:
@@ -53,12 +62,27 @@ class FastRestorer:
         width = self.network.shape.anchor
         if len(references) == 0:
             return torch.zeros(width)
-        if references.embeddings.shape[1] != width:
-            raise ValueError(
-                f"fast needs embeddings of width {width} (the embedded encoder's), "
-                f"got {references.embeddings.shape[1]}"
-            )
-        return identity_anchor(references.embeddings.float().cpu())
+        if references.embeddings.shape[1] == width:
+            return identity_anchor(references.embeddings.float().cpu())
+        return self._own_anchor(references)
+
+    def _own_anchor(self, references: References) -> Tensor:
+        """The anchor out of the crops, where the embeddings are not those of the embedded encoder."""
+        key = tuple(id(crop) for crop in references.crops)
+        if key not in self._own_anchors:
+            if self._encoder is None:
+                self._encoder = EmbeddedRecogniser(device=self.device)
+            if len(self._own_anchors) >= _KEPT_ANCHORS:
+                self._own_anchors.pop(next(iter(self._own_anchors)))
+            matrix = ffhq_to_arcface(self.crop_size)
+            crops = [
+                cv2.warpAffine(crop.permute(1, 2, 0).numpy(), matrix, (112, 112), flags=cv2.INTER_AREA)
+                for crop in references.crops
+            ]
+            embeddings = self._encoder.embed(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2))
+            # The crops are kept beside the anchor, so that their ids stay theirs.
+            self._own_anchors[key] = references.crops, identity_anchor(embeddings)
+        return self._own_anchors[key][1]
 
 
 def build_fast(checkpoint: Checkpoint) -> FastNetwork:
