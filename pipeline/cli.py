@@ -95,8 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--restorer", metavar="auto|fast|none|PATH", help="what restores faces (default: auto)"
     )
-    parser.add_argument("--reference", metavar="PHOTO|FOLDER", action="append", default=[],
-                        help="a clear photo, or a folder of photos, of a person in the film; may be repeated")  # fmt: skip
+    reference = "a clear photo, or a folder of photos, of a person in the film; may be repeated"
+    parser.add_argument("--reference", metavar="PHOTO|FOLDER", action="append", default=[], help=reference)
     parser.add_argument("--strength", type=float, help="0 changes nothing, 1 restores fully (default: 1)")
     parser.add_argument("--compare", action="store_true", help="write before | after side by side")
     parser.add_argument("--start", type=float, metavar="SECONDS", help="begin here (a trial)")
@@ -109,10 +109,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="settings as TOML (see configs/default.toml)"
     )
-    parser.add_argument("--set", metavar="A.B=C", action="append", default=[], dest="changes",
-                        help="change one setting, for example track.lookahead=48; may be repeated")  # fmt: skip
-    parser.add_argument("--progress", choices=["bar", "plain", "json", "none"],
-                        default="bar" if sys.stderr.isatty() else "plain")  # fmt: skip
+    change = "change one setting, for example track.lookahead=48; may be repeated"
+    parser.add_argument("--set", metavar="A.B=C", action="append", default=[], dest="changes", help=change)
+    shown = "bar" if sys.stderr.isatty() else "plain"
+    parser.add_argument("--progress", choices=["bar", "plain", "json", "none"], default=shown)
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     parser.add_argument(
         "--strict", action="store_true", help="fail on damaged input instead of keeping the rest"

@@ -45,11 +45,11 @@ def test_wrong_names_and_files_give_one_sentence(tmp_path: Path) -> None:
         build_restorer(RestorerConfig("fats"))
     with pytest.raises(ConfigError, match=r"recogniser\.kind must be embedded"):
         build_recogniser(RecogniserConfig("missing.onnx"))
-    with pytest.raises(CheckpointError, match="wrong.onnx"):
+    with pytest.raises(CheckpointError, match=r"wrong\.onnx"):
         build_recogniser(RecogniserConfig(str(wrong)))
     with pytest.raises(ConfigError, match=r"detector\.kind: .*wrong\.onnx"):
         build_detector(DetectorConfig(str(wrong)))
-    with pytest.raises(CheckpointError, match="wrong.onnx"):
+    with pytest.raises(CheckpointError, match=r"wrong\.onnx"):
         build_restorer(RestorerConfig(str(wrong)))
 
 

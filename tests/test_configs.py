@@ -74,5 +74,5 @@ def test_unreadable_and_broken_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_preset_lists_what_there_is() -> None:
-    with pytest.raises(ConfigError, match="there are: .*default"):
+    with pytest.raises(ConfigError, match=r"there are: .*default"):
         configs.preset("nothing")

@@ -9,6 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import save_file
+from skimage.data import astronaut
+
 from models.recogniser import Encoder, EncoderShape
 from models.training.dataset import read_index
 from models.training.encoder import EncoderSettings, EncoderTask
@@ -17,9 +21,6 @@ from models.training.loop import TrainingConfig, train
 from models.training.publish import publish
 from models.training.teacher import MobileFaceNet
 from models.weights import load_embedded, save_checkpoint
-from PIL import Image
-from safetensors.torch import save_file
-from skimage.data import astronaut
 
 SMALL_ENCODER = EncoderShape(widths=(4, 8, 8, 8), depths=(0, 0, 0, 1), features=16)
 
@@ -37,7 +38,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     save_file(MobileFaceNet().state_dict(), folder / "teacher.safetensors")
     save_checkpoint(
-        folder / "encoder.safetensors", Encoder(SMALL_ENCODER).state_dict(), dataclasses.asdict(SMALL_ENCODER), 0
+        folder / "encoder.safetensors",
+        Encoder(SMALL_ENCODER).state_dict(),
+        dataclasses.asdict(SMALL_ENCODER),
+        0,
     )
     return folder
 
@@ -96,7 +100,9 @@ def test_fast_sees_parts_and_whole_crops_with_and_without_anchor(fast_task: Fast
     assert torch.allclose(norms[norms > 1e-6], torch.tensor(1.0), atol=1e-4)
 
 
-def test_encoder_learns_the_teacher_and_is_published(folder: Path, config: TrainingConfig, tmp_path: Path) -> None:
+def test_encoder_learns_the_teacher_and_is_published(
+    folder: Path, config: TrainingConfig, tmp_path: Path
+) -> None:
     settings = EncoderSettings(teacher=folder / "teacher.safetensors", invented_people=4, shape=SMALL_ENCODER)
     task = EncoderTask(settings, folder, folder / "cache", seed=0)
     batch = task.batch(0, 4)
