@@ -95,14 +95,14 @@ def save_checkpoint(path: Path, state: Mapping[str, Tensor], parameters: object,
 
 
 def load_state(path: Path, *, allow_pickle: bool = False) -> dict[str, Tensor]:
-    """Plain weights from a user's file: `.safetensors`, or `.pth` / `.pt` where `allow_pickle` permits it.
+    """Plain weights from a user's file: `.safetensors`, or `.pth`, `.pt`, `.ckpt` where `allow_pickle` permits it.
 
     Pickled files are read with `weights_only=True`. Raises `CheckpointError` for other kinds and damaged
     files.
     """
-    if path.suffix not in {".safetensors", ".pth", ".pt"}:
+    if path.suffix not in {".safetensors", ".pth", ".pt", ".ckpt"}:
         raise CheckpointError(
-            f"{path}: expected .safetensors, .pth or .pt, got {path.suffix or 'no suffix'!r}"
+            f"{path}: expected .safetensors, .pth, .pt or .ckpt, got {path.suffix or 'no suffix'!r}"
         )
     if path.suffix != ".safetensors" and not allow_pickle:
         raise CheckpointError(f"{path}: pickled weights are refused; convert to .safetensors or allow pickle")
