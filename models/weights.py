@@ -35,6 +35,8 @@ class Checkpoint:
     """What the network is built from, out of the file's header."""
     images_seen: int
     """Training images behind these weights; 0 = unknown."""
+    path: Path | None = None
+    """The file they came from."""
 
 
 def load_embedded(name: str, folder: Path = EMBEDDED) -> Checkpoint:
@@ -73,7 +75,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error})") from error
     try:
         parameters = json.loads(metadata["parameters"])
-        return Checkpoint(state, parameters, int(metadata.get("images_seen", "0")))
+        return Checkpoint(state, parameters, int(metadata.get("images_seen", "0")), path)
     except (KeyError, ValueError) as error:
         raise CheckpointError(
             f"{path}: the header lacks the network's parameters; it was not written by save_checkpoint"

@@ -207,7 +207,7 @@ def _write_clip_without_faces(path: Path, frames: int = 150) -> None:
 def _repeat(clip: Path, output: Path, times: int) -> None:
     """The video of `clip`, so many times in a row, encoded once more."""
     with av.open(str(output), "w") as target:
-        encoded = None
+        encoded, count = None, 0
         for _ in range(times):
             with av.open(str(clip)) as source:
                 video = source.streams.video[0]
@@ -217,7 +217,8 @@ def _repeat(clip: Path, output: Path, times: int) -> None:
                     )
                     encoded.width, encoded.height, encoded.pix_fmt = video.width, video.height, "yuv420p"
                 for frame in source.decode(video):
-                    frame.pts = None
+                    frame.pts, frame.time_base = count, 1 / Fraction(video.average_rate or 25)
+                    count += 1
                     target.mux(encoded.encode(frame))
         assert encoded is not None
         target.mux(encoded.encode(None))

@@ -30,7 +30,7 @@ from pipeline.flow import Parts, Watch, keep_after, run
 from pipeline.geometry import Geometry
 from pipeline.perception import Perception
 from pipeline.photos import PhotoSink, PhotoSource
-from pipeline.portraits import photo_people
+from pipeline.portraits import Portraits
 from pipeline.report import Report
 from pipeline.sink import FileSink
 from pipeline.source import FileSource
@@ -58,21 +58,28 @@ def restore_video(
     config = config or PipelineConfig()
     input, output = Path(input), Path(output)
     source = open_source(input, config)
+    # The output is checked first: nobody wants to wait for models and then hear that it exists already.
+    sink = _open_sink(output, source, config)
     parts = build(config, source)
     opened(source)
     report = Report(output=str(output))
-    sink = _open_sink(output, source, config)
+    people = parts.perception.people
     arrange = side_by_side if config.output.compare else keep_after
     with sink:
         run(source, sink, parts, config, report=report, arrange=arrange, watch=watch)
         report.damage = list(source.damage)
+    # People who turned out to be the same while the film went on count once.
+    report.people = {now for person in report.people if (now := people.current(person)) is not None}
+    unmatched = [name for person, name in people.photos().items() if person not in report.people]
     report.warnings = [*source.warnings, *sink.warnings]
+    report.warnings += [f"the reference {name} matched nobody in {input.name}" for name in unmatched]
     return report
 
 
 def build(config: PipelineConfig, source: FileSource | PhotoSource) -> Parts:
     """The parts of one run over `source`."""
-    restorer = build_restorer(config.restorer)
+    # Strength 0 asks for nothing: no network needs to run.
+    restorer = build_restorer(config.restorer) if config.blend.strength else None
     masker = None if config.masker.kind == "none" else _stranger(config.masker.kind, "masker.kind")
     return Parts(_perception(config, restorer, source), restorer, masker)
 
@@ -122,7 +129,12 @@ def build_restorer(config: RestorerConfig) -> Restorer | None:
     if config.kind in ("auto", "fast"):
         return FastRestorer(device=device)
     if _is_stranger(config.kind):
-        return cast(Restorer, _stranger(config.kind, "restorer.kind"))
+        stranger = _stranger(config.kind, "restorer.kind")
+        if not (hasattr(stranger, "crop_size") and hasattr(stranger, "restore")):
+            raise ConfigError(
+                f"restorer.kind: {config.kind!r} is no restorer (it lacks crop_size or restore)"
+            )
+        return cast(Restorer, stranger)
     path = _existing(config.kind, "restorer.kind", "auto, fast, none")
     return FastRestorer(load_checkpoint(path), device=device)
 
@@ -157,7 +169,7 @@ def _perception(
     settings = replace(config.people, min_similarity=threshold, references=references)
     people = People(settings, recogniser.clear_norm)
     crop_size = restorer.crop_size if restorer is not None else 256
-    for views in photo_people(config.input.references, detector, recogniser, crop_size):
+    for views in Portraits(detector, recogniser, crop_size).people(config.input.references):
         people.add_photo_person(views)
     return Perception(
         config.track.perception,
@@ -186,7 +198,7 @@ def _stranger(kind: str, setting: str) -> Any:
     module, _, name = kind.partition(":")
     try:
         return getattr(importlib.import_module(module), name)()
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(f"{setting}: {kind!r} cannot be made ({error})") from error
 
 

@@ -6,9 +6,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.metadata
+import io
 import json
 import logging
+import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -23,6 +27,13 @@ DAMAGED, INTERRUPTED = 5, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and gives its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # Names of files need not be text that the terminal can show.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if threading.current_thread() is threading.main_thread():
+        # `docker stop` and systemd ask this way; what Ctrl-C cleans up is cleaned up here too.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _check_packages()
         logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
@@ -30,11 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _demo(_demo_parser().parse_args(arguments[1:]))
         return _restore(_parser().parse_args(arguments))
     except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
+        print("interrupted; no unfinished file was left", file=sys.stderr)
         return INTERRUPTED
     except (ConfigError, ModuleNotFoundError) as error:
         return _refuse(error, 2)
-    except (OSError, RuntimeError) as error:
+    except BrokenPipeError:
+        # Whoever read our output has left (`... | head`); so do we, without a word.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
         from models.weights import CheckpointError
         from pipeline.errors import MediaError
 

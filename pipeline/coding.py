@@ -81,6 +81,14 @@ def check_matrix(colorspace: int) -> None:
         )
 
 
+def chroma_step(pixel_format: str) -> tuple[int, int]:
+    """Luma samples per chroma sample, across and down; (1, 1) for grey and RGB."""
+    components = av.VideoFormat(pixel_format, 64, 64).components
+    if len(components) == 1:
+        return 1, 1
+    return 64 // components[1].width, 64 // components[1].height
+
+
 def luma_code(native: av.VideoFrame, level: float) -> int:
     """The code for the 8-bit full-range `level` in luma, or in R, G and B, of `native`."""
     coding = coding_of(native)
@@ -148,9 +156,7 @@ def _coding(name: str, colorspace: int, color_range: int, high_definition: bool,
     layout = av.VideoFormat(name, 64, 64)
     depth = layout.components[0].bits
     kind = "rgb" if layout.is_rgb else "gray" if len(layout.components) == 1 else "yuv"
-    step_x = step_y = 1
-    if kind == "yuv":
-        step_x, step_y = 64 // layout.components[1].width, 64 // layout.components[1].height
+    step_x, step_y = chroma_step(name)
     # Unspecified means limited for YUV, but full for grey and RGB, as every player shows them.
     full = name.startswith("yuvj") or (
         color_range == _FULL_RANGE if kind == "yuv" else color_range != _LIMITED_RANGE

@@ -234,9 +234,6 @@ def _read_plane(
     left, top = np.clip(low, 0, [width - 1, height - 1])
     right, bottom = np.clip(high, [left + 1, top + 1], [width, height])
     region = plane[top:bottom, left:right]
-    # Mirroring far beyond the frame goes to and fro for each pixel: thousands of times for a thin region.
-    beyond = max(*(np.array([left, top]) - low), *(high - (right, bottom)))
-    border = cv2.BORDER_REFLECT_101 if beyond < min(region.shape) else cv2.BORDER_REPLICATE
     shift += linear @ (left, top)
     if factor > 1:
         region = _reduce(region, factor, cv2.BORDER_REPLICATE)
@@ -247,7 +244,7 @@ def _read_plane(
     # OpenCV mirrors step by step: a sliver of a frame, mirrored over and over, would take minutes.
     mirrored = 2 * (right - left) > high[0] - low[0] and 2 * (bottom - top) > high[1] - low[1]
     border = cv2.BORDER_REFLECT_101 if mirrored else cv2.BORDER_REPLICATE
-    return cv2.warpAffine(region, warp, (size, size), flags=cv2.INTER_CUBIC, borderMode=border)
+    return cv2.warpAffine(region, warp, (size, size), flags=interpolation, borderMode=border)
 
 
 def _add(

@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.coding import Plane, luma_code, planes_of
 from pipeline.colour import new_frame
+from pipeline.probe import display_of
 from pipeline.sink import frame_size
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -18,29 +19,31 @@ def side_by_side(
 ) -> av.VideoFrame:
     """One frame, shown twice as wide, in the same pixel format: `before` left, `after` right, with captions.
 
-    Where players turn the picture, the halves are stacked such that they stand side by side once turned.
-    Raises ValueError for frames of different size or format.
+    Where players turn or mirror the picture, the halves are put such that they stand side by side as shown.
+    Where chroma is subsampled, an odd last column or row is cut off. Raises ValueError for frames of different
+    size or format.
     """
     if (before.width, before.height, before.format.name) != (after.width, after.height, after.format.name):
         raise ValueError(
             f"frames to compare must be alike, got {before.width}x{before.height} {before.format.name} and "
             f"{after.width}x{after.height} {after.format.name}"
         )
-    rotation = before.rotation % 360
-    upright = rotation % 180 == 0
-    joined = new_frame(before, *frame_size(before.width, before.height, rotation, columns=2))
+    display = display_of(before)
+    rotation = display.rotation % 360
+    along = 1 if rotation % 180 == 0 else 0
+    size = frame_size(before.width, before.height, rotation, columns=2, pixel_format=before.format.name)
+    joined = new_frame(before, *size)
     # Turned counter-clockwise by 90 degrees the upper half is on the left, by 180 the right one, and so on.
-    reverse = rotation in (180, 270)
+    reverse = (rotation in (180, 270)) != display.mirrored
     halves = (after, before) if reverse else (before, after)
-    targets = planes_of(joined)
-    for target, *parts in zip(targets, *(planes_of(half) for half in halves), strict=True):
-        np.concatenate(parts, axis=1 if upright else 0, out=target)
+    targets = [np.array_split(plane, 2, axis=along) for plane in planes_of(joined)]
+    for index, half in enumerate(halves):
+        for parts, plane in zip(targets, planes_of(half), strict=True):
+            height, width = parts[index].shape
+            parts[index][:] = plane[:height, :width]
     for index, caption in enumerate(reversed(captions) if reverse else captions):
-        shown = [
-            np.rot90(np.array_split(target, 2, axis=1 if upright else 0)[index], rotation // 90)
-            for target in targets
-        ]
-        _stamp(shown, caption, before)
+        shown = [np.rot90(parts[index], rotation // 90) for parts in targets]
+        _stamp([plane[:, ::-1] for plane in shown] if display.mirrored else shown, caption, before)
     return joined
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from pipeline.blend import BlendConfig
@@ -27,6 +28,10 @@ class InputConfig:
     """Photos, or folders of photos, of the people in the film."""
 
     def __post_init__(self) -> None:
+        if not math.isfinite(self.start_seconds) or not math.isfinite(self.duration_seconds or 0):
+            raise ValueError(
+                f"start_seconds and duration_seconds must be finite, got {self.start_seconds}, {self.duration_seconds}"
+            )
         if self.start_seconds < 0:
             raise ValueError(f"start_seconds must not be negative, got {self.start_seconds}")
         if self.duration_seconds is not None and self.duration_seconds <= 0:

@@ -6,6 +6,7 @@ and the formats are allow-lists, checked by FFmpeg before the format's own code 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import av
@@ -19,7 +20,7 @@ FORMATS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,flv,asf,mxf,ogg,dv,nut,ivf,h26
 
 def open_input(path: Path) -> InputContainer:
     """The container at `path`, which the caller closes. Raises SourceError."""
-    if not path.exists():
+    if not os.path.exists(path):
         hint = "; addresses are not read, download the video first" if ":/" in str(path) else ""
         raise SourceError(f"{path}: no such file{hint}")
     if not path.is_file():

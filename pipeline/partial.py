@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.errors import SinkError
@@ -12,30 +14,30 @@ class PartialFile:
     """Writes beside `target` and renames on success.
 
     Raises SinkError where `target` cannot or must not be written: it is `source` itself (links included), it
-    exists and `overwrite` is not set, or its folder is missing or not writable.
+    exists and `overwrite` is not set, its name is too long, or its folder is missing or not writable.
     """
 
     path: Path
-    """Where to write meanwhile: `name.partial.ext`, so that the extension still tells the format."""
+    """Where to write meanwhile: `.name.RANDOM.partial.ext`, hidden, this run's own, of the same kind."""
 
     def __init__(self, target: Path, *, source: Path, overwrite: bool) -> None:
         self.target = target
-        self.path = target.with_name(f"{target.stem}.partial{target.suffix}")
         self._overwrite = overwrite
-        if not target.parent.is_dir():
-            raise SinkError(f"{target}: the folder {target.parent} does not exist; create it first")
-        if target.is_dir():
-            raise SinkError(f"{target}: is a folder; give the name of a file")
-        for path in (target, self.path):
-            if path.exists() and path.samefile(source):
-                raise SinkError(f"{target}: is the input {source} itself or a link to it; give another name")
-        self._refuse_existing()
+        try:
+            self._refuse_unfit(source)
+        except SinkError:
+            raise
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise SinkError(f"{target}: cannot be written ({reason}); give another name") from error
+        # A name of its own: it must neither hit a user's file nor another run's; short enough for every disk.
+        stem = os.fsencode(target.stem)[:100].decode(errors="ignore")
+        self.path = target.with_name(f".{stem}.{secrets.token_hex(6)}.partial{target.suffix}")
 
     def create(self) -> None:
         """Makes the empty file, so that a folder without permission is found out at once."""
         try:
-            self.path.unlink(missing_ok=True)
-            self.path.touch()
+            self.path.touch(exist_ok=False)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             raise SinkError(f"{self.target}: cannot be written ({reason}); choose another folder") from error
@@ -50,6 +52,18 @@ class PartialFile:
     def discard(self) -> None:
         """Removes what was written; nothing appears under the name."""
         self.path.unlink(missing_ok=True)
+
+    def _refuse_unfit(self, source: Path) -> None:
+        target = self.target
+        if not target.parent.is_dir():
+            raise SinkError(f"{target}: the folder {target.parent} does not exist; create it first")
+        with suppress(FileNotFoundError):
+            target.lstat()  # whatever else is wrong with the name is told here
+        if target.is_dir():
+            raise SinkError(f"{target}: is a folder; give the name of a file")
+        if target.exists() and target.samefile(source):
+            raise SinkError(f"{target}: is the input {source} itself or a link to it; give another name")
+        self._refuse_existing()
 
     def _refuse_existing(self) -> None:
         if not self._overwrite and os.path.lexists(self.target):

@@ -42,13 +42,17 @@ class PerceptionConfig:
     patience: int = 2
     """Detections that may miss a face before it is given up; it is carried until then."""
 
+    retry_every: int = 3
+    """Frames until the next look for a face that was lost just now."""
+    retries: int = 4
+    """How often such a face is looked for before the ordinary rhythm goes on."""
     min_frontalness: float = 0.25
     """Views more in profile than this (0 = profile, 1 = frontal) do not decide who somebody is."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_frontalness < 1:
             raise ValueError(f"min_frontalness must be in [0, 1), got {self.min_frontalness}")
-        for name in ("detect_every", "search_every", "patience"):
+        for name in ("detect_every", "search_every", "patience", "retry_every", "retries"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("detect_width", "search_width", "window"):
@@ -74,11 +78,15 @@ class Seen:
     """All of one frame."""
 
     is_cut: bool
+    contrast: float
+    """Standard deviation of luma in 8-bit code values; near 0 for a black frame."""
     sightings: dict[int, Sighting]
     """By track id."""
 
 
 NO_REFERENCES = References()
+_KEPT_TRACKS = 1000
+"""More tracks than any delay line holds."""
 
 
 @dataclass(slots=True)
@@ -86,9 +94,7 @@ class _Followed:
     """What is known of a living track; owned by `Perception`."""
 
     sighting: Sighting
-    norms: list[float]
     views: list[View]
-    person: int | None = None
 
 
 class Perception:
@@ -119,10 +125,14 @@ class Perception:
         self._until_detection = 0
         self._detections = 0
         self._since_update = 0
+        self._retries = 0
+        # Of tracks of this shot, also of those that are lost at present: a covered face often comes back covered.
+        self._norms: dict[int, list[float]] = {}
 
     def person_of(self, track_id: int) -> int | None:
         """The person of a track, as far as known by now."""
-        return self._person_of.get(track_id)
+        person = self._person_of.get(track_id)
+        return None if person is None else self.people.current(person)
 
     def references_of(self, person: int | None) -> References:
         """Snapshot of a person's best views by now; empty for nobody."""
@@ -130,22 +140,29 @@ class Perception:
 
     def look(self, frame: Frame) -> Seen:
         """Sees one frame. Frames must come in order."""
-        is_cut = self._shots.is_cut(luma_thumbnail(frame.native, 160)[0])
+        luma = luma_thumbnail(frame.native, 160)[0]
+        is_cut = self._shots.is_cut(luma)
         if is_cut:
             self._tracker.reset()
             self._living.clear()
-            self._detections, self._until_detection = 0, 0
+            self._norms.clear()
+            self._detections, self._until_detection, self._retries = 0, 0, 0
         self._since_update += 1
         lost = self._carry(frame)
+        if lost:
+            self._retries = self._config.retries
         if self._until_detection <= 0 or lost:
+            living = len(self._living)
             self._detect(frame)
-            self._until_detection = self._config.detect_every
+            self._retries = 0 if len(self._living) > living else max(self._retries - 1, 0)
+            self._until_detection = self._config.retry_every if self._retries else self._config.detect_every
         elif self._living:
             # The tracker's own motion model is kept up to date, so that the next detection finds its track.
             self._update([followed.sighting.face for followed in self._living.values()])
         self._until_detection -= 1
         self._previous = frame.native
-        return Seen(is_cut, {track_id: followed.sighting for track_id, followed in self._living.items()})
+        sightings = {track_id: followed.sighting for track_id, followed in self._living.items()}
+        return Seen(is_cut, float(luma.std()), sightings)
 
     def _carry(self, frame: Frame) -> bool:
         """Moves every living face on by optical flow; says whether one was lost just now."""
@@ -195,7 +212,9 @@ class Perception:
         seen: set[int] = set()
         for observation in update.observations:
             seen.add(observation.track_id)
-            self._observe(frame, observation.track_id, observation.face)
+            others = {o.track_id for o in update.observations} - {observation.track_id}
+            beside = {person for other in others if (person := self.person_of(other)) is not None}
+            self._observe(frame, observation.track_id, observation.face, beside)
         for track_id, followed in list(self._living.items()):
             if track_id not in seen:
                 missed = followed.sighting.missed + 1
@@ -213,55 +232,50 @@ class Perception:
         embeddings = self._recogniser.embed(torch.stack(crops)).numpy()
         return [replace(face, embedding=e) for face, e in zip(faces, embeddings, strict=True)]
 
-    def _observe(self, frame: Frame, track_id: int, face: Face) -> None:
+    def _observe(self, frame: Frame, track_id: int, face: Face, beside: set[int]) -> None:
         assert face.embedding is not None
         norm = float(np.linalg.norm(face.embedding))
         followed = self._living.get(track_id)
         if followed is None:
             sighting = Sighting(face, reliability=1.0, missed=0, clarity=1.0)
-            followed = self._living[track_id] = _Followed(sighting, [], [], self._person_of.get(track_id))
+            followed = self._living[track_id] = _Followed(sighting, [])
         else:
             carried = followed.sighting.face.landmarks
             landmarks = self._follower.correct(carried, face.landmarks, face.eye_distance_px)
             face = replace(face, landmarks=landmarks)
-        usual = float(np.median(followed.norms)) if followed.norms else norm
+        norms = self._norms.setdefault(track_id, [])
+        usual = float(np.median(norms)) if norms else norm
         clarity = min(norm / max(usual, 1e-6), 1.0)
-        followed.norms = [*followed.norms[-15:], norm]
+        norms.append(norm)
+        del norms[:-16]
         followed.sighting = Sighting(face, reliability=1.0, missed=0, clarity=clarity)
-        self._remember(frame, track_id, followed)
+        self._remember(frame, track_id, followed, beside)
 
-    def _remember(self, frame: Frame, track_id: int, followed: _Followed) -> None:
-        """Tells who it is, and offers this view to the person's references."""
+    def _remember(self, frame: Frame, track_id: int, followed: _Followed, beside: set[int]) -> None:
+        """Tells who it is, and offers this view to the person's references. `beside`: who else is seen here."""
         face = followed.sighting.face
         assert face.embedding is not None
         frontal = frontalness(self.geometry.square(face.landmarks))
         if frontal < self._config.min_frontalness or not self.people.is_clear(face.embedding):
             return
         followed.views.append(view_of(frame.native, face, self.geometry, self.crop_size, frame.index))
-        if followed.person is None:
-            visible = {f.person for f in self._living.values() if f.person is not None}
+        person = self.person_of(track_id)
+        if person is None:
             # Asked with all views so far: the length of their sum is the evidence.
             total = np.sum([view.embedding for view in followed.views], axis=0)
-            followed.person = self.people.identify(total, visible)
-            if followed.person is None:
+            person = self.people.identify(total, beside)
+            if person is None:
                 followed.views = followed.views[-4:]
                 return
         else:
-            self._rename(followed.person, self.people.observe(followed.person, face.embedding))
-        self._person_of[track_id] = followed.person
-        references = self.people.references(followed.person)
+            person = self.people.observe(person, face.embedding)
+        self._person_of[track_id] = person
+        if len(self._person_of) > _KEPT_TRACKS:
+            del self._person_of[min(self._person_of)]
+        references = self.people.references(person)
         for view in followed.views:
             references.offer(view)
         followed.views.clear()
-
-    def _rename(self, person: int, now: int) -> None:
-        """Two people turned out to be one: every track of the one becomes the other's."""
-        if now == person and person in self.people:
-            return
-        for followed in self._living.values():
-            if followed.person is not None and followed.person not in self.people:
-                followed.person = now
-        self._person_of = {t: p if p in self.people else now for t, p in self._person_of.items()}
 
 
 def _window_matrix(face: Face, size: int) -> NDArray[np.float32]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import struct
 import warnings as python_warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any, Self
 import av
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from pipeline.coding import planes_of
 from pipeline.errors import SinkError, SourceError
@@ -28,6 +32,8 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "TIFF": {"compression": "tiff_lzw"},
 }
 _FULL_RANGE = 2
+_PNG_DEPTH = 24
+"""Where a PNG's header, always its first chunk, has the bits per sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +54,16 @@ class PhotoSource:
     """The photo at `path`, or those in the folder `path` by name, each as one frame in planar RGB.
 
     Turned upright as the camera noted, without transparency. A photo of a folder that cannot be read is left
-    out and told in `damage`; a single one raises SourceError, and so does a folder without photos.
+    out and told in `damage`; with `strict` it raises SourceError. So does a single photo, and a folder of
+    which none can be read.
     """
 
     live = False
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, strict: bool = False) -> None:
         self.path = path
-        if not path.exists():
+        self.strict = strict
+        if not os.path.exists(path):
             raise SourceError(f"{path}: no such file or folder")
         self.files = sorted(p for p in path.iterdir() if self.reads(p)) if path.is_dir() else [path]
         if not self.files:
@@ -76,16 +84,26 @@ class PhotoSource:
         index = 0
         for pts, file in enumerate(self.files):
             try:
-                picture = _read(file)
+                photo = _read(file)
             except SourceError as error:
                 if not self.path.is_dir():
                     raise
+                if self.strict:
+                    raise SourceError(
+                        f"{error}; leave out --strict to go on with the other photos"
+                    ) from error
                 self.damage.append(str(error))
                 continue
-            native = _frame(picture)
+            if photo.pictures > 1:
+                self.warnings.append(f"{file}: has {photo.pictures} pictures, only the first one is restored")
+            native = _frame(photo.upright)
             native.pts, native.time_base = pts, Fraction(1)
             yield Frame(index, pts, Fraction(1), native)
             index += 1
+        if not index:
+            raise SourceError(
+                f"{self.path}: none of its {len(self.files)} photos can be read: {self.damage[0]}"
+            )
 
 
 class PhotoSink:
@@ -101,6 +119,7 @@ class PhotoSink:
         self._source = source
         self._overwrite = overwrite
         self._folder = source.path.is_dir()
+        self._made = False
         if self._folder:
             if path.exists() and not path.is_dir():
                 raise SinkError(f"{path}: is a file, but the input is a folder; give a folder")
@@ -119,6 +138,7 @@ class PhotoSink:
     def __enter__(self) -> Self:
         if self._folder:
             try:
+                self._made = not self.path.exists()
                 self.path.mkdir(exist_ok=True)
             except OSError as error:
                 reason = (error.strerror or str(error)).lower()
@@ -133,7 +153,7 @@ class PhotoSink:
         partial.create()
         try:
             kind = Image.registered_extensions()[target.suffix.lower()]
-            picture, kept = _with_notes(native, _read(file), kind)
+            picture, kept = _with_notes(native, _read(file).upright, kind)
             picture.save(partial.path, format=kind, **kept, **_SAVE_OPTIONS.get(kind, {}))
             partial.commit()
         except (OSError, ValueError) as error:
@@ -150,26 +170,52 @@ class PhotoSink:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Nothing is left to be closed: each photo was finished on its own."""
+        """Each photo was finished on its own; a folder that was made for none of them goes again."""
+        if self._made and error is not None:
+            with suppress(OSError):
+                self.path.rmdir()
 
 
-def _read(file: Path) -> Image.Image:
+@dataclass(frozen=True, slots=True)
+class _Photo:
+    upright: Image.Image
+    pictures: int
+    """How many the file holds: pages or a motion; the first one is `upright`."""
+
+
+def _read(file: Path) -> _Photo:
     try:
         with python_warnings.catch_warnings():
             # Pillow warns of one bomb size and raises at its double; both are refused here.
             python_warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=_FORMATS) as picture:
+                # A camera's JPEG of several pictures (MPO) has previews and gain maps there.
+                pictures = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
+                deep = _is_deep(file, picture)
                 picture.load()
                 upright = ImageOps.exif_transpose(picture)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise SourceError(
             f"{file}: more than {Image.MAX_IMAGE_PIXELS} pixels; shrink the photo first"
         ) from error
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
         raise SourceError(f"{file}: no photo that can be read ({str(error).lower()})") from error
-    if upright.mode.startswith(("I", "F")):
+    if deep:
         raise SourceError(f"{file}: photos of more than 8 bits are not supported; convert it to 8 bits first")
-    return upright
+    return _Photo(upright, pictures)
+
+
+def _is_deep(file: Path, picture: Image.Image) -> bool:
+    """Whether the file has more than 8 bits per sample; of colours Pillow takes the upper 8 without a word."""
+    if picture.mode.startswith(("I", "F")):
+        return True
+    if isinstance(picture, TiffImageFile):
+        return any(bits > 8 for bits in picture.tag_v2.get(BITSPERSAMPLE, ()))
+    if picture.format != "PNG":
+        return False
+    with file.open("rb") as png:
+        head = png.read(_PNG_DEPTH + 1)
+    return head[_PNG_DEPTH] > 8
 
 
 def _frame(picture: Image.Image) -> av.VideoFrame:

@@ -1,57 +1,102 @@
-"""Photos that the user gives of people in the film: each becomes a pinned view of the person it shows."""
+"""Photos and clips that the user gives of people in the film: each becomes pinned views of the person it shows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import av
+import numpy as np
 
+from models.face import Face
 from models.protocols import Detector, Recogniser
 from pipeline.colour import read_crop, rgb_thumbnail
+from pipeline.containers import open_input
 from pipeline.errors import SourceError
 from pipeline.geometry import Geometry
 from pipeline.photos import PhotoSource
 from pipeline.views import view_of
 from trackers.references import View, cosine
 
-_PHOTO_WIDTH = 768
-"""Width at which faces are searched in photos, in pixels."""
+_WIDTH = 768
+"""Width at which faces are searched, in pixels."""
+_CLIP_FRAMES = 24
+"""Frames of a clip that are looked at, spread over its length."""
+_CLIP_VIEWS = 4
+"""Views that a clip gives."""
 
 
-def photo_people(
-    paths: Sequence[str], detector: Detector, recogniser: Recogniser, crop_size: int
-) -> list[list[View]]:
-    """Views of the people on the photos, those of one person together, all pinned.
+class Portraits:
+    """Finds the person in photos, folders of photos and clips."""
 
-    `paths` are photos or folders of photos; of each photo the largest face counts. Photos in one folder, and
-    photos whose faces are alike, are one person. Raises SourceError for a photo without a face.
-    """
-    people: list[list[View]] = []
-    for path in map(Path, paths):
-        views = [
-            _photo_view(path, frame.native, detector, recogniser, crop_size) for frame in PhotoSource(path)
-        ]
-        like = next(
-            (p for p in people if cosine(p[0].embedding, views[0].embedding) > recogniser.same_person), None
-        )
-        if path.is_dir() or like is None:
-            people.append(views)
-        else:
-            like.extend(views)
-    return people
+    def __init__(self, detector: Detector, recogniser: Recogniser, crop_size: int) -> None:
+        self._detector, self._recogniser, self._crop_size = detector, recogniser, crop_size
+
+    def people(self, paths: Sequence[str]) -> list[list[View]]:
+        """Views of the people that `paths` show, those of one person together, all pinned.
+
+        Of each picture the largest face counts. Photos in one folder, and photos whose faces are alike, are one
+        person. Raises SourceError for what cannot be read and for a photo, or a whole clip, without a face.
+        """
+        people: list[list[View]] = []
+        for path in map(Path, paths):
+            views = self._of_photos(path) if path.is_dir() or PhotoSource.reads(path) else self._of_clip(path)
+            like = next((p for p in people if self._alike(p[0], views[0])), None)
+            if path.is_dir() or like is None:
+                people.append(views)
+            else:
+                like.extend(views)
+        return people
+
+    def _of_photos(self, path: Path) -> list[View]:
+        views = []
+        photos = PhotoSource(path, strict=True)
+        for frame in photos:
+            file = photos.files[frame.index]
+            view = self._view(frame.native, file.name)
+            if view is None:
+                raise SourceError(f"{file}: no face found; a reference photo needs one clear face")
+            views.append(view)
+        return views
+
+    def _of_clip(self, path: Path) -> list[View]:
+        """The best views of the person who is largest on screen in the clearest frame."""
+        found = [view for native in _frames_of(path) if (view := self._view(native, path.name)) is not None]
+        if not found:
+            raise SourceError(f"{path}: no face found in {_CLIP_FRAMES} frames of this clip")
+        found.sort(key=lambda view: view.quality, reverse=True)
+        return [view for view in found if self._alike(found[0], view)][:_CLIP_VIEWS]
+
+    def _view(self, native: av.VideoFrame, name: str) -> View | None:
+        image, scale = rgb_thumbnail(native, _WIDTH)
+        faces: list[Face] = self._detector.detect(image)
+        if not faces:
+            return None
+        largest = max(faces, key=lambda face: face.eye_distance_px).scaled(scale)
+        small = read_crop(native, Geometry().embedding_matrix(largest.landmarks), 112)
+        embedding = self._recogniser.embed(small[None])[0].numpy()
+        view = view_of(native, replace(largest, embedding=embedding), Geometry(), self._crop_size, name)
+        return replace(view, pinned=True)
+
+    def _alike(self, a: View, b: View) -> bool:
+        return cosine(a.embedding, b.embedding) > self._recogniser.same_person
 
 
-def _photo_view(
-    path: Path, native: av.VideoFrame, detector: Detector, recogniser: Recogniser, crop_size: int
-) -> View:
-    image, scale = rgb_thumbnail(native, _PHOTO_WIDTH)
-    faces = detector.detect(image)
-    if not faces:
-        raise SourceError(f"{path}: no face found; a reference photo needs one clear face")
-    largest = max(faces, key=lambda face: face.eye_distance_px).scaled(scale)
-    matrix = Geometry().embedding_matrix(largest.landmarks)
-    embedding = recogniser.embed(read_crop(native, matrix, 112)[None])[0].numpy()
-    view = view_of(native, replace(largest, embedding=embedding), Geometry(), crop_size, path.name)
-    return replace(view, pinned=True)
+def _frames_of(path: Path) -> Iterator[av.VideoFrame]:
+    """Frames spread over a clip, by random access."""
+    # Refuses what must not be opened, before another library opens it.
+    open_input(path).close()
+    try:
+        from decord import DECORDError, VideoReader
+    except ImportError as error:
+        raise SourceError(
+            f"{path}: clips as references need decord, which is not installed; give photos"
+        ) from error
+    try:
+        reader = VideoReader(str(path))
+        for index in np.unique(np.linspace(0, len(reader) - 1, _CLIP_FRAMES).round().astype(int)):
+            image = reader[int(index)].asnumpy()
+            yield av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="gbrp")
+    except (DECORDError, RuntimeError) as error:
+        raise SourceError(f"{path}: cannot be read as a clip of a person") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -35,9 +36,9 @@ class SourceInfo:
     height: int
     """Pixels of a decoded frame, before rotation and aspect ratio."""
     rotation: int
-    """Degrees counter-clockwise by which a player turns the picture."""
+    """Degrees counter-clockwise by which a player turns the picture, to the nearest multiple of 90."""
     display_matrix: tuple[int, ...] | None
-    """The nine numbers behind `rotation`, in FFmpeg's layout; None where there are none."""
+    """The nine numbers behind `rotation`, exact, in FFmpeg's layout; None where there are none."""
     sample_aspect_ratio: Fraction | None
     average_rate: Fraction
     """Frames per second; a hint for encoders and progress, never a clock."""
@@ -69,6 +70,37 @@ class SourceInfo:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Display:
+    """How players show a frame: turned first, then perhaps mirrored."""
+
+    matrix: tuple[int, ...] | None = None
+    """The nine numbers behind it, in FFmpeg's layout; None where there are none."""
+    angle: float = 0
+    """Degrees counter-clockwise."""
+    mirrored: bool = False
+    """Left and right are exchanged after the turn."""
+
+    @property
+    def rotation(self) -> int:
+        """`angle` to the nearest multiple of 90."""
+        return round(self.angle / 90) * 90
+
+
+def display_of(native: av.VideoFrame) -> Display:
+    """How players show `native`, by its display matrix."""
+    matrix = _numbers("9i", _side_data(native).get(Type.DISPLAYMATRIX))
+    if matrix is None:
+        return Display()
+    # x' = (a x + c y) / w and y' = (b x + d y) / w, with y downwards.
+    a, b, c, d = matrix[0], matrix[1], matrix[3], matrix[4]
+    mirrored = a * d < b * c
+    if mirrored:
+        a, c = -a, -c
+    across, down = math.hypot(a, c) or 1, math.hypot(b, d) or 1
+    return Display(matrix, -math.degrees(math.atan2(b / down, a / across)), mirrored)
+
+
 def probe(container: InputContainer, path: Path) -> SourceInfo:
     """Reads `container` up to its first frame. Raises SourceError where there is no video to be restored."""
     stream, warnings = _choose(container, path)
@@ -84,8 +116,7 @@ def probe(container: InputContainer, path: Path) -> SourceInfo:
         check_matrix(first.colorspace)
     except SourceError as error:
         raise SourceError(f"{path}: {error}") from error
-    # The stubs call the side data a dict; it is a sequence as well.
-    side_data = {first.side_data[i].type: bytes(first.side_data[i]) for i in range(len(first.side_data))}  # type: ignore[literal-required]
+    side_data = _side_data(first)
     for kind, name in ((Type.DOVI_METADATA, "Dolby Vision"), (Type.DYNAMIC_HDR_PLUS, "HDR10+")):
         if kind in side_data:
             warnings.append(
@@ -94,6 +125,12 @@ def probe(container: InputContainer, path: Path) -> SourceInfo:
     if first.interlaced_frame:
         warnings.append(
             "the video is interlaced: faces are restored as they are, deinterlace it first for better ones"
+        )
+    display = display_of(first)
+    if abs(display.angle - display.rotation) > 1:
+        warnings.append(
+            f"players turn the video by {display.angle:.0f} degrees, which is no multiple of 90: faces are "
+            f"sought as if it were {display.rotation}; the turn itself is kept"
         )
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     base = stream.time_base or Fraction(1, av.time_base)
@@ -104,8 +141,8 @@ def probe(container: InputContainer, path: Path) -> SourceInfo:
         codec=context.name,
         width=first.width,
         height=first.height,
-        rotation=first.rotation,
-        display_matrix=_numbers("9i", side_data.get(Type.DISPLAYMATRIX)),
+        rotation=display.rotation,
+        display_matrix=display.matrix,
         sample_aspect_ratio=stream.sample_aspect_ratio or None,
         average_rate=rate,
         time_base=base,
@@ -169,6 +206,12 @@ def _duration(container: InputContainer, stream: VideoStream) -> Fraction | None
     if stream.duration and stream.time_base:
         return stream.duration * stream.time_base
     return Fraction(container.duration, av.time_base) if container.duration else None
+
+
+def _side_data(native: av.VideoFrame) -> dict[Type, bytes]:
+    # The stubs call the side data a dict; it is a sequence as well.
+    entries = [native.side_data[index] for index in range(len(native.side_data))]  # type: ignore[literal-required]
+    return {entry.type: bytes(entry) for entry in entries}
 
 
 def _numbers(layout: str, data: bytes | None) -> tuple[int, ...] | None:

@@ -51,7 +51,7 @@ class Report:
                 self.restored += 1
                 self.references[len(face.references)] += 1
             else:
-                self.passed[face.reason or "no restorer"] += 1
+                self.passed[face.reason or "not asked for"] += 1
 
     @property
     def stage_ms(self) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,7 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from pipeline.coding import chroma_step
 from pipeline.containers import open_input
 from pipeline.encode import EncodeConfig, choose_encoding
 from pipeline.errors import MediaError, SinkError
@@ -54,7 +56,9 @@ class FileSink:
     ) -> None:
         info = source.info
         self.path = path
-        self.width, self.height = frame_size(info.width, info.height, info.rotation, columns)
+        self.width, self.height = frame_size(
+            info.width, info.height, info.rotation, columns=columns, pixel_format=info.pixel_format
+        )
         self._source = source
         self._note = note
         self._file = PartialFile(path, source=source.path, overwrite=overwrite)
@@ -134,6 +138,9 @@ class FileSink:
 
     def _add_video(self, template: VideoStream) -> None:
         info = self._source.info
+        if self._encoding.codec == "libsvtav1":
+            # It writes its settings to stderr, past every log level but its own.
+            os.environ.setdefault("SVT_LOG", "1")
         stream = self._output.add_stream(
             self._encoding.codec, rate=info.average_rate, options=dict(self._encoding.options)
         )
@@ -202,8 +209,14 @@ class FileSink:
         )
 
 
-def frame_size(width: int, height: int, rotation: int, columns: int) -> tuple[int, int]:
-    """Size of a coded frame that shows `columns` frames side by side after `rotation` degrees."""
+def frame_size(width: int, height: int, rotation: int, *, columns: int, pixel_format: str) -> tuple[int, int]:
+    """Size of a coded frame that shows `columns` frames side by side after `rotation` degrees.
+
+    Frames stand beside each other on whole chroma samples; so several of them are cut to whole ones.
+    """
+    if columns > 1:
+        step_x, step_y = chroma_step(pixel_format)
+        width, height = width - width % step_x, height - height % step_y
     return (width, height * columns) if rotation % 180 else (width * columns, height)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from pipeline.errors import SourceError
 from pipeline.frames import Frame
 from pipeline.probe import SourceInfo, probe
 
+_MAX_SECONDS = 1e8
+"""Three years: more cannot be counted in every file's ticks."""
 _STREAMED = {"mpeg", "mpegts"}
 """Formats whose clock starts anywhere: their times are counted from the first one."""
 
@@ -39,16 +42,19 @@ class FileSource:
         duration_seconds: float | None = None,
         strict: bool = False,
     ) -> None:
-        if start_seconds < 0 or (duration_seconds is not None and duration_seconds <= 0):
+        length = 1 if duration_seconds is None else duration_seconds
+        # In this form both are false for a number that is none.
+        if not (0 <= start_seconds <= _MAX_SECONDS and 0 < length <= _MAX_SECONDS):
             raise SourceError(
-                f"{path}: the start must not be negative and the duration must be above 0 seconds, "
-                f"got {start_seconds} and {duration_seconds}"
+                f"{path}: the start must not be negative and the duration must be above 0 seconds, both at "
+                f"most {_MAX_SECONDS:.0f}, got {start_seconds} and {duration_seconds}"
             )
         self.path = path
         self.strict = strict
         with open_input(path) as container:
-            self.info: SourceInfo = probe(container, path)
+            info = probe(container, path)
             begin = Fraction(container.start_time or 0, av.time_base)
+        self.info: SourceInfo = replace(info, frame_count=_expected(info, start_seconds, duration_seconds))
         origin = begin if self.info.container in _STREAMED else Fraction(0)
         base = self.info.time_base
         self._zero = round((origin + Fraction(start_seconds)) / base)
@@ -141,6 +147,19 @@ class FileSource:
                 "put it on a background first"
             )
         return repack(native, self.info.pixel_format)
+
+
+def _expected(info: SourceInfo, start_seconds: float, duration_seconds: float | None) -> int | None:
+    """Frames of the wanted stretch, an estimate; None where nothing bounds it."""
+    if not start_seconds and duration_seconds is None:
+        return info.frame_count
+    ends = [] if duration_seconds is None else [duration_seconds]
+    if info.duration_seconds:
+        ends.append(max(0.0, info.duration_seconds - start_seconds))
+    if not ends:
+        return None
+    count = round(min(ends) * info.average_rate)
+    return count if info.frame_count is None else min(count, info.frame_count)
 
 
 def repack(native: av.VideoFrame, pixel_format: str) -> av.VideoFrame:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from pipeline.colour import chroma_spread, read_crop
 from pipeline.frames import Frame, TrackedFace, TrackedFrame
-from pipeline.perception import Perception, PerceptionConfig, Sighting
+from pipeline.geometry import Geometry
+from pipeline.perception import Perception, PerceptionConfig, Seen, Sighting
 from pipeline.trust import Trust, TrustConfig, ease, trust
 from trackers.smoothing import smooth_landmarks
 
@@ -28,7 +29,7 @@ class TrackConfig:
     """Standard deviation in frames of the smoothing of landmarks."""
     monochrome_below: float = 5.0
     """A shot whose colour planes never spread more than this many code values is black-and-white."""
-    bridge_frames: int = 8
+    bridge_frames: int = 12
     """A face missed for up to this many frames is bridged when it comes back within the look-ahead."""
     perception: PerceptionConfig = field(default_factory=PerceptionConfig)
     trust: TrustConfig = field(default_factory=TrustConfig)
@@ -40,6 +41,8 @@ class TrackConfig:
             raise ValueError(f"smoothing_frames must not be negative, got {self.smoothing_frames}")
 
 
+_CONTRAST = 12.0
+"""Standard deviation of luma below which a frame is too dark or flat to tell whether it has colour."""
 _NO_CROP = torch.zeros(3, 0, 0, dtype=torch.uint8)
 
 
@@ -51,17 +54,18 @@ class _Entry:
     shot: int
     sightings: dict[int, Sighting]
     trusts: dict[int, Trust]
-    colourful: float
+    colourful: float | None
+    """Spread of chroma; None for a frame that is too dark or flat to tell."""
 
 
 def track(
     frames: Iterable[Frame], perception: Perception, config: TrackConfig, *, crops: bool
 ) -> Iterator[TrackedFrame]:
     """Follows the people of `frames`. Without `crops` faces carry an empty crop (nobody will restore them)."""
-    line = _DelayLine(config)
+    line = _DelayLine(config, perception.geometry)
     for frame in frames:
         seen = perception.look(frame)
-        line.enter(frame, seen.is_cut, seen.sightings)
+        line.enter(frame, seen)
         if line.waiting > config.lookahead:
             yield _leave(line, perception, config, crops)
     while line.waiting:
@@ -96,8 +100,8 @@ def _leave(line: _DelayLine, perception: Perception, config: TrackConfig, crops:
 class _DelayLine:
     """Frames on their way: some that have left, for smoothing, and those that wait."""
 
-    def __init__(self, config: TrackConfig) -> None:
-        self._config = config
+    def __init__(self, config: TrackConfig, geometry: Geometry) -> None:
+        self._config, self._geometry = config, geometry
         self._entries: deque[_Entry] = deque()
         self._kept = 2 * max(config.trust.ease_frames, round(3 * config.smoothing_frames))
         self.position = 0
@@ -113,11 +117,12 @@ class _DelayLine:
     def current(self) -> _Entry:
         return self._entries[self.position]
 
-    def enter(self, frame: Frame, is_cut: bool, sightings: dict[int, Sighting]) -> None:
-        self._shot += is_cut
-        entry = _Entry(frame, self._shot, {}, {}, chroma_spread(frame.native))
+    def enter(self, frame: Frame, seen: Seen) -> None:
+        self._shot += seen.is_cut
+        colourful = chroma_spread(frame.native) if seen.contrast >= _CONTRAST else None
+        entry = _Entry(frame, self._shot, {}, {}, colourful)
         self._entries.append(entry)
-        for track_id, sighting in sightings.items():
+        for track_id, sighting in seen.sightings.items():
             self._place(entry, track_id, sighting)
             self._bridge(track_id)
 
@@ -125,14 +130,16 @@ class _DelayLine:
         """Moves on by one frame; gives whether the frame that left belongs to a black-and-white shot."""
         shot = self.current.shot
         if shot not in self._monochrome:
-            # Decided once, when the first frame of a shot leaves, from all of the shot that is known by then.
-            spread = [e.colourful for e in self._entries if e.shot == shot]
-            self._monochrome = {shot: max(spread) < self._config.monochrome_below}
+            # Decided once, when the first frame of a shot leaves, from all of the shot that is known by then;
+            # black frames and the dark of a fade have no vote.
+            spread = [e.colourful for e in self._entries if e.shot == shot and e.colourful is not None]
+            if spread:
+                self._monochrome = {shot: max(spread) < self._config.monochrome_below}
         self.position += 1
         if self.position > self._kept:
             self._entries.popleft()
             self.position -= 1
-        return self._monochrome[shot]
+        return self._monochrome.get(shot, True)
 
     def smoothed(self, track_id: int) -> NDArray[np.float32]:
         """Landmarks (5, 2) of the current frame, smoothed over the same track's neighbours in time."""
@@ -160,7 +167,7 @@ class _DelayLine:
     def _place(self, entry: _Entry, track_id: int, sighting: Sighting) -> None:
         entry.sightings[track_id] = sighting
         entry.trusts[track_id] = trust(
-            sighting.face,
+            replace(sighting.face, landmarks=self._geometry.square(sighting.face.landmarks)),
             reliability=sighting.reliability,
             missed=sighting.missed,
             clarity=sighting.clarity,

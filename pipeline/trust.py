@@ -19,8 +19,8 @@ class TrustConfig:
     """How far the head is turned away."""
     reliability: tuple[float, ...] = (0.25, 0.6)
     """Consistency of the optical flow that carries the landmarks."""
-    clarity: tuple[float, ...] = (0.35, 0.65)
-    """Norm of the embedding against the track's usual one: a hand or a microphone before the face lowers it."""
+    clarity: tuple[float, ...] = (0.5, 0.8)
+    """Norm of the embedding against the track's usual one: what covers most of a face lowers it."""
     ease_frames: int = 5
     """Frames over which strength comes and goes."""
 

@@ -83,6 +83,7 @@ def write_clip(
     flags: int = 0,
     tags: Tags | None = None,
     rotation: int = 0,
+    display_matrix: tuple[int, ...] | None = None,
     aspect: Fraction | None = None,
     sound: Sequence[str] = (),
     subtitles: str = "",
@@ -109,6 +110,8 @@ def write_clip(
             video.codec_context.sample_aspect_ratio = aspect
         if rotation:
             video.set_display_rotation(rotation)
+        if display_matrix:
+            video.set_display_matrix(display_matrix)
         video.metadata["language"] = "fre"
         voices = [_sound_stream(output, name) for name in sound]
         text = output.add_mux_stream(subtitles) if subtitles else None

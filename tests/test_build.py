@@ -12,7 +12,7 @@ from configs import ConfigError
 from models.arcface import ArcFaceRecogniser
 from models.detector import CenterFaceDetector
 from models.recogniser import EmbeddedRecogniser
-from models.weights import CheckpointError
+from models.weights import EMBEDDED, CheckpointError
 from pipeline.build import build_detector, build_recogniser, build_restorer
 from pipeline.config import DetectorConfig, RecogniserConfig, RestorerConfig
 
@@ -51,6 +51,17 @@ def test_wrong_names_and_files_give_one_sentence(tmp_path: Path) -> None:
         build_detector(DetectorConfig(str(wrong)))
     with pytest.raises(CheckpointError, match=r"wrong\.onnx"):
         build_restorer(RestorerConfig(str(wrong)))
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    with pytest.raises(CheckpointError, match="not the weights of a `fast` restorer"):
+        build_restorer(RestorerConfig(str(EMBEDDED / "encoder.safetensors")))
+
+
+@pytest.mark.parametrize("kind", ["pathlib:PurePosixPath", "argparse:Action"])
+def test_a_class_that_is_no_restorer_is_refused(kind: str) -> None:
+    with pytest.raises(ConfigError, match=r"restorer\.kind"):
+        build_restorer(RestorerConfig(kind))
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

@@ -346,6 +346,17 @@ def test_crop_beyond_the_border_is_mirrored() -> None:
     assert thin.shape == (3, 64, 64)
 
 
+def test_chroma_is_read_linearly() -> None:
+    native = native_frame(0, 160, 120, "yuv420p", Tags(2, 1, 1, 1))
+    luma, blue, red = planes_of(native)
+    luma[:], blue[:], red[:] = 128, 64, 128
+    blue[:, 40:] = 192
+    shown = read_crop(native, placed(4, (80, 60), 64), 64).numpy()[2].astype(int)
+    # Cubic would go beyond both sides of an edge.
+    assert shown.min() >= shown[:, 0].min() - 1
+    assert shown.max() <= shown[:, -1].max() + 1
+
+
 def test_odd_sizes_work() -> None:
     native = native_frame(0, 161, 121, "yuv420p")
     for centre in ((160.0, 120.0), (80.0, 60.0)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from clips import Tags, native_frame, write_clip
@@ -68,6 +69,61 @@ def test_rotated_videos_are_side_by_side_as_they_are_shown(tmp_path: Path, rotat
     with FileSink(tmp_path / "out.mp4", source, EncodeConfig(preset="ultrafast"), columns=2) as sink:
         assert (sink.width, sink.height) == (joined.width, joined.height)
         sink.write(joined, frame.pts)
+
+
+@pytest.mark.parametrize("matrix", [(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)])
+def test_mirrored_videos_are_side_by_side_as_they_are_shown(tmp_path: Path, matrix: tuple[int, ...]) -> None:
+    a, b, c, d = (65536 * value for value in matrix)
+    path = write_clip(
+        tmp_path / "in.mp4", width=160, height=96, display_matrix=(a, b, 0, c, d, 0, 0, 0, 1 << 30), frames=1
+    )
+    source = FileSource(path)
+    assert source.info.warnings == ()
+    [frame] = source
+    dark = native_frame(0, 160, 96)
+    planes_of(dark)[0][:] = 20
+
+    def shown(native: av.VideoFrame) -> np.ndarray:
+        # x' = a x + c y and y' = b x + d y, wherever the origin comes to lie.
+        luma = planes_of(native)[0]
+        luma = luma if a else luma.T
+        return luma[:: (b + d) // 65536, :: (a + c) // 65536]
+
+    joined = shown(side_by_side(frame.native, dark))
+    upper, half = joined.shape[0] // 2, joined.shape[1] // 2
+    assert np.array_equal(joined[:upper, :half], shown(frame.native)[:upper])
+    assert (joined[:upper, half:] == 20).all()
+    assert (joined[-2:, :8] == 16).all(), "the caption is at the bottom"
+    straight = native_frame(0, half, joined.shape[0])
+    straight = planes_of(side_by_side(straight, straight))[0]
+    assert np.array_equal(joined[-10:, :24], straight[-10:, :24]), "the caption can be read"
+
+
+@pytest.mark.parametrize("rotation", [0, 45, 90])
+@pytest.mark.parametrize(("pixel_format", "size"), [("yuv420p", (160, 120)), ("yuv422p", (160, 121))])
+def test_odd_sizes_lose_what_has_no_chroma_of_its_own(
+    tmp_path: Path, rotation: int, pixel_format: str, size: tuple[int, int]
+) -> None:
+    path = write_clip(
+        tmp_path / "in.mkv",
+        codec="ffv1",
+        options={},
+        width=161,
+        height=121,
+        pixel_format=pixel_format,
+        rotation=rotation,
+        frames=2,
+    )
+    source = FileSource(path)
+    with FileSink(tmp_path / "out.mkv", source, EncodeConfig(preset="ultrafast"), columns=2) as sink:
+        for frame in source:
+            joined = side_by_side(frame.native, frame.native)
+            assert (joined.width, joined.height) == (sink.width, sink.height)
+            sink.write(joined, frame.pts)
+    width, height = size
+    expected = (width, 2 * height) if rotation == 90 else (2 * width, height)
+    info = FileSource(tmp_path / "out.mkv").info
+    assert (info.width, info.height) == expected
 
 
 def test_tiny_frames_have_room_for_captions() -> None:

@@ -6,6 +6,7 @@ import os
 import warnings
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from clips import astronaut, picture
@@ -113,10 +114,47 @@ def test_unreadable_photos_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
         list(PhotoSource(tmp_path / "bomb.png"))
 
 
-def test_deep_photos_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.full((20, 20), 40000, np.uint16)).save(tmp_path / "a.tiff")
+def test_strict_stops_at_the_first_photo_that_cannot_be_read(tmp_path: Path) -> None:
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("no picture")
+    with pytest.raises(SourceError, match=r"b\.png: no photo .*; leave out --strict"):
+        list(PhotoSource(tmp_path, strict=True))
+
+
+def test_folder_without_one_readable_photo_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.png", "b.jpg"):
+        (folder / name).write_text("no picture")
+    with pytest.raises(SourceError, match=r"none of its 2 photos can be read: .*a\.png"):
+        restore(PhotoSource(folder), tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(SourceError, match="none of its 2 photos"):
+        restore(PhotoSource(folder), tmp_path / "mine")
+    assert (tmp_path / "mine").is_dir(), "a folder of the user's stays"
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tiff"])
+@pytest.mark.parametrize("shape", [(20, 20), (20, 20, 3), (20, 20, 4)])
+def test_deep_photos_are_refused(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+    assert cv2.imwrite(str(tmp_path / name), np.full(shape, 40000, np.uint16))
     with pytest.raises(SourceError, match="more than 8 bits"):
-        list(PhotoSource(tmp_path / "a.tiff"))
+        list(PhotoSource(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["a.tiff", "a.webp", "a.png"])
+def test_further_pictures_of_a_file_are_told(tmp_path: Path, name: str) -> None:
+    first = Image.fromarray(PIXELS)
+    others = [Image.fromarray(picture(index, 60, 40)) for index in (9, 20)]
+    first.save(
+        tmp_path / name, save_all=True, append_images=others, **({"lossless": True} if "w" in name else {})
+    )
+    source = PhotoSource(tmp_path / name)
+    [frame] = source
+    assert np.array_equal(rgb_of(frame.native), PIXELS)
+    [warning] = source.warnings
+    assert f"{name}: has 3 pictures, only the first one is restored" in warning
 
 
 def test_photos_are_never_overwritten_unasked(tmp_path: Path) -> None:

@@ -128,6 +128,14 @@ def test_roll_is_measured(roll: float) -> None:
     assert pose(seen_from(roll=roll)).roll == pytest.approx(roll, abs=1)
 
 
+@pytest.mark.parametrize("roll", [-90, -45, 30, 90, 180])
+def test_yaw_and_pitch_do_not_depend_on_roll(roll: float) -> None:
+    turned, nodding = pose(seen_from(yaw=70, roll=roll)), pose(seen_from(pitch=25, roll=roll))
+    assert turned.yaw == pytest.approx(70, abs=3)
+    assert nodding.pitch == pytest.approx(25, abs=3)
+    assert abs(nodding.yaw) < 3
+
+
 def test_pose_does_not_depend_on_size_and_place() -> None:
     assert pose(seen_from(yaw=30) * 3 + 500).yaw == pytest.approx(30, abs=2)
 

@@ -174,3 +174,20 @@ def test_the_same_clip_gives_the_same_tracks() -> None:
         for x, y in zip(first, second, strict=True)
         for a, b in zip(x.faces, y.faces, strict=True)
     )
+
+
+def test_a_face_covered_for_a_moment_is_bridged() -> None:
+    pictures = moving(60, 2, 40, RED)
+    for index in (17, 18, 19):
+        pictures[index] = picture([])
+    left = tracked(pictures)
+    assert [len(frame.faces) for frame in left] == [1] * 40
+    assert len({frame.faces[0].track_id for frame in left}) == 1
+    centres = np.array([frame.faces[0].face.landmarks.mean(0)[0] for frame in left])
+    assert np.abs(np.diff(centres) - 2).max() < 2
+
+
+def test_black_frames_before_a_scene_in_colour_do_not_make_it_black_and_white() -> None:
+    black = np.zeros((180, 320, 3), np.uint8)
+    left = tracked([black] * 20 + moving(40, 2, 20, RED))
+    assert not any(frame.monochrome for frame in left[20:])

@@ -87,7 +87,19 @@ def test_one_person_with_two_ids_becomes_one_again() -> None:
     assert now == first
     assert len(people) == 1
     assert second not in people
+    assert people.current(second) == people.current(first) == first
     assert len(people.references(first).views) == 1
+
+
+def test_memory_is_bounded_and_the_least_known_leave_first() -> None:
+    people = People(PeopleConfig(max_people=10))
+    anna = met(people, ANNA, views=20)
+    photo = people.add_photo_person([view_of(BERT, source="bert.jpg")])
+    passers_by = [met(people, person(number), views=1) for number in range(10, 40)]
+    assert len(people) == 10
+    assert people.current(anna) == anna
+    assert people.current(photo) == photo
+    assert people.current(passers_by[0]) is None
 
 
 def test_people_seen_side_by_side_are_never_merged() -> None:

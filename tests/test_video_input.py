@@ -173,6 +173,42 @@ def test_start_behind_the_end_is_refused(tmp_path: Path) -> None:
         list(source)
 
 
+@pytest.mark.parametrize("seconds", [float("inf"), float("nan"), 1e20, -1.0])
+@pytest.mark.parametrize("setting", ["start_seconds", "duration_seconds"])
+def test_stretches_that_are_none_are_refused(tmp_path: Path, setting: str, seconds: float) -> None:
+    path = write_clip(tmp_path / "in.mp4", frames=2)
+    with pytest.raises(SourceError, match=r"in\.mp4: the start must not be negative .*, got"):
+        FileSource(path, **{setting: seconds})
+
+
+def test_names_that_are_too_long_are_no_files(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no such file"):
+        FileSource(tmp_path / f"{'a' * 300}.mp4")
+
+
+@pytest.mark.parametrize(("degrees", "nearest"), [(45, 0), (50, 90), (-100, -90), (170, 180)])
+def test_crooked_turns_are_told_and_taken_as_the_nearest_straight_one(
+    tmp_path: Path, degrees: int, nearest: int
+) -> None:
+    info = FileSource(write_clip(tmp_path / "in.mp4", rotation=degrees, frames=1)).info
+    assert info.rotation == nearest
+    assert info.display_matrix is not None
+    assert 0 not in info.display_matrix[:2], "the turn itself is kept"
+    [warning] = info.warnings
+    assert f"by {degrees} degrees, which is no multiple of 90" in warning
+
+
+@pytest.mark.parametrize(
+    ("matrix", "rotation"), [((-1, 0, 0, 1), 0), ((1, 0, 0, -1), 180), ((0, 1, 1, 0), 90), ((1, 0, 0, 1), 0)]
+)
+def test_mirrored_pictures_are_turned_such_that_faces_are_upright(
+    tmp_path: Path, matrix: tuple[int, ...], rotation: int
+) -> None:
+    a, b, c, d = (65536 * value for value in matrix)
+    path = write_clip(tmp_path / "in.mp4", display_matrix=(a, b, 0, c, d, 0, 0, 0, 1 << 30), frames=1)
+    assert abs(FileSource(path).info.rotation) == rotation
+
+
 def test_change_of_size_midway_is_refused(tmp_path: Path) -> None:
     first = write_clip(tmp_path / "a.ts", frames=8)
     second = write_clip(tmp_path / "b.ts", frames=8, width=192)

@@ -6,6 +6,8 @@ import os
 import resource
 import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from pipeline.errors import SinkError
 from pipeline.sink import FileSink
 from pipeline.source import FileSource
 
+ROOT = Path(__file__).parents[1]
 QUICK = EncodeConfig(preset="ultrafast")
 
 
@@ -126,9 +129,9 @@ def test_containers_without_frame_times_are_refused(tmp_path: Path, name: str) -
         FileSink(tmp_path / name, source)
 
 
-@pytest.mark.parametrize("link", ["same", "symbolic", "hard", "partial"])
+@pytest.mark.parametrize("link", ["same", "symbolic", "hard"])
 def test_input_is_never_overwritten(tmp_path: Path, link: str) -> None:
-    path = write_clip(tmp_path / ("out.partial.mp4" if link == "partial" else "in.mp4"))
+    path = write_clip(tmp_path / "in.mp4")
     target = path if link == "same" else tmp_path / "out.mp4"
     if link == "symbolic":
         target.symlink_to(path)
@@ -200,7 +203,8 @@ def test_file_has_its_name_only_when_whole(tmp_path: Path) -> None:
     with FileSink(tmp_path / "out.mp4", source, QUICK) as sink:
         for frame in source:
             sink.write(frame.native, frame.pts)
-        assert left_over(tmp_path) == ["in.mp4", "out.partial.mp4"]
+        [partial] = tmp_path.glob(".out.*.partial.mp4")
+        assert left_over(tmp_path) == [partial.name, "in.mp4"]
     assert left_over(tmp_path) == ["in.mp4", "out.mp4"]
 
 
@@ -220,12 +224,54 @@ def test_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     assert left_over(tmp_path) == ["in.mp4"]
 
 
-def test_leftover_of_a_killed_run_is_replaced(tmp_path: Path) -> None:
-    source = FileSource(write_clip(tmp_path / "in.mp4"))
-    (tmp_path / "out.partial.mp4").write_text("half")
-    write(source, tmp_path / "out.mp4")
-    assert left_over(tmp_path) == ["in.mp4", "out.mp4"]
+def test_files_named_like_an_unfinished_one_are_let_be(tmp_path: Path) -> None:
+    source = FileSource(write_clip(tmp_path / "out.partial.mp4"))
+    content = source.path.read_bytes()
+    write(source, tmp_path / "out.mp4", overwrite=True)
+    assert left_over(tmp_path) == ["out.mp4", "out.partial.mp4"]
+    assert source.path.read_bytes() == content
+
+
+def test_output_has_the_rights_of_any_new_file(tmp_path: Path) -> None:
+    write(FileSource(write_clip(tmp_path / "in.mp4", frames=2)), tmp_path / "out.mp4")
+    (tmp_path / "new").touch()
+    assert (tmp_path / "out.mp4").stat().st_mode == (tmp_path / "new").stat().st_mode
     assert stat.S_ISREG((tmp_path / "out.mp4").stat().st_mode)
+
+
+def test_two_runs_to_one_name_do_not_meet(tmp_path: Path) -> None:
+    source = FileSource(write_clip(tmp_path / "in.mp4"))
+    target = tmp_path / "out.mp4"
+    with FileSink(target, source, QUICK, overwrite=True) as first:
+        write(source, target, overwrite=True)
+        for frame in source:
+            first.write(frame.native, frame.pts)
+    assert shown_times(target) == shown_times(source.path)
+    assert left_over(tmp_path) == ["in.mp4", "out.mp4"]
+
+
+def test_names_that_are_too_long_are_one_sentence(tmp_path: Path) -> None:
+    source = FileSource(write_clip(tmp_path / "in.mp4", frames=2))
+    with pytest.raises(SinkError, match=r"cannot be written \(file name too long\); give another name"):
+        FileSink(tmp_path / f"{'a' * 300}.mp4", source)
+    longest = tmp_path / f"{'ä' * 125}.mp4"  # 254 bytes
+    write(source, longest)
+    assert left_over(tmp_path) == ["in.mp4", longest.name]
+
+
+def test_encoders_do_not_talk(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "in.mp4", frames=3)
+    program = (
+        "import sys; from pathlib import Path; from pipeline.sink import FileSink; "
+        "from pipeline.source import FileSource\n"
+        "source = FileSource(Path(sys.argv[1]))\n"
+        "with FileSink(Path(sys.argv[2]), source) as sink:\n"
+        "    for frame in source: sink.write(frame.native, frame.pts)"
+    )
+    command = [sys.executable, "-c", program, str(path), str(tmp_path / "out.webm")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == done.stdout == ""
+    assert FileSource(tmp_path / "out.webm").info.codec == "libdav1d"
 
 
 def test_comment_tells_what_was_done(tmp_path: Path) -> None:

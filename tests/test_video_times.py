@@ -224,6 +224,20 @@ def test_trial_takes_a_stretch_and_counts_from_its_start(tmp_path: Path) -> None
     assert sound == kept
 
 
+@pytest.mark.parametrize(
+    ("start", "duration", "count"),
+    [(0.0, None, 40), (0.2, 0.4, 10), (0.0, 0.4, 10), (1.2, None, 10), (1.2, 9.0, 10), (9.0, 1.0, 0)],
+)
+def test_trial_expects_the_frames_of_its_stretch(
+    tmp_path: Path, start: float, duration: float | None, count: int
+) -> None:
+    path = write_clip(tmp_path / "in.mp4", frames=40, rate=Fraction(25))
+    source = FileSource(path, start_seconds=start, duration_seconds=duration)
+    assert source.info.frame_count == count
+    if count:
+        assert sum(1 for _ in source) == count
+
+
 def test_mpeg_program_stream_goes_into_every_container(tmp_path: Path) -> None:
     path = write_clip(
         tmp_path / "in.mpg", codec="mpeg1video", rate=Fraction(25), options={}, sound=["mp2"], frames=20

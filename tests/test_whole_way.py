@@ -16,14 +16,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline import PipelineConfig, Report, restore_video
+from pipeline.blend import BlendConfig
 from pipeline.build import build, open_source
 from pipeline.config import InputConfig
 from pipeline.encode import EncodeConfig
+from pipeline.errors import SourceError
 from pipeline.frames import Frame, TrackedFrame
 from pipeline.track import track
+from trackers.references import View
 
 LOSSLESS = replace(PipelineConfig(), encode=EncodeConfig(codec="ffv1"))
-View = Callable[[int], NDArray[np.uint8]]
+Scene = Callable[[int], NDArray[np.uint8]]
 
 
 def portrait(index: int) -> NDArray[np.uint8]:
@@ -46,7 +49,7 @@ def squeezed(index: int) -> NDArray[np.uint8]:
 
 
 def write(
-    path: Path, view: View, *, frames: int = 12, rotation: int = 0, aspect: Fraction | None = None
+    path: Path, view: Scene, *, frames: int = 12, rotation: int = 0, aspect: Fraction | None = None
 ) -> Path:
     height, width = view(0).shape[:2]
     with av.open(str(path), "w") as output:
@@ -75,13 +78,19 @@ def seen(path: Path, config: PipelineConfig = LOSSLESS) -> list[TrackedFrame]:
     return list(track(source, build(config, source).perception, config.track, crops=True))
 
 
+def open_people(path: Path, config: PipelineConfig) -> list[View]:
+    """The views that are there before the first frame."""
+    people = build(config, open_source(path, config)).perception.people
+    return [view for person in people.photos() for view in people.references(person).views]
+
+
 @pytest.mark.parametrize(
     ("view", "rotation", "aspect"),
     [(portrait, 0, None), (sideways, 90, None), (squeezed, 0, Fraction(2, 1))],
     ids=["plain", "rotated", "anamorphic"],
 )
 def test_the_face_is_found_upright_and_restored(
-    view: View, rotation: int, aspect: Fraction | None, tmp_path: Path
+    view: Scene, rotation: int, aspect: Fraction | None, tmp_path: Path
 ) -> None:
     clip = write(tmp_path / "in.mp4", view, rotation=rotation, aspect=aspect)
     report = restore_video(clip, tmp_path / "out.mkv", LOSSLESS)
@@ -145,6 +154,44 @@ def test_a_photo_given_as_reference_becomes_a_view_of_the_person(tmp_path: Path)
     config = replace(LOSSLESS, input=InputConfig(references=(str(photo),)))
     with_photo, without = seen(clip, config)[0].faces[0], seen(clip)[0].faces[0]
     assert len(with_photo.references) == len(without.references) + 1
+
+
+def test_a_clip_given_as_reference_becomes_views_of_the_person(tmp_path: Path) -> None:
+    clip = write(tmp_path / "in.mp4", portrait)
+    config = replace(LOSSLESS, input=InputConfig(references=(str(write(tmp_path / "her.mp4", portrait)),)))
+    pinned = [view for view in open_people(clip, config) if view.pinned]
+    assert 1 <= len(pinned) <= 4
+    assert pinned[0].source == "her.mp4"
+
+
+def test_a_reference_that_matches_nobody_is_told(tmp_path: Path) -> None:
+    photo = tmp_path / "her.png"
+    Image.fromarray(astronaut()).save(photo)
+    clip = write_clip(tmp_path / "in.mkv", frames=6, width=64, height=48)
+    report = restore_video(
+        clip, tmp_path / "out.mkv", replace(LOSSLESS, input=InputConfig(references=(str(photo),)))
+    )
+    assert any("her.png matched nobody" in warning for warning in report.warnings)
+
+
+def test_reference_photos_that_show_nobody_or_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    clip = write(tmp_path / "in.mp4", portrait, frames=3)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.new("RGB", (200, 200), "green").save(folder / "meadow.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    for given, name in ((folder, "meadow.png"), (tmp_path / "broken.png", "broken.png")):
+        with pytest.raises(SourceError, match=name):
+            restore_video(
+                clip, tmp_path / "out.mkv", replace(LOSSLESS, input=InputConfig(references=(str(given),)))
+            )
+        assert not (tmp_path / "out.mkv").exists()
+
+
+def test_strength_nought_needs_no_network(tmp_path: Path) -> None:
+    clip = write(tmp_path / "in.mp4", portrait)
+    report = restore_video(clip, tmp_path / "out.mkv", replace(LOSSLESS, blend=BlendConfig(strength=0)))
+    assert (report.restored, report.passed["not asked for"]) == (0, 12)
 
 
 def test_a_photo_and_a_folder_of_photos_are_restored(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ class PeopleConfig:
     """Two people whose means are this much more similar than `min_similarity` are one."""
     merge_views: float = 4.0
     """Views each of them must have, by evidence, before that is believed."""
+    max_people: int = 200
+    """People remembered at once; beyond that the one with the least evidence is forgotten, photos never."""
     memory_views: float = 50.0
     """Views after which a person's mean slowly forgets the oldest."""
     references: ReferenceConfig = field(default_factory=ReferenceConfig)
@@ -40,6 +42,8 @@ class PeopleConfig:
             raise ValueError(f"min_similarity must be in (-1, 1), got {self.min_similarity}")
         if min(self.doubt, self.min_evidence, self.merge_margin) < 0:
             raise ValueError("doubt, min_evidence and merge_margin must not be negative")
+        if self.max_people < 1:
+            raise ValueError(f"max_people must be at least 1, got {self.max_people}")
         if self.merge_views <= 0 or self.memory_views < 1:
             raise ValueError("merge_views must be positive and memory_views at least 1")
 
@@ -56,6 +60,7 @@ class People:
         self._clear_norm = clear_norm
         self._people: dict[int, _Person] = {}
         self._next_id = 0
+        self._merged: dict[int, int] = {}
         self._norms: deque[float] = deque(maxlen=200)
 
     def __len__(self) -> int:
@@ -65,6 +70,12 @@ class People:
     def __contains__(self, person_id: object) -> bool:
         """Whether this id is in use; that of a person merged into another one is not."""
         return person_id in self._people
+
+    def current(self, person_id: int) -> int | None:
+        """The id under which a person once known as `person_id` is known now; None = forgotten."""
+        while person_id in self._merged:
+            person_id = self._merged[person_id]
+        return person_id if person_id in self._people else None
 
     def identify(self, embedding: NDArray[np.float32], exclude: Set[int] = frozenset()) -> int | None:
         """Whose `embedding` this is: a person already known, a new one, or None while it is too unclear.
@@ -114,6 +125,11 @@ class People:
         """The reference set of a person: the caller may offer views to it."""
         return self._person(person_id).references
 
+    def photos(self) -> dict[int, str]:
+        """People registered by photos, and the name of one photo of each."""
+        pinned = {n: [view for view in p.references.views if view.pinned] for n, p in self._people.items()}
+        return {number: str(views[0].source) for number, views in pinned.items() if views}
+
     def add_photo_person(self, views: Sequence[View]) -> int:
         """Registers photos of one person as pinned views and returns that person's id.
 
@@ -129,7 +145,9 @@ class People:
                 person.mean, person.views = person.mean + total, person.views + len(pinned)
                 person.references.pin(pinned)
                 return number
-        return self._add(_Person(total, float(len(pinned)), ReferenceSet(self.config.references, pinned)))
+        # Photos are evidence enough for a merge.
+        views_worth = max(float(len(pinned)), self.config.merge_views)
+        return self._add(_Person(total, views_worth, ReferenceSet(self.config.references, pinned)))
 
     def is_clear(self, embedding: NDArray[np.float32]) -> bool:
         """Whether one view's raw `embedding` says who it is; the others of a track say nothing alone."""
@@ -142,9 +160,16 @@ class People:
         return norm / clear if clear > 0 else float(norm > 0)
 
     def _add(self, person: _Person) -> int:
+        if len(self._people) >= self.config.max_people:
+            self._forget()
         self._people[self._next_id] = person
         self._next_id += 1
         return self._next_id - 1
+
+    def _forget(self) -> None:
+        rolling = [n for n, p in self._people.items() if not any(view.pinned for view in p.references.views)]
+        if rolling:
+            del self._people[min(rolling, key=lambda number: self._people[number].views)]
 
     def _person(self, person_id: int) -> _Person:
         if person_id not in self._people:
@@ -165,6 +190,7 @@ class People:
 
     def _merge(self, kept_id: int, gone_id: int) -> int:
         kept, gone = self._people[kept_id], self._people.pop(gone_id)
+        self._merged[gone_id] = kept_id
         kept.mean, kept.views = kept.mean + gone.mean, kept.views + gone.views
         for other in gone.beside & self._people.keys():
             self._people[other].beside.add(kept_id)

@@ -18,7 +18,7 @@ from models.fast.anchor import identity_anchor
 from models.fast.network import CROP_PX, FastNetwork, FastShape
 from models.protocols import References, Request, Result
 from models.recogniser import EmbeddedRecogniser
-from models.weights import Checkpoint, load_embedded
+from models.weights import Checkpoint, CheckpointError, load_embedded
 
 _KEPT_ANCHORS = 64
 
@@ -91,8 +91,11 @@ def build_fast(checkpoint: Checkpoint) -> FastNetwork:
         key: tuple(value) if isinstance(value, list) else value
         for key, value in checkpoint.parameters.items()
     }
-    network = FastNetwork(FastShape(**parameters))
-    network.load_state_dict(checkpoint.state)
+    try:
+        network = FastNetwork(FastShape(**parameters))
+        network.load_state_dict(checkpoint.state)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{checkpoint.path}: not the weights of a `fast` restorer") from error
     return network.eval().requires_grad_(False)
 
 
