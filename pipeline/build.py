@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -86,9 +87,12 @@ def build(config: PipelineConfig, source: FileSource | PhotoSource) -> Parts:
 
 def open_source(path: Path, config: PipelineConfig) -> FileSource | PhotoSource:
     """The source for a path: a photo, a folder of photos, or a video."""
-    if path.is_dir() or PhotoSource.reads(path):
-        return PhotoSource(path)
     settings = config.input
+    # os.path, as Path.is_dir raises for a name that is too long.
+    if os.path.isdir(path) or PhotoSource.reads(path):
+        if settings.start_seconds or settings.duration_seconds or config.output.compare:
+            raise ConfigError(f"{path}: --start, --duration and --compare are for videos, not for photos")
+        return PhotoSource(path, strict=settings.strict)
     return FileSource(
         path,
         start_seconds=settings.start_seconds,

@@ -110,8 +110,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--restorer", metavar="auto|fast|none|PATH", help="what restores faces (default: auto)"
     )
-    reference = "a clear photo, or a folder of photos, of a person in the film; may be repeated"
-    parser.add_argument("--reference", metavar="PHOTO|FOLDER", action="append", default=[], help=reference)
+    reference = "a clear photo, a folder of photos, or a clip of a person in the film; may be repeated"
+    parser.add_argument(
+        "--reference", metavar="PHOTO|FOLDER|CLIP", action="append", default=[], help=reference
+    )
     parser.add_argument("--strength", type=float, help="0 changes nothing, 1 restores fully (default: 1)")
     parser.add_argument("--compare", action="store_true", help="write before | after side by side")
     parser.add_argument("--start", type=float, metavar="SECONDS", help="begin here (a trial)")

@@ -23,9 +23,9 @@ class InputConfig:
     duration_seconds: float | None = None
     """Stop after this much (a trial); none = to the end."""
     strict: bool = False
-    """Fail on the first damaged packet instead of keeping what can be decoded."""
+    """Fail on the first damaged packet, or photo of a folder, instead of keeping what can be decoded."""
     references: tuple[str, ...] = ()
-    """Photos, or folders of photos, of the people in the film."""
+    """Photos, folders of photos, or clips of the people in the film."""
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.start_seconds) or not math.isfinite(self.duration_seconds or 0):

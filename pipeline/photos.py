@@ -32,6 +32,8 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "TIFF": {"compression": "tiff_lzw"},
 }
 _FULL_RANGE = 2
+_HEAD = 1 << 12
+"""Bytes at a file's beginning that tell its depth."""
 _PNG_DEPTH = 24
 """Where a PNG's header, always its first chunk, has the bits per sample."""
 
@@ -86,12 +88,8 @@ class PhotoSource:
             try:
                 photo = _read(file)
             except SourceError as error:
-                if not self.path.is_dir():
+                if self.strict or not self.path.is_dir():
                     raise
-                if self.strict:
-                    raise SourceError(
-                        f"{error}; leave out --strict to go on with the other photos"
-                    ) from error
                 self.damage.append(str(error))
                 continue
             if photo.pictures > 1:
@@ -121,11 +119,11 @@ class PhotoSink:
         self._folder = source.path.is_dir()
         self._made = False
         if self._folder:
-            if path.exists() and not path.is_dir():
+            if os.path.exists(path) and not path.is_dir():
                 raise SinkError(f"{path}: is a file, but the input is a folder; give a folder")
-            if path.exists() and path.samefile(source.path):
+            if os.path.exists(path) and path.samefile(source.path):
                 raise SinkError(f"{path}: is the input folder itself; give another one")
-            if path.is_dir():
+            if os.path.isdir(path):
                 for file in source.files:
                     PartialFile(path / file.name, source=file, overwrite=overwrite)
         else:
@@ -138,7 +136,7 @@ class PhotoSink:
     def __enter__(self) -> Self:
         if self._folder:
             try:
-                self._made = not self.path.exists()
+                self._made = not os.path.exists(self.path)
                 self.path.mkdir(exist_ok=True)
             except OSError as error:
                 reason = (error.strerror or str(error)).lower()
@@ -211,11 +209,15 @@ def _is_deep(file: Path, picture: Image.Image) -> bool:
         return True
     if isinstance(picture, TiffImageFile):
         return any(bits > 8 for bits in picture.tag_v2.get(BITSPERSAMPLE, ()))
-    if picture.format != "PNG":
-        return False
-    with file.open("rb") as png:
-        head = png.read(_PNG_DEPTH + 1)
-    return head[_PNG_DEPTH] > 8
+    with file.open("rb") as opened:
+        head = opened.read(_HEAD)
+    if picture.format == "PNG":
+        return head[_PNG_DEPTH] > 8
+    if picture.format == "AVIF":
+        # Third byte of the AV1 configuration box: the bit high_bitdepth.
+        configuration = head.partition(b"av1C")[2]
+        return len(configuration) > 2 and bool(configuration[2] & 0x40)
+    return False
 
 
 def _frame(picture: Image.Image) -> av.VideoFrame:

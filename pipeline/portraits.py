@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,9 +42,13 @@ class Portraits:
         """
         people: list[list[View]] = []
         for path in map(Path, paths):
-            views = self._of_photos(path) if path.is_dir() or PhotoSource.reads(path) else self._of_clip(path)
+            views = (
+                self._of_photos(path)
+                if os.path.isdir(path) or PhotoSource.reads(path)
+                else self._of_clip(path)
+            )
             like = next((p for p in people if self._alike(p[0], views[0])), None)
-            if path.is_dir() or like is None:
+            if os.path.isdir(path) or like is None:
                 people.append(views)
             else:
                 like.extend(views)

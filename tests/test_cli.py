@@ -113,6 +113,9 @@ def test_dry_run_writes_nothing_and_prints_settings_that_can_be_read_back(
         (["missing.mp4", "{out}"], 4, "missing.mp4"),
         (["{text}", "{out}"], 4, "text.safetensors"),
         (["{in}", "{in}", "--overwrite"], 4, "input"),
+        (["{in}", "{out}", "--start", "inf"], 2, "must be finite"),
+        (["photo.png", "{out}", "--compare"], 2, "are for videos"),
+        (["{in}", "{folder}/" + 300 * "x" + ".mp4"], 4, "xxx"),
         (["{in}", "{out}", "--reference", "missing.jpg"], 4, "missing.jpg"),
         (["{in}", "{folder}/none/out.mp4"], 4, "none"),
     ],
@@ -142,23 +145,6 @@ def test_mistakes_get_one_sentence_and_a_code(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text.safetensors"]
 
 
-def test_interrupt_leaves_nothing_and_says_so(clip: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pipeline", str(clip), str(tmp_path / "out.mp4"), "--progress", "none"]
-    # A slow encoder, so that the run is certainly still going on.
-    process = subprocess.Popen(
-        [*command, "--codec", "libx265", "--preset", "veryslow"], cwd=ROOT, stderr=subprocess.PIPE, text=True
-    )
-    partial = tmp_path / "out.partial.mp4"
-    while not partial.exists():
-        assert process.poll() is None, "ended before it could be interrupted"
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == cli.INTERRUPTED
-    assert "interrupted" in said
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_stranger_package_of_the_same_name_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,3 +153,31 @@ def test_a_stranger_package_of_the_same_name_is_told(
     monkeypatch.setattr(trackers, "__project__", "somebody else")
     assert cli.main(["--version"]) == 2
     assert "'trackers' here belongs to" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_early_is_no_bug(clip: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline", str(clip), str(tmp_path / "out.mp4"), "--dry-run"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    assert process.stderr is not None
+    assert b"bug" not in process.stderr.read()
+    process.stderr.close()
+
+
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
+def test_interrupt_leaves_nothing_and_says_so(asked: signal.Signals, clip: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline", str(clip), str(tmp_path / "out.mp4"), "--progress", "none"]
+    # A slow encoder, so that the run is certainly still going on.
+    process = subprocess.Popen(
+        [*command, "--codec", "libx265", "--preset", "veryslow"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
+    while not list(tmp_path.glob(".out.*.partial.mp4")):
+        assert process.poll() is None, "ended before it could be interrupted"
+        time.sleep(0.02)
+    process.send_signal(asked)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == cli.INTERRUPTED
+    assert "interrupted" in said
+    assert list(tmp_path.iterdir()) == []

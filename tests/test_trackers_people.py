@@ -92,10 +92,10 @@ def test_one_person_with_two_ids_becomes_one_again() -> None:
 
 
 def test_memory_is_bounded_and_the_least_known_leave_first() -> None:
-    people = People(PeopleConfig(max_people=10))
+    people = People(PeopleConfig(max_people=10), clear_norm=5.0)
     anna = met(people, ANNA, views=20)
     photo = people.add_photo_person([view_of(BERT, source="bert.jpg")])
-    passers_by = [met(people, person(number), views=1) for number in range(10, 40)]
+    passers_by = [met(people, 3 * person(number), views=1) for number in range(10, 40)]
     assert len(people) == 10
     assert people.current(anna) == anna
     assert people.current(photo) == photo

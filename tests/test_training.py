@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from models.training.dataset import load_faces
 from models.training.loop import TrainingConfig, train
-from models.training.losses import texture
+from models.training.losses import grid, texture
 from models.weights import load_checkpoint
 
 
@@ -130,3 +130,14 @@ def test_faces_are_decoded_once_and_small_ones_are_no_targets(tmp_path: Path) ->
     for path in folder.glob("*.png"):
         path.unlink()
     assert int(load_faces(folder, 32, tmp_path / "cache").pictures[2, 0, 0, 0]) == 80
+
+
+def test_the_grid_term_sees_dots_and_not_faces() -> None:
+    target = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.2 + 0.4
+    softer = torch.nn.functional.avg_pool2d(target, 5, 1, 2)
+    dotted = target.clone()
+    dotted[:, 0, 3::8, 5::8] -= 0.2
+    assert grid(target + 0.1, target) < 1e-6
+    assert grid(dotted, target) > 3 * grid(softer, target) > 0
+    # Nothing else sees them as well: they are few.
+    assert (dotted - target).abs().mean() < 0.01

@@ -240,11 +240,12 @@ def test_output_has_the_rights_of_any_new_file(tmp_path: Path) -> None:
 
 
 def test_two_runs_to_one_name_do_not_meet(tmp_path: Path) -> None:
-    source = FileSource(write_clip(tmp_path / "in.mp4"))
+    source = FileSource(write_clip(tmp_path / "in.mp4", frames=40))
     target = tmp_path / "out.mp4"
     with FileSink(target, source, QUICK, overwrite=True) as first:
-        write(source, target, overwrite=True)
         for frame in source:
+            if frame.index == 30:
+                write(source, target, overwrite=True)
             first.write(frame.native, frame.pts)
     assert shown_times(target) == shown_times(source.path)
     assert left_over(tmp_path) == ["in.mp4", "out.mp4"]

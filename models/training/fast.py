@@ -27,7 +27,7 @@ from models.fast.network import CELL_PX, CROP_PX, FastNetwork, FastShape
 from models.recogniser import Encoder, build_encoder
 from models.training.dataset import Faces, load_faces
 from models.training.degrade import MODERATE, SEVERE, Picture, mixed_sample, preset_sample
-from models.training.losses import PerceptualLoss, charbonnier, texture
+from models.training.losses import PerceptualLoss, charbonnier, grid, texture
 from models.training.views import recogniser_view
 from models.weights import load_checkpoint
 
@@ -60,6 +60,8 @@ class FastSettings:
     perceptual_weight: float = 0.05
     texture_weight: float = 0.004
     identity_weight: float = 0.03
+    grid_weight: float = 0.0
+    """Of the term against patterns that repeat every few pixels."""
     shape: FastShape = field(default_factory=FastShape)
 
 
@@ -75,6 +77,8 @@ class FastBatch:
     """float32 (B, D), unit length or zero."""
     corners: Tensor
     """int64 (B, 2), x and y of the part in the crop."""
+    shift: Tensor
+    """int64 (2,), rows and columns cut off before the perceptual term: its pooling meets other pixels each time."""
 
 
 class FastTask:
@@ -120,6 +124,7 @@ class FastTask:
             _pictures([target for _, target in parts]),
             torch.stack(anchors),
             torch.from_numpy(corners),
+            torch.from_numpy(random.integers(0, 8, 2)),
         )
 
     def losses(self, network: nn.Module, batch: FastBatch) -> dict[str, Tensor]:
@@ -129,9 +134,12 @@ class FastTask:
             "pixel": charbonnier(restored, batch.targets),
             "texture": self.settings.texture_weight * texture(restored, batch.targets),
         }
+        if self.settings.grid_weight > 0:
+            losses["grid"] = self.settings.grid_weight * grid(restored, batch.targets)
         if self.perceptual is not None:
             seen = max(1, round(self.settings.perceptual_part * len(restored)))
-            distance = self.perceptual(restored[:seen], batch.targets[:seen])
+            top, left = batch.shift.tolist()
+            distance = self.perceptual(restored[:seen, :, top:, left:], batch.targets[:seen, :, top:, left:])
             losses["perceptual"] = self.settings.perceptual_weight * distance
         if batch.targets.shape[-1] == CROP_PX and self.settings.identity_weight > 0:
             with torch.no_grad():

@@ -33,6 +33,19 @@ def texture(restored: Tensor, target: Tensor, cell: int = 8) -> Tensor:
     return (energies[0] - energies[1]).abs().mean()
 
 
+def grid(restored: Tensor, target: Tensor, period: int = 8) -> Tensor:
+    """Size of what the error repeats every `period` pixels: pooling in a perceptual term invites such dots.
+
+    Pictures float32 (B, 3, H, W). Errors are averaged over all cells of `period` x `period` pixels; whatever a
+    cell then still holds, apart from its own mean, is a pattern and not a face.
+    """
+    batch, channels, *sides = restored.shape
+    rows, columns = (side // period for side in sides)
+    error = (restored - target)[:, :, : rows * period, : columns * period]
+    cells = error.reshape(batch, channels, rows, period, columns, period).mean((2, 4))  # (B, 3, P, P)
+    return (cells - cells.mean((2, 3), keepdim=True)).abs().mean()
+
+
 class PerceptualLoss(nn.Module):
     """Difference of VGG-19 features (Johnson et al., ECCV 2016), from a 16 times pruned network.
 
