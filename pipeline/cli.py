@@ -163,8 +163,11 @@ def _changes(options: argparse.Namespace) -> list[str]:
         "output.compare": options.compare or None,
         "output.overwrite": options.overwrite or None,
     }
-    # A JSON scalar or list of strings is a TOML value too.
-    return [f"{n}={json.dumps(v)}" for n, v in settings.items() if v is not None] + list(options.changes)
+    # A JSON scalar or list of strings is a TOML value too, and Python writes inf and nan as TOML does.
+    written = {
+        n: repr(v) if isinstance(v, float) else json.dumps(v) for n, v in settings.items() if v is not None
+    }
+    return [f"{name}={text}" for name, text in written.items()] + list(options.changes)
 
 
 def _check_packages() -> None:
