@@ -35,7 +35,7 @@ class BlendConfig:
     """How far colour and brightness of wide areas are kept as they were in the source."""
     grain: float = 0.7
     """Share of the source's grain that is given back where restoration removed it."""
-    steadiness: float = 0.6
+    steadiness: float = 0.7
     """Share of the frame before that is used where the face did not change; 0 restores each frame by itself."""
     seed: int = 0
     """Seed of the grain."""
@@ -77,7 +77,10 @@ def _patch(native: av.VideoFrame, face: RestoredFace, config: BlendConfig, *, mo
         delta = np.repeat((delta @ np.array([0.299, 0.587, 0.114], np.float32))[..., None], 3, axis=2)
     if config.colour_match:
         delta = delta - config.colour_match * _wide_area(delta, mask)
-    weight = mask * np.float32(tracked.strength * config.strength)
+    # Of a face that is larger on screen than in the crop, the crop holds this share of the samples: the restorer has
+    # seen less of it than the film shows, and may change it no more than that.
+    seen = min(scale_of(tracked.matrix), 1.0) ** 2
+    weight = mask * np.float32(tracked.strength * config.strength * seen)
     delta = delta * weight[..., None]
     grain, origin = None, (0, 0)
     if config.grain and delta.any():
