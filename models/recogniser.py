@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.packing import fold_norms, pack_convolutions
 from models.weights import Checkpoint, CheckpointError, load_embedded
 
 CROP_PX = 112
@@ -45,7 +46,10 @@ class EmbeddedRecogniser:
     def __init__(self, checkpoint: Checkpoint | None = None, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)
         self.network = build_encoder(checkpoint or load_embedded("encoder"))
+        fold_norms(self.network)
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.device.type == "cpu":
+            pack_convolutions(self.network, torch.zeros(2, 3, CROP_PX, CROP_PX))
 
     @torch.inference_mode()
     def embed(self, crops: Tensor) -> Tensor:
@@ -60,11 +64,11 @@ class EmbeddedRecogniser:
             )
         if len(crops) == 0:
             return torch.zeros(0, self.network.shape.embedding)
-        pictures = _exposed(crops.to(self.device).float().div_(255)).contiguous(
-            memory_format=torch.channels_last
-        )
-        both: Tensor = self.network(pictures) + self.network(pictures.flip(3))
-        return both.mul_(0.5).cpu()
+        pictures = _exposed(crops.to(self.device).float().div_(255))
+        # In one batch, so that the weights are read once for a crop and its mirrored twin.
+        both = torch.cat([pictures, pictures.flip(3)]).contiguous(memory_format=torch.channels_last)
+        embeddings: Tensor = self.network(both).unflatten(0, (2, -1)).mean(0)  # (N, D)
+        return embeddings.cpu()
 
 
 def build_encoder(checkpoint: Checkpoint) -> Encoder:

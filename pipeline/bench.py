@@ -1,4 +1,4 @@
-"""Measurements as commands: `python -m pipeline.bench overhead|flicker|memory CLIP ...` (see each function)."""
+"""Measurements as commands: `python -m pipeline.bench overhead|flicker|memory CLIP ...` or `networks`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 import configs
+from models.fast.restorer import FastRestorer
+from models.protocols import References, Request
+from models.recogniser import EmbeddedRecogniser
 from pipeline.build import build, open_source, restore_video
 from pipeline.colour import luma_region
 from pipeline.config import PipelineConfig
@@ -29,6 +35,8 @@ def main() -> None:
     """Runs one measurement and prints its figures."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    networks_command = commands.add_parser("networks", help=(networks.__doc__ or "").partition("\n")[0])
+    networks_command.add_argument("--rounds", type=int, default=40, help="medians are taken over so many")
     for name, measure in (("overhead", overhead), ("flicker", flicker), ("memory", memory)):
         command = commands.add_parser(name, help=(measure.__doc__ or "").partition("\n")[0])
         command.add_argument("clips", metavar="CLIP", nargs="*" if name == "overhead" else "+", type=Path)
@@ -36,6 +44,9 @@ def main() -> None:
         command.add_argument("--runs", type=int, default=3, help="medians are taken over so many runs")
         command.set_defaults(measure=measure)
     options = parser.parse_args()
+    if options.command == "networks":
+        networks(options.rounds)
+        return
     config = configs.load(PipelineConfig, None, options.changes)
     options.measure(options.clips, config, options.runs)
 
@@ -106,6 +117,30 @@ def memory(clips: list[Path], config: PipelineConfig, runs: int) -> None:
                 f"{clip.name}: peak {peaks[0]:.0f} MiB, ten times as long {peaks[1]:.0f} MiB, "
                 f"ratio {peaks[1] / peaks[0]:.3f}"
             )
+
+
+def networks(rounds: int) -> None:
+    """Time of each embedded network for one face, also as a multiple of that of ten plain convolutions.
+
+    These are 3 x 3, of 64 channels on 64 x 64 cells. All take turns, and the multiple is the median over the
+    rounds, so that it says something on a busy machine too.
+    """
+    cells = torch.rand(1, 64, 64, 64).contiguous(memory_format=torch.channels_last)
+    convolution = torch.nn.Conv2d(64, 64, 3, padding=1).requires_grad_(False)
+    convolution.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    request = Request(torch.zeros(3, 256, 256, dtype=torch.uint8), References())
+    works: dict[str, Callable[[], object]] = {
+        "ten convolutions": partial(torch.nn.Sequential(*[convolution] * 10), cells),
+        "encoder": partial(EmbeddedRecogniser().embed, torch.zeros(1, 3, 112, 112, dtype=torch.uint8)),
+        "fast": partial(FastRestorer().restore, [request]),
+    }
+    for work in works.values():
+        work()
+    times = np.array([[_seconds(work) for work in works.values()] for _ in range(rounds)])
+    multiples = np.median(times / times[:, :1], 0)
+    for name, seconds, multiple in zip(works, np.median(times, 0), multiples, strict=True):
+        print(f"{name}: {1000 * seconds:.1f} ms, {multiple:.2f} times the convolutions")
+    print(f"(medians of {rounds} rounds, {torch.get_num_threads()} threads)")
 
 
 class _BeforeAfter:

@@ -131,7 +131,7 @@ def build_restorer(config: RestorerConfig) -> Restorer | None:
         return None
     device = _device(config.device)
     if config.kind in ("auto", "fast"):
-        return FastRestorer(device=device)
+        return FastRestorer(device=device, crop_size=config.crop_size)
     if _is_stranger(config.kind):
         stranger = _stranger(config.kind, "restorer.kind")
         if not (hasattr(stranger, "crop_size") and hasattr(stranger, "restore")):
@@ -140,7 +140,7 @@ def build_restorer(config: RestorerConfig) -> Restorer | None:
             )
         return cast(Restorer, stranger)
     path = _existing(config.kind, "restorer.kind", "auto, fast, none")
-    return FastRestorer(load_checkpoint(path), device=device)
+    return FastRestorer(load_checkpoint(path), device, config.crop_size)
 
 
 def _open_sink(

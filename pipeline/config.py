@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from models.fast.restorer import CROP_SIZES
 from pipeline.blend import BlendConfig
 from pipeline.restore import RestoreConfig
 from pipeline.sink import EncodeConfig
@@ -84,6 +85,13 @@ class RestorerConfig:
     `package.module:Class`."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:1`."""
+    crop_size: int = 256
+    """Side in pixels of the crops that `fast` restores, 256 or 512: more detail for faces that are larger than
+    256 pixels on screen, at four times the cost."""
+
+    def __post_init__(self) -> None:
+        if self.crop_size not in CROP_SIZES:
+            raise ValueError(f"crop_size must be one of {CROP_SIZES}, got {self.crop_size}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from models.align import crop_matrix, ffhq_to_arcface, transform
 from models.fast.anchor import identity_anchor
 from models.fast.network import FastNetwork, FastShape
-from models.fast.restorer import FastRestorer
+from models.fast.restorer import FastRestorer, build_fast
 from models.protocols import References, Request
 from models.recogniser import EmbeddedRecogniser
 from models.training.degrade import MODERATE, SEVERE, Picture, Preset, preset_sample
@@ -79,6 +79,18 @@ def test_result_is_the_same_alone_and_in_a_batch(restorer: FastRestorer, target:
         assert torch.equal(restorer.restore([request])[0].image, result.image)
 
 
+def test_result_is_that_of_the_network_as_trained(restorer: FastRestorer, target: Picture) -> None:
+    """Packing changes no code value by more than one."""
+    request = Request(crop(preset_sample(target, 3, SEVERE, 0.7)), References())
+    trained = build_fast(load_embedded("fast"))
+    with torch.inference_mode():
+        expected = (
+            trained(request.crop[None].float() / 255, torch.zeros(1, 128))[0].mul(255).round().clamp(0, 255)
+        )
+    difference = restorer.restore([request])[0].image.float() - expected
+    assert float(difference.abs().max()) <= 1
+
+
 def test_network_results_do_not_mix_within_a_batch(restorer: FastRestorer, target: Picture) -> None:
     """The network itself, as a GPU runs it in one batch: within one code value."""
     crops = torch.stack([crop(preset_sample(target, seed, MODERATE, 0.7)) for seed in range(3)]).float() / 255
@@ -111,23 +123,71 @@ def test_anchor_prefers_the_clearer_view() -> None:
     assert float(identity_anchor(torch.stack([clear, poor]), temperature=0.5)[0]) > float(anchor[0])
 
 
-def test_parts_are_restored_like_the_whole_crop_away_from_their_edges() -> None:
-    """Training sees parts with their corner; the place in the face must be the same."""
+def shallow_network() -> FastNetwork:
     torch.manual_seed(0)
-    network = FastNetwork(
-        FastShape(widths=(8, 8, 8, 8), encoder_depths=(1, 0, 0), middle_depth=0, decoder_depths=(1, 0, 0))
-    ).eval()
+    shape = FastShape(
+        widths=(8, 8, 8, 8), encoder_depths=(1, 0, 0), middle_depth=0, decoder_depths=(1, 0, 0), grain=True
+    )
+    network = FastNetwork(shape).eval()
     torch.nn.init.normal_(network.leave.weight, std=0.1)
     torch.nn.init.normal_(network.place, std=1.0)
-    picture = torch.rand(1, 3, 256, 256)
+    return network
+
+
+@pytest.mark.parametrize("side", [256, 512])
+def test_parts_are_restored_like_the_whole_crop_away_from_their_edges(side: int) -> None:
+    """Training sees parts with their corner; the place in the face must be the same."""
+    network = shallow_network()
+    picture = torch.rand(1, 3, side, side)
     anchor = torch.zeros(1, 128)
     with torch.inference_mode():
         whole = network(picture, anchor)[:, :, 64:192, 96:224]
-        part = network(picture[:, :, 64:192, 96:224], anchor, torch.tensor([[96, 64]]))
-        elsewhere = network(picture[:, :, 64:192, 96:224], anchor, torch.tensor([[0, 0]]))
+        part = network(picture[:, :, 64:192, 96:224], anchor, torch.tensor([[96, 64]]), side)
+        elsewhere = network(picture[:, :, 64:192, 96:224], anchor, torch.tensor([[0, 0]]), side)
     inner = (..., slice(48, 80), slice(48, 80))
     assert torch.allclose(whole[inner], part[inner], atol=1e-4)
     assert not torch.allclose(whole[inner], elsewhere[inner], atol=1e-2)
+
+
+def test_texture_grows_out_of_noise_that_stays_where_it_is() -> None:
+    network = shallow_network()
+    flat, anchor = torch.full((1, 3, 256, 256), 0.5), torch.zeros(1, 128)
+    torch.nn.init.zeros_(network.place)
+    with torch.inference_mode():
+        first, again = network(flat, anchor), network(flat, anchor)
+        network.grain.zero_()
+        without = network(flat, anchor)
+    inner = (..., slice(64, 192), slice(64, 192))
+    assert torch.equal(first, again)
+    grown = (first - without)[inner]
+    assert float(grown.std()) > 0.1
+    assert float((grown - grown.roll(4, 3)).std()) > 0.1  # no pattern of the network's cells
+
+
+def test_a_large_crop_is_the_same_place_in_the_face() -> None:
+    """The learned map and the coordinates are stretched over a crop of 512."""
+    network = shallow_network()
+    with torch.inference_mode():
+        small, large = (
+            network(torch.full((1, 3, side, side), 0.5), torch.zeros(1, 128)) for side in (256, 512)
+        )
+    network.grain.zero_()
+    reduced = torch.nn.functional.avg_pool2d(large, 32)
+    here = float((reduced - torch.nn.functional.avg_pool2d(small, 16)).abs().mean())
+    elsewhere = float((reduced - torch.nn.functional.avg_pool2d(small, 16).flip(2, 3)).abs().mean())
+    assert here < 0.6 * elsewhere
+
+
+def test_both_sizes_of_crops_are_restored(target: Picture) -> None:
+    large = cv2.resize(target, (512, 512), interpolation=cv2.INTER_CUBIC)
+    restorer = FastRestorer(crop_size=512)
+    result = restorer.restore([Request(crop(large), References())])[0]
+    assert tuple(result.image.shape) == (3, 512, 512)
+    assert float((result.image.float() - crop(large).float()).abs().mean()) < 12
+    with pytest.raises(ValueError, match=r"crop must be uint8 \(3, 512, 512\)"):
+        restorer.restore([Request(crop(target), References())])
+    with pytest.raises(ValueError, match="crop_size must be one of"):
+        FastRestorer(crop_size=384)
 
 
 @pytest.mark.parametrize("wrong", [torch.zeros(3, 256, 256), torch.zeros(3, 128, 128, dtype=torch.uint8)])

@@ -11,9 +11,10 @@ from skimage.data import astronaut
 from torch import Tensor
 
 from models.align import ARCFACE_112, crop_matrix, embedding_matrix, ffhq_to_arcface, template, transform
-from models.recogniser import EmbeddedRecogniser
+from models.recogniser import EmbeddedRecogniser, build_encoder
 from models.training.degrade import MODERATE, SEVERE, Picture, preset_sample
 from models.training.views import recogniser_view
+from models.weights import load_embedded
 
 ASTRONAUT_LANDMARKS = np.array([[197, 106], [244, 104], [219, 134], [204, 155], [243, 153]], np.float32)
 
@@ -72,6 +73,25 @@ def test_embedding_does_not_depend_on_the_batch(recogniser: EmbeddedRecogniser, 
     crops = torch.cat([view(face), view(preset_sample(face, 1, SEVERE, 0.5)), view(face).flip(2)])
     alone = torch.cat([recogniser.embed(crops[k : k + 1]) for k in range(3)])
     assert torch.allclose(recogniser.embed(crops), alone, atol=1e-3)
+
+
+def test_embeddings_are_those_of_the_network_as_trained(recogniser: EmbeddedRecogniser) -> None:
+    """Folding, packing and one batch for both mirror images change nothing; light crops are taken as they are."""
+    crops = torch.randint(0, 256, (3, 3, 112, 112), generator=torch.Generator().manual_seed(0)).byte()
+    trained, pictures = build_encoder(load_embedded("encoder")), crops.float() / 255
+    assert float(pictures.mean((1, 2, 3)).min()) > 0.41
+    with torch.inference_mode():
+        expected = (trained(pictures) + trained(pictures.flip(3))) / 2
+    error = (recogniser.embed(crops) - expected).norm(dim=1) / expected.norm(dim=1)
+    assert float(error.max()) < 1e-4
+
+
+def test_the_network_as_trained_passes_gradients() -> None:
+    """Training looks at restored pictures through it."""
+    pictures = torch.rand(1, 3, 112, 112, requires_grad=True)
+    build_encoder(load_embedded("encoder"))(pictures).norm().backward()
+    assert pictures.grad is not None
+    assert float(pictures.grad.abs().max()) > 0
 
 
 def test_no_crops_give_no_embeddings(recogniser: EmbeddedRecogniser) -> None:

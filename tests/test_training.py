@@ -41,7 +41,10 @@ class LineTask:
         x = torch.from_numpy(random.normal(size=(batch_size, 1)).astype(np.float32))
         return LineBatch(x, 3 * x - 1)
 
-    def losses(self, network: nn.Module, batch: LineBatch) -> dict[str, Tensor]:
+    def critic(self) -> nn.Module | None:
+        return None
+
+    def losses(self, network: nn.Module, critic: nn.Module | None, batch: LineBatch) -> dict[str, Tensor]:
         return {"squared": (network(batch.x) - batch.y).square().mean()}
 
     def sheet(self, network: nn.Module) -> NDArray[np.uint8] | None:

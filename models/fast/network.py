@@ -38,17 +38,22 @@ class FastShape:
     """Blocks on the way up, in the order of `widths`."""
     anchor: int = 128
     """D."""
+    grain: bool = False
+    """Fixed noise beside the crop, out of which texture can grow that stays where it is in the face."""
 
 
 class FastNetwork(nn.Module):
     """Degraded crops and identity anchors in, restored crops out."""
+
+    grain: Tensor
 
     def __init__(self, shape: FastShape) -> None:
         super().__init__()
         self.shape = shape
         widths = shape.widths
         pixels = 3 * UNSHUFFLE**2
-        self.enter = nn.Conv2d(pixels + 2, widths[0], 3, padding=1)
+        grain = UNSHUFFLE**2 if shape.grain else 0
+        self.enter = nn.Conv2d(pixels + 2 + grain, widths[0], 3, padding=1)
         self.identity = nn.Linear(shape.anchor, shape.anchor, bias=False)
         self.encoder = nn.ModuleList(
             _Stage(width, depth, shape.anchor if level else 0)
@@ -65,23 +70,38 @@ class FastNetwork(nn.Module):
         nn.init.normal_(self.leave.weight, std=1e-3)
         cells = CROP_PX // CELL_PX
         self.place = nn.Parameter(torch.zeros(1, widths[2], cells, cells))
+        if shape.grain:
+            quarter = CROP_PX // UNSHUFFLE
+            self.register_buffer("grain", torch.randn(1, grain, quarter, quarter))
 
-    def forward(self, crops: Tensor, anchors: Tensor, corners: Tensor | None = None) -> Tensor:
+    def forward(
+        self, crops: Tensor, anchors: Tensor, corners: Tensor | None = None, side_px: int | None = None
+    ) -> Tensor:
         """Restored crops, float32 (B, 3, H, W), not clipped.
 
         `crops`: float32 (B, 3, H, W) in [0, 1], RGB, H and W multiples of 32. `anchors`: float32 (B, D),
         unit length or zero. `corners`: int64 (B, 2), x and y of the upper left pixel within the aligned crop
-        of 256, multiples of 16; None for whole crops.
+        of `side_px`, 256 or a multiple, both multiples of 16; None for whole crops.
         """
+        if side_px is None:
+            side_px = crops.shape[3] if corners is None else CROP_PX
+        scale = side_px // CROP_PX
         if corners is None:
             corners = torch.zeros(len(crops), 2, dtype=torch.int64, device=crops.device)
         identity = F.silu(self.identity(anchors))  # (B, D)
-        x = torch.cat([F.pixel_unshuffle(crops * 2 - 1, UNSHUFFLE), self._coordinates(crops, corners)], 1)
+        inputs = [F.pixel_unshuffle(crops * 2 - 1, UNSHUFFLE), _coordinates(crops, corners, scale)]
+        if self.shape.grain:
+            size = crops.shape[2] // UNSHUFFLE, crops.shape[3] // UNSHUFFLE
+            inputs.append(_window(self.grain.repeat(1, 1, scale, scale), corners // UNSHUFFLE, size))
+        x = torch.cat(inputs, 1)
         x = self.enter(x.contiguous(memory_format=torch.channels_last))  # (B, 64, H/4, W/4)
         skips: list[Tensor] = []
         for level, (stage, down) in enumerate(zip(self.encoder, self.down, strict=True)):
             if level == 2:
-                x = x + self._places(x, corners)
+                place: Tensor = self.place
+                if scale > 1:
+                    place = F.interpolate(place, scale_factor=scale, mode="bilinear")
+                x = x + _window(place, corners // CELL_PX, (x.shape[2], x.shape[3]))
             x = stage(x, identity)
             skips.append(x)
             x = down(x)
@@ -91,23 +111,25 @@ class FastNetwork(nn.Module):
         correction = F.pixel_shuffle(self.leave(x), UNSHUFFLE)  # (B, 3, H, W)
         return crops + correction
 
-    def _coordinates(self, crops: Tensor, corners: Tensor) -> Tensor:
-        """Where each cell of 4 pixels lies in the aligned crop, in [-1, 1]: (B, 2, H/4, W/4)."""
-        count, _, height, width = crops.shape
-        centre = UNSHUFFLE / 2
-        x = torch.arange(0, width, UNSHUFFLE, device=crops.device) + centre + corners[:, :1]  # (B, W/4)
-        y = torch.arange(0, height, UNSHUFFLE, device=crops.device) + centre + corners[:, 1:]  # (B, H/4)
-        size = (count, height // UNSHUFFLE, width // UNSHUFFLE)
-        grid = torch.stack([x[:, None, :].expand(size), y[:, :, None].expand(size)], 1)
-        return grid.to(crops.dtype) * (2 / CROP_PX) - 1
 
-    def _places(self, x: Tensor, corners: Tensor) -> Tensor:
-        """The part of the learned map that belongs to each crop: (B, C, H/16, W/16)."""
-        height, width = x.shape[2:]
-        if height == self.place.shape[2] and width == self.place.shape[3]:
-            return self.place
-        cells = (corners // CELL_PX).tolist()
-        return torch.cat([self.place[:, :, top : top + height, left : left + width] for left, top in cells])
+def _coordinates(crops: Tensor, corners: Tensor, scale: int) -> Tensor:
+    """Where each cell of 4 pixels lies in the aligned crop, in [-1, 1]: (B, 2, H/4, W/4)."""
+    count, _, height, width = crops.shape
+    centre = UNSHUFFLE / 2
+    x = torch.arange(0, width, UNSHUFFLE, device=crops.device) + centre + corners[:, :1]  # (B, W/4)
+    y = torch.arange(0, height, UNSHUFFLE, device=crops.device) + centre + corners[:, 1:]  # (B, H/4)
+    size = (count, height // UNSHUFFLE, width // UNSHUFFLE)
+    grid = torch.stack([x[:, None, :].expand(size), y[:, :, None].expand(size)], 1)
+    return grid.to(crops.dtype) * (2 / (scale * CROP_PX)) - 1
+
+
+def _window(whole: Tensor, corners: Tensor, size: tuple[int, int]) -> Tensor:
+    """The parts of a map (1, C, H, W) that belong to the crops' parts: (B, C, *size)."""
+    height, width = size
+    if height == whole.shape[2] and width == whole.shape[3]:
+        return whole.expand(len(corners), -1, -1, -1)
+    places = corners.tolist()
+    return torch.cat([whole[:, :, top : top + height, left : left + width] for left, top in places])
 
 
 class _Stage(nn.Module):
@@ -138,6 +160,6 @@ class _Block(nn.Module):
         inner = F.leaky_relu(self.first(x), 0.1, inplace=True)
         if self.modulation is not None:
             gain, offset = self.modulation(identity)[:, :, None, None].chunk(2, 1)  # (B, C, 1, 1)
-            inner = torch.addcmul(inner + offset, inner, gain)
-        result: Tensor = x + self.second(inner)
-        return result
+            inner = torch.addcmul(offset, inner, 1 + gain)
+        result: Tensor = self.second(inner)
+        return result.add_(x)

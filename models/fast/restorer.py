@@ -1,6 +1,6 @@
 """`FastRestorer`: one pass, no state, the same answer whatever stands beside a request.
 
-Shapes: R references, D width of an embedding, S = 256.
+Shapes: R references, D width of an embedding, S = 256 or 512.
 """
 
 from __future__ import annotations
@@ -16,22 +16,34 @@ from torch import Tensor
 from models.align import ffhq_to_arcface
 from models.fast.anchor import identity_anchor
 from models.fast.network import CROP_PX, FastNetwork, FastShape
+from models.packing import pack_convolutions
 from models.protocols import References, Request, Result
 from models.recogniser import EmbeddedRecogniser
 from models.weights import Checkpoint, CheckpointError, load_embedded
 
+CROP_SIZES = (CROP_PX, 2 * CROP_PX)
 _KEPT_ANCHORS = 64
 
 
 class FastRestorer:
-    """Restores aligned faces of 256 pixels with the embedded network."""
+    """Restores aligned faces of 256 or 512 pixels with the embedded network."""
 
-    crop_size = CROP_PX
-
-    def __init__(self, checkpoint: Checkpoint | None = None, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint | None = None,
+        device: str | torch.device = "cpu",
+        crop_size: int = CROP_PX,
+    ) -> None:
+        """Raises `CheckpointError` for weights of another network, `ValueError` for another `crop_size`."""
+        if crop_size not in CROP_SIZES:
+            raise ValueError(f"crop_size must be one of {CROP_SIZES}, got {crop_size}")
+        self.crop_size = crop_size
         self.device = torch.device(device)
         self.network = build_fast(checkpoint or load_embedded("fast"))
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.device.type == "cpu":
+            example = torch.zeros(1, 3, crop_size, crop_size), torch.zeros(1, self.network.shape.anchor)
+            pack_convolutions(self.network, *example)
         self._encoder: EmbeddedRecogniser | None = None
         # Anchors of references, worked out once: the same references always give the same anchor.
         self._own_anchors: dict[tuple[int, ...], tuple[tuple[Tensor, ...], Tensor]] = {}
@@ -44,7 +56,7 @@ class FastRestorer:
         the same to the bit in any company. On a GPU they form one batch, equal within one code value.
         """
         for request in requests:
-            _check(request.crop)
+            _check(request.crop, self.crop_size)
         size = len(requests) if self.device.type != "cpu" else 1
         results: list[Result] = []
         for start in range(0, len(requests), max(size, 1)):
@@ -99,8 +111,6 @@ def build_fast(checkpoint: Checkpoint) -> FastNetwork:
     return network.eval().requires_grad_(False)
 
 
-def _check(crop: Tensor) -> None:
-    if crop.dtype != torch.uint8 or tuple(crop.shape) != (3, CROP_PX, CROP_PX):
-        raise ValueError(
-            f"crop must be uint8 (3, {CROP_PX}, {CROP_PX}), got {crop.dtype} {tuple(crop.shape)}"
-        )
+def _check(crop: Tensor, side: int) -> None:
+    if crop.dtype != torch.uint8 or tuple(crop.shape) != (3, side, side):
+        raise ValueError(f"crop must be uint8 (3, {side}, {side}), got {crop.dtype} {tuple(crop.shape)}")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import sys
 from pathlib import Path
 from typing import TypeVar
+
+from torch import Tensor
 
 from configs import ConfigError, load
 from models.training.encoder import EncoderTask
 from models.training.fast import FastTask
-from models.training.loop import Task, TrainingConfig, train
+from models.training.loop import Task, TrainingConfig, train, training_device
+from models.weights import CheckpointError
 
 B = TypeVar("B")
 
@@ -28,11 +32,18 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    config = load(TrainingConfig, arguments.recipe, arguments.changes)
+    try:
+        _start(load(TrainingConfig, arguments.recipe, arguments.changes), arguments)
+    except (ConfigError, CheckpointError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+
+
+def _start(config: TrainingConfig, arguments: argparse.Namespace) -> None:
+    device = training_device(config.device)
     if config.task == "encoder":
-        _run(EncoderTask(config.encoder, config.faces, config.cache, config.seed), config, arguments)
+        _run(EncoderTask(config.encoder, config.faces, config.cache, config.seed, device), config, arguments)
     elif config.task == "fast":
-        _run(FastTask(config.fast, config.faces, config.cache, config.seed), config, arguments)
+        _run(FastTask(config.fast, config.faces, config.cache, config.seed, device), config, arguments)
     else:
         raise ConfigError(f"task must be encoder or fast, got {config.task!r}")
 
@@ -52,7 +63,8 @@ def _show(task: Task[B], config: TrainingConfig) -> None:
     batch = task.batch(0, config.batch_size)
     for part in dataclasses.fields(batch):  # type: ignore[arg-type]
         value = getattr(batch, part.name)
-        log.info("batch.%s: %s %s", part.name, value.dtype, tuple(value.shape))
+        shown = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else value
+        log.info("batch.%s: %s", part.name, shown)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Aligned training faces, decoded once and kept as one uint8 array.
 
-A folder of faces holds AVIF pictures aligned to the FFHQ-512 template and an `index.csv` with the columns
-`file, identity, origin, true_px`. The decoded array lies in a cache folder outside the repository and is read
+A folder of faces holds pictures aligned to the FFHQ-512 template with their index, or shards of them. The
+decoded array lies in a cache folder outside the repository and is read
 through a memory map, so that several runs share it.
 
 Shapes: N pictures, S side in pixels.
@@ -9,17 +9,18 @@ Shapes: N pictures, S side in pixels.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+
+from models.training import shards
+from models.training.index import read_face
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,34 +52,19 @@ class Faces:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class IndexRow:
-    """What the index says about one picture."""
-
-    file: str
-    identity: str
-    origin: str
-    true_px: int
-
-
-def read_index(folder: Path) -> list[IndexRow]:
-    """The rows of `index.csv` in `folder`, in its order. Raises `FileNotFoundError` without one."""
-    with (folder / "index.csv").open(newline="", encoding="utf-8") as stream:
-        return [
-            IndexRow(row["file"], row["identity"], row["origin"], int(float(row["true_px"] or 0)))
-            for row in csv.DictReader(stream)
-        ]
-
-
-def load_faces(folder: Path, size_px: int, cache: Path) -> Faces:
+def load_faces(folder: Path, size_px: int, cache: Path, smallest_true_px: int = 0) -> Faces:
     """The faces of `folder` at `size_px`, decoded into `cache` at the first call.
 
-    Raises `FileNotFoundError` where the folder has no `index.csv`.
+    Those that are really sharp below `smallest_true_px` are left out.
+    Raises `FileNotFoundError` where the folder has neither an `index.csv` nor shards.
     """
-    rows = read_index(folder)
+    packed = bool(shards.shards(folder))
+    rows = shards.read_rows(folder)
+    wanted = [row.true_px >= smallest_true_px for row in rows]
+    rows = list(compress(rows, wanted))
     files = tuple(row.file for row in rows)
     return Faces(
-        pictures=_decoded(folder, files, size_px, cache),
+        pictures=_decoded(folder, files, size_px, cache, wanted if packed else None),
         files=files,
         identities=tuple(row.identity for row in rows),
         origins=tuple(row.origin for row in rows),
@@ -86,7 +72,10 @@ def load_faces(folder: Path, size_px: int, cache: Path) -> Faces:
     )
 
 
-def _decoded(folder: Path, files: tuple[str, ...], size_px: int, cache: Path) -> NDArray[np.uint8]:
+def _decoded(
+    folder: Path, files: tuple[str, ...], size_px: int, cache: Path, packed: list[bool] | None
+) -> NDArray[np.uint8]:
+    """`packed`: for a folder of shards, which of their pictures are wanted."""
     key = hashlib.sha256(json.dumps([str(folder.resolve()), size_px, files]).encode()).hexdigest()[:16]
     path = cache / f"faces_{size_px}_{key}.npy"
     if not path.exists():
@@ -95,18 +84,14 @@ def _decoded(folder: Path, files: tuple[str, ...], size_px: int, cache: Path) ->
         pictures = np.lib.format.open_memmap(
             part, mode="w+", dtype=np.uint8, shape=(len(files), size_px, size_px, 3)
         )
-        for index, file in enumerate(files):
-            pictures[index] = read_face(folder / file, size_px)
+        decoded = (
+            (read_face(folder / file, size_px) for file in files)
+            if packed is None
+            else compress(shards.read_pictures(folder, size_px), packed)
+        )
+        for index, picture in enumerate(decoded):
+            pictures[index] = picture
         pictures.flush()
         part.rename(path)
     array: NDArray[np.uint8] = np.load(path, mmap_mode="r")
     return array
-
-
-def read_face(path: Path, size_px: int) -> NDArray[np.uint8]:
-    """One picture as uint8 (S, S, 3) RGB, reduced by area averaging."""
-    with Image.open(path) as picture:
-        image = np.asarray(picture.convert("RGB"))
-    if image.shape[0] != size_px or image.shape[1] != size_px:
-        image = cv2.resize(image, (size_px, size_px), interpolation=cv2.INTER_AREA)
-    return np.ascontiguousarray(image, dtype=np.uint8)

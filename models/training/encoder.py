@@ -23,9 +23,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.recogniser import Encoder, EncoderShape
+from models.training.batch_degrade import degrade_batch, preset_batch
 from models.training.dataset import Faces, load_faces
-from models.training.degrade import MODERATE, SEVERE, Picture, mixed_sample, preset_sample
+from models.training.degrade import MODERATE, SEVERE, Picture
+from models.training.draws import Draws
 from models.training.teacher import Teacher, embed_clean
+from models.training.tone import tone
 from models.training.views import recogniser_view
 
 VIEW_PX = 160
@@ -61,14 +64,20 @@ class EncoderBatch:
 class EncoderTask:
     """Batches, losses and network of the encoder for `loop.train`."""
 
-    def __init__(self, settings: EncoderSettings, faces: Path, cache: Path, seed: int) -> None:
+    def __init__(
+        self, settings: EncoderSettings, faces: Path, cache: Path, seed: int, device: torch.device
+    ) -> None:
         self.settings = settings
+        self.device = device
         self.seed = seed
         self.pictures, self.embeddings = _taught_pictures(settings, load_faces(faces, 256, cache), cache)
 
     def network(self) -> Encoder:
         """A fresh network."""
         return Encoder(self.settings.shape)
+
+    def critic(self) -> None:
+        """None: nothing here is adversarial."""
 
     def parameters(self) -> dict[str, object]:
         """What rebuilds the network, for the checkpoint's header."""
@@ -78,13 +87,15 @@ class EncoderTask:
         """The batch that follows after `images_seen` images; a function of the seed and this number."""
         random = np.random.default_rng((self.seed, images_seen))
         indices = random.integers(0, len(self.pictures), batch_size)
-        views = [_view(self.pictures[index], random, self.settings.clean_part) for index in indices]
-        pictures = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).float() / 255
-        crops = recogniser_view(pictures, _jitter(random, batch_size)).clamp_(0, 1)
+        seeds = [int(seed) for seed in random.integers(2**62, size=batch_size)]
+        stacked = np.stack([self.pictures[index] for index in indices])
+        pictures = torch.from_numpy(stacked).to(self.device).permute(0, 3, 1, 2).float() / 255
+        views = _views(pictures, seeds, self.settings.clean_part)
+        crops = recogniser_view(views, _jitter(random, batch_size).to(self.device)).clamp_(0, 1)
         crops = crops.contiguous(memory_format=torch.channels_last)
-        return EncoderBatch(crops, torch.from_numpy(self.embeddings[indices]))
+        return EncoderBatch(crops, torch.from_numpy(self.embeddings[indices]).to(self.device))
 
-    def losses(self, network: nn.Module, batch: EncoderBatch) -> dict[str, Tensor]:
+    def losses(self, network: nn.Module, critic: nn.Module | None, batch: EncoderBatch) -> dict[str, Tensor]:
         """Terms whose sum is minimised, already weighted."""
         answers = network(batch.views)  # (B, D)
         squared = (answers - batch.embeddings).square().sum(1).mean() / EMBEDDING_SCALE**2
@@ -96,22 +107,25 @@ class EncoderTask:
         return None
 
 
-def _view(picture: Picture, random: np.random.Generator, clean_part: float) -> Picture:
-    kind, strength, seed = random.random(), random.random(), int(random.integers(2**62))
-    if kind > clean_part + 0.2 * (1 - clean_part):
-        picture = mixed_sample(picture, seed, strength**1.7)
-    elif kind > clean_part:
-        preset = MODERATE if strength < 0.5 else SEVERE
-        picture = preset_sample(picture, seed, preset, None)
-    image = picture.astype(np.float32)
-    if random.random() < 0.1:
-        image = np.repeat(image.mean(2, keepdims=True), 3, 2)
-    if random.random() < 0.5:
-        gain = random.uniform(0.75, 1.25) * random.uniform(0.93, 1.07, 3).astype(np.float32)
-        image = (image - 128) * random.uniform(0.8, 1.15) + 128 * gain
-    if random.random() < 0.5:
-        image = image[:, ::-1]
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+def _views(pictures: Tensor, seeds: list[int], clean_part: float) -> Tensor:
+    """What a recogniser meets: toned, mirrored, and all but `clean_part` of them degraded."""
+    draws = Draws(seeds, "views")
+    rest = 1 - clean_part
+    kind = draws.choice((clean_part, 0.1 * rest, 0.1 * rest, 0.8 * rest))
+    strength, mirrored = draws.uniform() ** 1.7, torch.from_numpy(draws.uniform() < 0.5)
+    views = tone(pictures, seeds)
+    for number in (1, 2, 3):
+        chosen = np.flatnonzero(kind == number)
+        if not len(chosen):
+            continue
+        index = torch.from_numpy(chosen).to(pictures.device)
+        some = [seeds[place] for place in chosen]
+        if number == 3:
+            views[index] = degrade_batch(views[index], some, strength[chosen], VIEW_PX)
+        else:
+            preset = MODERATE if number == 1 else SEVERE
+            views[index] = preset_batch(views[index], some, preset, VIEW_PX)
+    return torch.where(mirrored.to(pictures.device)[:, None, None, None], views.flip(3), views)
 
 
 def _jitter(random: np.random.Generator, count: int) -> Tensor:

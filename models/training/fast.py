@@ -11,23 +11,27 @@ Shapes: N pictures of the set, B of a batch, H W pixels, D width of an embedding
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.fast.anchor import identity_anchor
 from models.fast.network import CELL_PX, CROP_PX, FastNetwork, FastShape
+from models.packing import fold_norms
 from models.recogniser import Encoder, build_encoder
+from models.training.batch_degrade import degrade_batch
+from models.training.coded import coded_faces
+from models.training.critic import Critic, critic_loss, deceiving_loss
 from models.training.dataset import Faces, load_faces
-from models.training.degrade import MODERATE, SEVERE, Picture, mixed_sample, preset_sample
-from models.training.losses import PerceptualLoss, charbonnier, grid, texture
+from models.training.degrade import Picture
+from models.training.losses import PerceptualLoss, charbonnier, feature_distance, grid, texture
+from models.training.pairs import PairSource
+from models.training.teacher import Teacher
 from models.training.views import recogniser_view
 from models.weights import load_checkpoint
 
@@ -51,6 +55,10 @@ class FastSettings:
     """Part of the samples without an anchor."""
     wrong_anchor: float = 0.08
     """Part of the samples with a stranger's anchor."""
+    large_part: float = 0.2
+    """Part of the batches of parts that are cut from crops of 512 pixels."""
+    coded_faces: int = 6000
+    """Faces that go through a real video encoder beforehand; 0 leaves video to the model of a codec."""
     smallest_true_px: int = 192
     """Pictures below are no targets."""
     soft_weight: float = 0.2
@@ -62,6 +70,11 @@ class FastSettings:
     identity_weight: float = 0.03
     grid_weight: float = 0.0
     """Of the term against patterns that repeat every few pixels."""
+    adversarial_weight: float = 0.0
+    """Of the critic's answer; 0 trains without a critic. It looks at the perceptual term's features."""
+    teacher: Path | None = None
+    """A recogniser of clean faces for a second identity term; without it the term is left out."""
+    teacher_weight: float = 0.05
     shape: FastShape = field(default_factory=FastShape)
 
 
@@ -77,6 +90,8 @@ class FastBatch:
     """float32 (B, D), unit length or zero."""
     corners: Tensor
     """int64 (B, 2), x and y of the part in the crop."""
+    side_px: int
+    """Side of the crop."""
     shift: Tensor
     """int64 (2,), rows and columns cut off before the perceptual term: its pooling meets other pixels each time."""
 
@@ -84,22 +99,49 @@ class FastBatch:
 class FastTask:
     """Batches, losses, network and sheets of `fast` for `loop.train`."""
 
-    def __init__(self, settings: FastSettings, faces: Path, cache: Path, seed: int) -> None:
+    def __init__(
+        self, settings: FastSettings, faces: Path, cache: Path, seed: int, device: torch.device
+    ) -> None:
         self.settings = settings
         self.seed = seed
+        self.device = device
         self.faces = load_faces(faces, CROP_PX, cache)
         self.indices = self.faces.targets(settings.smallest_true_px)
         weights = np.where(self.faces.true_px[self.indices] >= CROP_PX, 1.0, settings.soft_weight)
         self.chances = weights / weights.sum()
         self.partners = self.faces.partners()
-        self.encoder = build_encoder(load_checkpoint(settings.encoder))
+        coded = None
+        if settings.coded_faces > 0:
+            name = hashlib.sha256("".join(self.faces.files).encode()).hexdigest()
+            count = settings.coded_faces
+            coded = coded_faces(self.faces.pictures, self.indices, count, cache, name, seed)
+        self.source = PairSource(self.faces, device, coded)
+        self.large: PairSource | None = None
+        if settings.large_part > 0 and len(self.faces.targets(2 * CROP_PX)):
+            large = load_faces(faces, 2 * CROP_PX, cache, smallest_true_px=2 * CROP_PX)
+            places = {file: index for index, file in enumerate(self.faces.files)}
+            self.large_indices = np.array([places[file] for file in large.files], np.int64)
+            self.large = PairSource(large, device)
+        self.encoder = build_encoder(load_checkpoint(settings.encoder)).to(device)
         self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.embeddings = _embedded_views(self.encoder, settings.encoder, self.faces, cache)
-        self.perceptual = PerceptualLoss(settings.perceptual) if settings.perceptual else None
+        self.embeddings = _embedded_views(self.encoder, settings.encoder, self.source, self.faces, cache)
+        self.perceptual = PerceptualLoss(settings.perceptual).to(device) if settings.perceptual else None
+        self.teacher: Teacher | None = None
+        if settings.teacher is not None:
+            self.teacher = Teacher(settings.teacher).to(device)
+            fold_norms(self.teacher)
+            self.teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fold_norms(self.encoder)
 
     def network(self) -> FastNetwork:
         """A fresh network."""
         return FastNetwork(self.settings.shape)
+
+    def critic(self) -> Critic | None:
+        """A fresh critic, or None without an adversarial term."""
+        if self.perceptual is None or self.settings.adversarial_weight == 0:
+            return None
+        return Critic(self.perceptual.channels)
 
     def parameters(self) -> dict[str, object]:
         """What rebuilds the network, for the checkpoint's header."""
@@ -109,61 +151,104 @@ class FastTask:
         """The batch that follows after `images_seen` images; a function of the seed and this number."""
         random = np.random.default_rng((self.seed, images_seen))
         whole = (images_seen // batch_size) % self.settings.whole_every == 0
-        size = CROP_PX if whole else self.settings.part_px
-        count = max(1, batch_size // 4) if whole else batch_size
-        indices = random.choice(self.indices, count, p=self.chances)
-        pairs = [_pair(np.asarray(self.faces.pictures[index]), random) for index in indices]
-        corners = random.integers(0, (CROP_PX - size) // CELL_PX + 1, (count, 2)) * CELL_PX
-        parts = [
-            [picture[top : top + size, left : left + size] for picture in pair]
-            for pair, (left, top) in zip(pairs, corners, strict=True)
-        ]
-        anchors = [self._anchor(index, random) for index in indices]
+        if not whole and self.large is not None and random.random() < self.settings.large_part:
+            source = self.large
+            positions = random.integers(len(self.large_indices), size=batch_size)
+            indices = self.large_indices[positions]
+        else:
+            source = self.source
+            count = max(1, batch_size // 4) if whole else batch_size
+            positions = indices = random.choice(self.indices, count, p=self.chances)
+        size = source.side_px if whole else self.settings.part_px
+        cells = random.integers(0, (source.side_px - size) // CELL_PX + 1, (len(indices), 2))
+        corners = torch.from_numpy(cells * CELL_PX)
+        seeds = [int(seed) for seed in random.integers(2**62, size=len(indices))]
+        pairs = source.pairs(positions, corners, size, seeds)
+        anchors = torch.stack([self._anchor(index, random) for index in indices])
+        shift = torch.from_numpy(random.integers(0, 8, 2))
         return FastBatch(
-            _pictures([degraded for degraded, _ in parts]),
-            _pictures([target for _, target in parts]),
-            torch.stack(anchors),
-            torch.from_numpy(corners),
-            torch.from_numpy(random.integers(0, 8, 2)),
+            pairs.degraded, pairs.targets, anchors.to(self.device), corners, source.side_px, shift
         )
 
-    def losses(self, network: nn.Module, batch: FastBatch) -> dict[str, Tensor]:
+    def losses(self, network: nn.Module, critic: nn.Module | None, batch: FastBatch) -> dict[str, Tensor]:
         """Terms whose sum is minimised, already weighted."""
-        restored = network(batch.degraded, batch.anchors, batch.corners)
+        settings = self.settings
+        restored = network(batch.degraded, batch.anchors, batch.corners.to(self.device), batch.side_px)
         losses = {
             "pixel": charbonnier(restored, batch.targets),
-            "texture": self.settings.texture_weight * texture(restored, batch.targets),
+            "texture": settings.texture_weight * texture(restored, batch.targets),
         }
-        if self.settings.grid_weight > 0:
-            losses["grid"] = self.settings.grid_weight * grid(restored, batch.targets)
+        if settings.grid_weight > 0:
+            losses["grid"] = settings.grid_weight * grid(restored, batch.targets)
         if self.perceptual is not None:
-            seen = max(1, round(self.settings.perceptual_part * len(restored)))
-            top, left = batch.shift.tolist()
-            distance = self.perceptual(restored[:seen, :, top:, left:], batch.targets[:seen, :, top:, left:])
-            losses["perceptual"] = self.settings.perceptual_weight * distance
-        if batch.targets.shape[-1] == CROP_PX and self.settings.identity_weight > 0:
-            with torch.no_grad():
-                wanted = self.encoder(recogniser_view(batch.targets))
-            got = self.encoder(recogniser_view(restored))
-            identity = 1 - F.cosine_similarity(got, wanted).mean()
-            losses["identity"] = self.settings.identity_weight * identity
+            losses |= self._seen(self.perceptual, critic, restored, batch)
+        if batch.targets.shape[-1] == batch.side_px:
+            losses |= self._recognised(restored, batch.targets)
+        return losses
+
+    def _seen(
+        self, perceptual: PerceptualLoss, critic: nn.Module | None, restored: Tensor, batch: FastBatch
+    ) -> dict[str, Tensor]:
+        """Perceptual and adversarial terms, and the critic's own, on a part of the batch."""
+        seen = max(1, round(self.settings.perceptual_part * len(restored)))
+        top, left = batch.shift.tolist()
+        with torch.no_grad():
+            wanted = perceptual.features(batch.targets[:seen, :, top:, left:])
+        got = perceptual.features(restored[:seen, :, top:, left:])
+        losses = {"perceptual": self.settings.perceptual_weight * feature_distance(got, wanted)}
+        if critic is not None:
+            scales = [1 / (features.abs().mean() + 1e-6) for features in wanted]
+            real = [scale * features for scale, features in zip(scales, wanted, strict=True)]
+            made = [scale * features for scale, features in zip(scales, got, strict=True)]
+            side = batch.corners.new_tensor([restored.shape[3], restored.shape[2]])
+            ends = [batch.corners[:seen] + batch.shift.flip(0), batch.corners[:seen] + side]
+            places = (torch.cat(ends, 1) / batch.side_px).to(self.device)
+            weights = _known(restored[:seen], batch.targets[:seen])
+            critic.requires_grad_(False)
+            deceiving = deceiving_loss(critic(made, places), weights)
+            losses["adversarial"] = self.settings.adversarial_weight * deceiving
+            critic.requires_grad_(True)
+            answers = critic([features.detach() for features in made], places)
+            losses["critic"] = critic_loss(critic(real, places), answers, weights)
+        return losses
+
+    def _recognised(self, restored: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Identity terms: the own encoder forgives degradation, a recogniser of clean faces does not.
+
+        Squared distance of raw embeddings, relative to the target's: where the person cannot be known, a
+        face that says little is better than one that is surely somebody else. A cosine would not know.
+        """
+        losses: dict[str, Tensor] = {}
+        views, wanted_views = recogniser_view(restored), recogniser_view(targets)
+        recognisers: list[tuple[str, float, Callable[[Tensor], Tensor]]] = [
+            ("identity", self.settings.identity_weight, self.encoder)
+        ]
+        if self.teacher is not None:
+            recognisers.append(("teacher", self.settings.teacher_weight, self.teacher.one_sided))
+        for name, weight, recogniser in recognisers:
+            if weight > 0:
+                with torch.no_grad():
+                    wanted = recogniser(wanted_views)
+                distance = (recogniser(views) - wanted).square().sum(1) / wanted.square().sum(1)
+                losses[name] = weight * distance.mean()
         return losses
 
     @torch.inference_mode()
     def sheet(self, network: nn.Module) -> Picture | None:
         """Rows of degraded, restored without and with the clean view's anchor, target."""
         random = np.random.default_rng(self.seed + 1)
-        rows: list[Picture] = []
-        for index in random.choice(self.indices, 8, p=self.chances):
-            degraded, target = _pair(np.asarray(self.faces.pictures[index]), random)
-            anchors = torch.stack(
-                [torch.zeros(self.embeddings.shape[2]), identity_anchor(self.embeddings[index, :1])]
-            )
-            restored = network(_pictures([degraded, degraded]), anchors)
-            images = (restored.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-            rows.append(np.concatenate([degraded, *images, target], 1))
-        columns = [np.concatenate(rows[:4], 0), np.concatenate(rows[4:], 0)]
-        return np.concatenate(columns, 1)
+        indices = random.choice(self.indices, 8, p=self.chances)
+        pairs = self.source.pairs(indices, torch.zeros(8, 2, dtype=torch.int64), CROP_PX, list(range(8)))
+        anchors = torch.stack([identity_anchor(self.embeddings[index, :1]) for index in indices])
+        columns = [
+            pairs.degraded,
+            network(pairs.degraded, torch.zeros_like(anchors).to(self.device)),
+            network(pairs.degraded, anchors.to(self.device)),
+            pairs.targets,
+        ]
+        rows = torch.cat(columns, 3).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        halves = [np.concatenate(list(rows[:4]), 0), np.concatenate(list(rows[4:]), 0)]
+        return np.concatenate(halves, 1)
 
     def _anchor(self, index: int, random: np.random.Generator) -> Tensor:
         kind = random.random()
@@ -179,56 +264,26 @@ class FastTask:
         return identity_anchor(self.embeddings[person][torch.from_numpy(views)])
 
 
-def _pair(picture: Picture, random: np.random.Generator) -> tuple[Picture, Picture]:
-    """(degraded, target) of one picture, both mirrored, moved and toned alike."""
-    target = _vary(picture, random)
-    kind, strength, seed = random.random(), random.random(), int(random.integers(2**62))
-    if kind < 0.64:
-        return mixed_sample(target, seed, strength), target
-    if kind < 0.96:
-        return preset_sample(target, seed, MODERATE if kind < 0.8 else SEVERE, None), target
-    return target, target
+@torch.no_grad()
+def _known(restored: Tensor, targets: Tensor) -> Tensor:
+    """How well each face is known, (B,) in [0, 1]: 1 without error, a third at a mean error of 0.035.
+
+    Weights of the adversarial term: texture belongs onto a face that is there, not onto one that is guessed.
+    """
+    error = (restored - targets).abs().mean((1, 2, 3))
+    return torch.exp(-((error / 0.035) ** 2))
 
 
-def _vary(picture: Picture, random: np.random.Generator) -> Picture:
-    """Mirroring, small rotations and scales as of inexact landmarks, exposure, black-and-white, sepia."""
-    image: NDArray[Any] = picture[:, ::-1] if random.random() < 0.5 else picture
-    if random.random() < 0.5:
-        side = image.shape[0]
-        angle, scale = random.normal(0, 2.5), float(np.exp(random.normal(0, 0.04)))
-        matrix: NDArray[Any] = cv2.getRotationMatrix2D((side / 2, side * 0.58), angle, max(scale, 0.9))
-        matrix[:, 2] += random.normal(0, 3, 2)
-        image = cv2.warpAffine(
-            image, matrix, (side, side), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
-        )
-    grey, toned = random.random() < 0.1, random.random() < 0.4
-    if not grey and not toned:
-        return np.ascontiguousarray(image)
-    values: NDArray[Any] = image.astype(np.float32)
-    if grey:
-        values = np.repeat(values.mean(2, keepdims=True), 3, 2)
-        if random.random() < 0.3:
-            values = values * np.array([1.05, 1.0, random.uniform(0.75, 0.98)], np.float32)
-    if toned:
-        gain = random.uniform(0.7, 1.2) * random.uniform(0.93, 1.07, 3).astype(np.float32)
-        values = values * (1.0 if grey else gain) * random.uniform(0.9, 1.05) + random.uniform(-8, 12)
-    codes: Picture = np.clip(np.rint(values), 0, 255).astype(np.uint8)
-    return codes
-
-
-def _pictures(pictures: list[Picture]) -> Tensor:
-    stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
-    return stacked.float().div_(255).contiguous(memory_format=torch.channels_last)
-
-
-def _embedded_views(encoder: Encoder, path: Path, faces: Faces, cache: Path) -> Tensor:
+def _embedded_views(encoder: Encoder, path: Path, source: PairSource, faces: Faces, cache: Path) -> Tensor:
     """Raw embeddings (N, K, D) of each picture's clean and degraded views, made once and cached."""
-    text = hashlib.sha256(path.read_bytes()).hexdigest() + str(faces.files) + str(VIEW_STRENGTHS)
+    text = hashlib.sha256(path.read_bytes()).hexdigest() + str(faces.files) + f"{VIEW_STRENGTHS} 2"
     stored = cache / f"embedded_{hashlib.sha256(text.encode()).hexdigest()[:16]}.npy"
     if not stored.exists():
-        embeddings = np.empty((len(faces.files), len(VIEW_STRENGTHS), encoder.shape.embedding), np.float32)
-        for start in range(0, len(faces.files), 64):
-            embeddings[start : start + 64] = _embed_views(encoder, faces.pictures[start : start + 64], start)
+        count = len(faces.files)
+        embeddings = np.empty((count, len(VIEW_STRENGTHS), encoder.shape.embedding), np.float32)
+        for start in range(0, count, 32):
+            indices = np.arange(start, min(start + 32, count))
+            embeddings[indices] = _embed_views(encoder, source.pictures(indices), indices.tolist())
         part = stored.with_suffix(".part.npy")
         np.save(part, embeddings)
         part.replace(stored)
@@ -236,14 +291,11 @@ def _embedded_views(encoder: Encoder, path: Path, faces: Faces, cache: Path) -> 
 
 
 @torch.inference_mode()
-def _embed_views(encoder: Encoder, pictures: NDArray[np.uint8], seed: int) -> NDArray[np.float32]:
+def _embed_views(encoder: Encoder, pictures: Tensor, seeds: list[int]) -> NDArray[np.float32]:
     answers: list[Tensor] = []
     for strength in VIEW_STRENGTHS:
-        views = [
-            mixed_sample(np.asarray(picture), seed + index, strength) if strength else np.asarray(picture)
-            for index, picture in enumerate(pictures)
-        ]
-        crops = recogniser_view(_pictures(views)).contiguous(memory_format=torch.channels_last)
+        views = degrade_batch(pictures, seeds, strength, CROP_PX) if strength else pictures
+        crops = recogniser_view(views).contiguous(memory_format=torch.channels_last)
         answers.append(encoder(crops))
-    result: NDArray[np.float32] = torch.stack(answers, 1).numpy()
+    result: NDArray[np.float32] = torch.stack(answers, 1).cpu().numpy()
     return result

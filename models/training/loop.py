@@ -1,8 +1,10 @@
 """The one training loop. Time is counted in images; a resumed run equals a straight one.
 
 Each batch is a function of the seed and the images seen, so resuming is running the same command again.
-Layout of a run's folder: `state.pt` to resume from, `checkpoint.safetensors` with the averaged weights,
-`status.jsonl` with one line per report, `sheets/` with pictures to look at, `recipe.json`.
+The same loop runs on a CPU and on one accelerator, where networks, pictures and degradations are resident.
+
+Layout of a run's folder: `state.*` to resume from, in small parts, `checkpoint.safetensors` with the averaged
+weights, `status.jsonl` with one line per report, `sheets/` with pictures to look at.
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from configs import ConfigError
 from models.training.encoder import EncoderSettings
 from models.training.fast import FastSettings
-from models.weights import save_checkpoint
+from models.training.state import Stateful, begin_with, resume, save_state
+from models.weights import load_checkpoint, save_checkpoint
 
 B = TypeVar("B")
 
@@ -55,7 +59,21 @@ class TrainingConfig:
     """Norm at which gradients are clipped."""
     status_images: int = 2_000
     checkpoint_images: int = 8_000
+    initial: Path | None = None
+    """Checkpoint that a new run begins with; its network may lack inputs that this one has."""
+    images_before: int = 0
+    """Images that the initial checkpoint had seen, for the manifest."""
+    critic_rate: float = 2e-4
+    """Learning rate of the critic, where the task has one."""
     threads: int = 2
+    device: str = "auto"
+    """`cpu`, `cuda`, or `auto`: the accelerator where there is one."""
+    precision: str = "auto"
+    """`float32`, `bfloat16` inside the network, or `auto`: bfloat16 on an accelerator that has it."""
+    part_megabytes: float = 15.0
+    """Largest size of a file of the state."""
+    compact: bool = False
+    """Keeps the optimiser's moments and the average at half precision: half the size, nearly the same run."""
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     fast: FastSettings = field(default_factory=FastSettings)
 
@@ -64,9 +82,10 @@ class Task(Protocol[B]):
     """What is special to one network."""
 
     def network(self) -> nn.Module: ...
+    def critic(self) -> nn.Module | None: ...
     def parameters(self) -> dict[str, object]: ...
     def batch(self, images_seen: int, batch_size: int) -> B: ...
-    def losses(self, network: nn.Module, batch: B) -> dict[str, Tensor]: ...
+    def losses(self, network: nn.Module, critic: nn.Module | None, batch: B) -> dict[str, Tensor]: ...
     def sheet(self, network: nn.Module) -> NDArray[np.uint8] | None: ...
 
 
@@ -78,16 +97,25 @@ def train(task: Task[B], config: TrainingConfig, minutes: float = float("inf")) 
     started = time.monotonic()
     (config.run / "sheets").mkdir(parents=True, exist_ok=True)
 
-    # Network, averaged network, optimiser; all from the last state if there is one.
+    # Network, averaged network, critic and their optimisers; all from the last state if there is one.
+    device = training_device(config.device)
     torch.manual_seed(config.seed)
-    network = task.network()
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network, critic = task.network(), task.critic()
+    if config.initial is not None:
+        begin_with(network, load_checkpoint(config.initial))
+    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(network).requires_grad_(False)
     # Short memory of squared gradients: networks without normalisation must see a burst coming.
     groups = _groups(network, config.weight_decay)
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99))
-    images_seen = _resume(config.run / "state.pt", network, average, optimiser)
-    values: dict[str, list[float]] = {}
+    optimisers: list[torch.optim.Optimizer] = [optimiser]
+    parts: dict[str, Stateful] = {"network": network, "average": average, "optimiser": optimiser}
+    if critic is not None:
+        critic.to(device)
+        optimisers.append(torch.optim.Adam(critic.parameters(), lr=config.critic_rate, betas=(0.0, 0.99)))
+        parts |= {"critic": critic, "critic_optimiser": optimisers[1]}
+    images_seen = resume(config.run / "state", parts)
+    values: dict[str, list[Tensor]] = {}
     reported = time.monotonic()
 
     for batch in _Ahead(task, images_seen, config):
@@ -96,33 +124,61 @@ def train(task: Task[B], config: TrainingConfig, minutes: float = float("inf")) 
         for group in optimiser.param_groups:
             group["lr"] = rate
 
-        # Step.
+        # Step: the terms of the network and of the critic in one pass backwards.
         network.train()
-        losses = task.losses(network, batch)
-        optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=_mixed(config.precision, device)):
+            losses = task.losses(network, critic, batch)
+        for each in optimisers:
+            each.zero_grad(set_to_none=True)
         torch.autograd.backward(torch.stack(list(losses.values())).sum())
         gradient = nn.utils.clip_grad_norm_(network.parameters(), config.largest_gradient)
-        optimiser.step()
+        for each in optimisers:
+            each.step()
         images_seen += config.batch_size
 
         # Average.
         _follow(average, network, 0.5 ** (config.batch_size / min(config.average_images, 0.1 * images_seen)))
 
-        # Status: means over the batches that have the term.
+        # Status: means over the batches that have the term; read from the device only here.
         for name, value in (*losses.items(), ("gradient", gradient)):
-            values.setdefault(name, []).append(float(value.detach()))
+            values.setdefault(name, []).append(value.detach())
         if _passed(images_seen, config.status_images, config):
+            means = {name: float(torch.stack(each).mean()) for name, each in values.items()}
             speed = len(values["gradient"]) * config.batch_size / (time.monotonic() - reported)
-            _report(config.run, images_seen, rate, speed, values)
+            _report(config.run, images_seen, rate, speed, means)
             values, reported = {}, time.monotonic()
 
         # Checkpoint.
         over = images_seen >= config.images or time.monotonic() - started > 60 * minutes
         if over or _passed(images_seen, config.checkpoint_images, config):
-            _save(task, config.run, network, average, optimiser, images_seen)
+            average.eval()
+            path = config.run / "checkpoint.safetensors"
+            save_checkpoint(path, average.state_dict(), task.parameters(), images_seen)
+            part_bytes = int(config.part_megabytes * 2**20)
+            save_state(config.run / "state", parts, images_seen, part_bytes, compact=config.compact)
+            _draw(config.run, task.sheet(average), images_seen)
         if over:
             break
     return config.run / "checkpoint.safetensors"
+
+
+def training_device(name: str) -> torch.device:
+    """The device called `cpu`, `cuda` or `auto`. Raises `ConfigError` for others and for one that is missing."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in {"cpu", "cuda"}:
+        raise ConfigError(f"device must be auto, cpu or cuda, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device = cuda, but torch sees no accelerator here")
+    return torch.device(name)
+
+
+def _mixed(precision: str, device: torch.device) -> bool:
+    if precision not in {"auto", "float32", "bfloat16"}:
+        raise ConfigError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return precision == "bfloat16"
 
 
 class _Ahead(Generic[B]):
@@ -191,43 +247,14 @@ def _follow(average: nn.Module, network: nn.Module, keep: float) -> None:
         target.copy_(source)
 
 
-def _report(run: Path, images_seen: int, rate: float, speed: float, values: dict[str, list[float]]) -> None:
+def _report(run: Path, images_seen: int, rate: float, speed: float, means: dict[str, float]) -> None:
     line = {"images": images_seen, "rate": rate, "images_per_second": round(speed, 1)}
-    line |= {name: round(sum(each) / len(each), 5) for name, each in values.items()}
+    line |= {name: round(mean, 5) for name, mean in means.items()}
     with (run / "status.jsonl").open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(line) + "\n")
 
 
-def _save(
-    task: Task[B],
-    run: Path,
-    network: nn.Module,
-    average: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    images_seen: int,
-) -> None:
-    average.eval()
-    save_checkpoint(run / "checkpoint.safetensors", average.state_dict(), task.parameters(), images_seen)
-    state = {
-        "images_seen": images_seen,
-        "network": network.state_dict(),
-        "average": average.state_dict(),
-        "optimiser": optimiser.state_dict(),
-    }
-    part = run / "state.part"
-    torch.save(state, part)
-    part.replace(run / "state.pt")
-    sheet = task.sheet(average)
+def _draw(run: Path, sheet: NDArray[np.uint8] | None, images_seen: int) -> None:
     if sheet is not None:
         path = run / "sheets" / f"{images_seen:09d}.png"
         cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
-
-
-def _resume(path: Path, network: nn.Module, average: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    network.load_state_dict(state["network"])
-    average.load_state_dict(state["average"])
-    optimiser.load_state_dict(state["optimiser"])
-    return int(state["images_seen"])

@@ -33,9 +33,10 @@ def texture(restored: Tensor, target: Tensor, cell: int = 8) -> Tensor:
     return (energies[0] - energies[1]).abs().mean()
 
 
-def grid(restored: Tensor, target: Tensor, period: int = 8) -> Tensor:
-    """Size of what the error repeats every `period` pixels: pooling in a perceptual term invites such dots.
+def grid(restored: Tensor, target: Tensor, period: int = 16) -> Tensor:
+    """Size of what the error repeats every `period` pixels: dots and stripes from the network's own cells.
 
+    A perceptual term with pooling and a critic both invite them. The period is a multiple of the cells' sides.
     Pictures float32 (B, 3, H, W). Errors are averaged over all cells of `period` x `period` pixels; whatever a
     cell then still holds, apart from its own mean, is a pattern and not a face.
     """
@@ -44,6 +45,15 @@ def grid(restored: Tensor, target: Tensor, period: int = 8) -> Tensor:
     error = (restored - target)[:, :, : rows * period, : columns * period]
     cells = error.reshape(batch, channels, rows, period, columns, period).mean((2, 4))  # (B, 3, P, P)
     return (cells - cells.mean((2, 3), keepdim=True)).abs().mean()
+
+
+def feature_distance(restored: list[Tensor], target: list[Tensor]) -> Tensor:
+    """Mean over the layers of the absolute difference, each divided by the mean size of the target's."""
+    terms = [
+        (got - want).abs().mean() / (want.abs().mean() + 1e-6)
+        for got, want in zip(restored, target, strict=True)
+    ]
+    return torch.stack(terms).mean()
 
 
 class PerceptualLoss(nn.Module):
@@ -65,19 +75,17 @@ class PerceptualLoss(nn.Module):
             layer = nn.Conv2d(width, out, kernel)
             layer.load_state_dict({"weight": state[f"{name}.weight"], "bias": state[f"{name}.bias"]})
             self.convolutions[name] = layer
+        self.channels = tuple(state[f"{name}.weight"].shape[0] for name in self.taps)
         self.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, restored: Tensor, target: Tensor) -> Tensor:
         """Mean over the layers; pictures float32 (B, 3, H, W) in [0, 1]."""
         with torch.no_grad():
-            wanted = self._features(target)
-        terms = [
-            (got - want).abs().mean() / (want.abs().mean() + 1e-6)
-            for got, want in zip(self._features(restored), wanted, strict=True)
-        ]
-        return torch.stack(terms).mean()
+            wanted = self.features(target)
+        return feature_distance(self.features(restored), wanted)
 
-    def _features(self, pictures: Tensor) -> list[Tensor]:
+    def features(self, pictures: Tensor) -> list[Tensor]:
+        """The layers' features (B, C, h, w), at full, half, a quarter and an eighth of the size."""
         x = self.convolutions["conv0"](pictures)
         features: list[Tensor] = []
         for name in self.names:

@@ -13,8 +13,8 @@ import tomllib
 from pathlib import Path
 
 from configs import load
-from models.training.dataset import read_index
 from models.training.loop import TrainingConfig
+from models.training.shards import read_rows
 from models.weights import EMBEDDED, load_checkpoint
 
 ARCHITECTURES = {"encoder": "models.recogniser.Encoder", "fast": "models.fast.network.FastNetwork"}
@@ -47,10 +47,10 @@ def publish(name: str, recipe: Path, date: str, folder: Path = EMBEDDED) -> None
         "sha256": hashlib.sha256(content).hexdigest(),
         "architecture": ARCHITECTURES[name],
         "licence": LICENCE,
-        "origins": sorted({row.origin for row in read_index(config.faces) if row.true_px > 0}),
+        "origins": sorted({row.origin for row in read_rows(config.faces) if row.true_px > 0}),
         "recipe": f"configs/{recipe.name}",
         "recipe_sha256": hashlib.sha256(recipe.read_bytes()).hexdigest(),
-        "images_seen": load_checkpoint(target).images_seen,
+        "images_seen": config.images_before + load_checkpoint(target).images_seen,
         "date": date,
     }
     manifest_path.write_text(_toml(entries), encoding="utf-8")

@@ -27,9 +27,12 @@ class Teacher(nn.Module):
 
     def forward(self, crops: Tensor) -> Tensor:
         """`crops`: float32 (B, 3, 112, 112) in [0, 1], RGB, ArcFace alignment. Returns float32 (B, 128)."""
-        inputs = (crops[:, :, :, 8:104] * 255 - 127.5) / 128  # (B, 3, 112, 96)
-        mirrored = self.network(inputs.flip(3))
-        embeddings: Tensor = self.network(inputs) + mirrored
+        embeddings: Tensor = self.one_sided(crops) + self.one_sided(crops.flip(3))
+        return embeddings
+
+    def one_sided(self, crops: Tensor) -> Tensor:
+        """As a call, but without the mirrored crop: half the cost, and less exact."""
+        embeddings: Tensor = self.network((crops[:, :, :, 8:104] * 255 - 127.5) / 128)  # of (B, 3, 112, 96)
         return embeddings
 
 

@@ -1,0 +1,1 @@
+"""How good the embedded networks are, on faces and people that no training saw."""

@@ -1,0 +1,161 @@
+"""Pairs of degraded and target windows, cut, moved, toned and degraded in batch on the training device.
+
+A window is a part of an aligned crop. It is degraded with a margin around it, so that blur and blocks come in
+from outside as they do in a whole crop, and what lies far away need not be computed.
+
+Shapes: N faces of a set, B windows, S side of the crop, W side of a window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.training.batch_degrade import degrade_batch, preset_batch
+from models.training.coded import CodedFaces
+from models.training.dataset import Faces
+from models.training.degrade import MODERATE, SEVERE
+from models.training.draws import Draws
+from models.training.tone import tone
+
+KINDS = (0.56, 0.16, 0.16, 0.04, 0.08)
+"""Chances of the free course, moderate, severe, untouched, and of a real video stream made beforehand."""
+_CODED = 4
+_MARGIN_PX = 40
+"""At a crop of 512: the reach of the widest common blur."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pairs:
+    """Windows of one batch."""
+
+    degraded: Tensor
+    """float32 (B, 3, W, W) in [0, 1]."""
+    targets: Tensor
+    """float32 (B, 3, W, W) in [0, 1]."""
+
+
+class PairSource:
+    """Makes pairs out of a set of faces, which rests as uint8: on an accelerator, or as the memory map."""
+
+    def __init__(self, faces: Faces, device: torch.device, coded: CodedFaces | None = None) -> None:
+        """`coded`: pictures of these faces after video coding; without them the free course takes their part."""
+        self.device = device
+        self._coded = coded
+        self._coded_at: dict[int, list[int]] = {}
+        for position, face in enumerate(coded.targets.tolist() if coded else []):
+            self._coded_at.setdefault(face, []).append(position)
+        self.side_px = int(faces.pictures.shape[1])
+        self._mapped = faces.pictures
+        self._resident: Tensor | None = None
+        if device.type != "cpu":
+            self._resident = torch.from_numpy(np.ascontiguousarray(faces.pictures)).to(device)
+
+    def pairs(self, indices: NDArray[np.int64], corners: Tensor, window_px: int, seeds: list[int]) -> Pairs:
+        """The windows at `corners`, int64 (B, 2), x and y in the crop, of the faces `indices`.
+
+        A function of the arguments alone; no window depends on its neighbours.
+        """
+        wide_px, wide_corners = self._widened(corners, window_px)
+        targets = tone(self._moved(self.pictures(indices), wide_corners, wide_px, seeds), seeds)
+        draws = Draws(seeds, "degraded")
+        kind, strength = draws.choice(KINDS), draws.uniform()
+        streams = [self._coded_at.get(index, []) for index in indices.tolist()]
+        kind[(kind == _CODED) & np.array([not each for each in streams])] = 0
+        degraded = self._degraded(targets, kind, strength, seeds)
+        for place in np.flatnonzero(kind == _CODED).tolist():
+            position = streams[place][int(strength[place] * len(streams[place]))]
+            one = [seeds[place]]
+            moved = self._moved(self._stream(position), wide_corners[place : place + 1], wide_px, one)
+            degraded[place : place + 1] = tone(moved, one)
+        places = (corners - wide_corners).tolist()
+        cut = [
+            torch.stack(
+                [
+                    picture[:, top : top + window_px, left : left + window_px]
+                    for picture, (left, top) in zip(pictures, places, strict=True)
+                ]
+            ).contiguous(memory_format=torch.channels_last)
+            for pictures in (degraded, targets)
+        ]
+        return Pairs(cut[0], cut[1])
+
+    def _widened(self, corners: Tensor, window_px: int) -> tuple[int, Tensor]:
+        margin = _MARGIN_PX * self.side_px // 512
+        wide_px = min(self.side_px, window_px + 2 * margin)
+        return wide_px, (corners - margin).clamp(0, self.side_px - wide_px)
+
+    def pictures(self, indices: NDArray[np.int64]) -> Tensor:
+        """Whole faces, float32 (B, 3, S, S) in [0, 1]."""
+        if self._resident is not None:
+            chosen = self._resident[torch.from_numpy(indices).to(self.device)]
+        else:
+            chosen = torch.from_numpy(np.stack([self._mapped[index] for index in indices]))
+        return chosen.permute(0, 3, 1, 2).float().div_(255)
+
+    def _stream(self, position: int) -> Tensor:
+        """One coded picture, float32 (1, 3, S, S) in [0, 1]."""
+        assert self._coded is not None
+        picture = torch.from_numpy(np.array(self._coded.pictures[position])).to(self.device)
+        return picture.permute(2, 0, 1)[None].float().div_(255)
+
+    def _moved(self, pictures: Tensor, corners: Tensor, window_px: int, seeds: list[int]) -> Tensor:
+        """Windows of `pictures` after mirroring and, for every second one, the small motions of inexact landmarks."""
+        draws = Draws(seeds, "moved")
+        mirrored, moved = draws.uniform() < 0.5, draws.uniform() < 0.5
+        angle = np.radians(8.0 * (draws.uniform() + draws.uniform() - 1)) * moved
+        scale = np.exp(0.1 * (draws.uniform() + draws.uniform() - 1) * moved)
+        shift = [(draws.uniform() + draws.uniform() - 1) * 0.03 * moved for _ in range(2)]
+        pictures = torch.where(_flags(mirrored, pictures), pictures.flip(3), pictures)
+        windows = pictures.new_empty(len(pictures), 3, window_px, window_px)
+        for place, (left, top) in enumerate(corners.tolist()):
+            windows[place] = pictures[place, :, top : top + window_px, left : left + window_px]
+        chosen = np.flatnonzero(moved)
+        if len(chosen):
+            index = torch.from_numpy(chosen).to(self.device)
+            cosine, sine = np.cos(angle) / scale, np.sin(angle) / scale
+            rows = np.stack([cosine, -sine, shift[0], sine, cosine, shift[1]], 1)[chosen].reshape(-1, 2, 3)
+            grid = self._grid(torch.from_numpy(rows).float(), corners[torch.from_numpy(chosen)], window_px)
+            windows[index] = F.grid_sample(
+                pictures[index],
+                grid.to(self.device),
+                mode="bicubic",
+                padding_mode="reflection",
+                align_corners=False,
+            ).clamp_(0, 1)
+        return windows
+
+    def _grid(self, matrices: Tensor, corners: Tensor, window_px: int) -> Tensor:
+        """Where each pixel of the windows lies in the crop, in [-1, 1], after `matrices` (B, 2, 3)."""
+        along = torch.arange(window_px) + 0.5
+        x = (along[None] + corners[:, :1]) * (2 / self.side_px) - 1  # (B, W)
+        y = (along[None] + corners[:, 1:]) * (2 / self.side_px) - 1
+        size = (len(corners), window_px, window_px)
+        points = torch.stack([x[:, None].expand(size), y[:, :, None].expand(size), torch.ones(size)], -1)
+        return torch.einsum("bij,bhwj->bhwi", matrices, points)
+
+    def _degraded(
+        self, targets: Tensor, kind: NDArray[np.int64], strength: NDArray[np.float64], seeds: list[int]
+    ) -> Tensor:
+        degraded = targets.clone()
+        for number in range(3):
+            chosen = np.flatnonzero(kind == number)
+            if not len(chosen):
+                continue
+            index = torch.from_numpy(chosen).to(targets.device)
+            some = [seeds[place] for place in chosen]
+            if number == 0:
+                degraded[index] = degrade_batch(targets[index], some, strength[chosen], self.side_px)
+            else:
+                preset = MODERATE if number == 1 else SEVERE
+                degraded[index] = preset_batch(targets[index], some, preset, self.side_px)
+        return degraded
+
+
+def _flags(values: NDArray[np.bool_], like: Tensor) -> Tensor:
+    return torch.from_numpy(values).to(like.device)[:, None, None, None]

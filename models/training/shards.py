@@ -1,0 +1,106 @@
+"""Aligned faces in shards: `python -m models.training.shards FACES OUT [--side 256] [--megabytes 60]`.
+
+A folder of faces becomes a few files that travel without a network and need no AVIF reader: each shard is a
+safetensors file with the compressed pictures (WebP) end to end, where each begins, and its rows of the index.
+`load_faces` reads a folder of shards like a folder of pictures.
+
+Shapes: N pictures of a shard, L bytes in all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from models.training.index import IndexRow, read_face, read_index
+
+QUALITY = 92
+"""Of WebP, 100 = best. Targets are noisy photographs: nothing that `fast` can learn is lost at this."""
+
+
+def main() -> None:
+    """Packs one folder of faces."""
+    parser = argparse.ArgumentParser(prog="python -m models.training.shards", description=__doc__)
+    parser.add_argument("faces", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--side", type=int, default=256, help="side of the packed pictures in pixels")
+    parser.add_argument("--megabytes", type=float, default=60, help="largest size of a shard in MiB")
+    arguments = parser.parse_args()
+    for path in write_shards(arguments.faces, arguments.out, arguments.side, arguments.megabytes):
+        print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+
+
+def write_shards(faces: Path, out: Path, side_px: int, megabytes: float) -> list[Path]:
+    """Packs the folder `faces` into `out`; returns the shards in the order of the index."""
+    out.mkdir(parents=True, exist_ok=True)
+    largest = int(megabytes * 2**20) - 2**18  # room for offsets and rows
+    paths: list[Path] = []
+    pending: list[tuple[IndexRow, NDArray[np.uint8]]] = []
+    size = 0
+    for row in read_index(faces):
+        image_bgr = cv2.cvtColor(read_face(faces / row.file, side_px), cv2.COLOR_RGB2BGR)
+        _, code = cv2.imencode(".webp", image_bgr, (cv2.IMWRITE_WEBP_QUALITY, QUALITY))
+        coded = np.asarray(code, np.uint8).ravel()
+        if pending and size + len(coded) > largest:
+            paths.append(_write(out, len(paths), pending, side_px))
+            pending, size = [], 0
+        pending.append((row, coded))
+        size += len(coded)
+    if pending:
+        paths.append(_write(out, len(paths), pending, side_px))
+    return paths
+
+
+def _write(out: Path, number: int, pictures: list[tuple[IndexRow, NDArray[np.uint8]]], side_px: int) -> Path:
+    path = out / f"faces_{number:03d}.safetensors"
+    lengths = [len(code) for _, code in pictures]
+    tensors = {
+        "codes": torch.from_numpy(np.concatenate([code for _, code in pictures])),  # uint8 (L,)
+        "ends": torch.from_numpy(np.cumsum(lengths)),  # int64 (N,)
+    }
+    rows = [[row.file, row.identity, row.origin, row.true_px] for row, _ in pictures]
+    save_file(tensors, path, {"rows": json.dumps(rows), "side_px": str(side_px)})
+    return path
+
+
+def shards(folder: Path) -> list[Path]:
+    """The shards in `folder`, in order; none if it is a folder of pictures."""
+    return sorted(folder.glob("faces_*.safetensors"))
+
+
+def read_rows(folder: Path) -> list[IndexRow]:
+    """The rows of all shards in `folder`, or of its `index.csv` where there are none."""
+    if not shards(folder):
+        return read_index(folder)
+    rows: list[IndexRow] = []
+    for path in shards(folder):
+        with safe_open(path, framework="pt") as stream:
+            rows += [IndexRow(*row) for row in json.loads(stream.metadata()["rows"])]
+    return rows
+
+
+def read_pictures(folder: Path, side_px: int) -> Iterator[NDArray[np.uint8]]:
+    """All pictures, uint8 (S, S, 3) RGB, in the order of `read_rows`."""
+    for path in shards(folder):
+        with safe_open(path, framework="pt") as stream:
+            codes, ends = stream.get_tensor("codes").numpy(), stream.get_tensor("ends").tolist()
+        for start, end in zip([0, *ends[:-1]], ends, strict=True):
+            image = cv2.imdecode(codes[start:end], cv2.IMREAD_COLOR_RGB)
+            if image is None:
+                raise ValueError(f"{path}: a picture cannot be decoded")
+            if image.shape[0] != side_px:
+                image = cv2.resize(image, (side_px, side_px), interpolation=cv2.INTER_AREA)
+            yield np.asarray(image, np.uint8)
+
+
+if __name__ == "__main__":
+    main()

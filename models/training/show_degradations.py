@@ -1,0 +1,123 @@
+"""Shows what training does to a face: `python -m models.training.show_degradations --clip CLIP --out PICTURE`.
+
+Writes a sheet with a row for each named degradation and a column for each strength, and beside it, named
+`..._presets`, one of the presets and of the whole course at several seeds.
+
+Shapes: S side of the aligned crop.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from decord import VideoReader
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.align import crop_matrix
+from models.detector import CenterFaceDetector
+from models.training.batch_degrade import degrade_batch, preset_batch
+from models.training.degradations import DEGRADATIONS
+from models.training.degrade import MODERATE, SEVERE, Picture
+from models.training.tone import TONES
+
+SIDE_PX = 256
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_LABEL_PX = 150
+_HEAD_PX = 26
+_SHOWN_PX = 152
+"""Of the crop's middle, at its own size: reduced pictures would hide what is shown."""
+_SEEDS = {"interlacing": 3, "scan lines": 0, "film grain": 2, "scratches": 3}
+"""Where another seed shows more than the first."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Reads the clip, writes both sheets."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--clip", type=Path, required=True, help="a clip with a face")
+    parser.add_argument("--out", type=Path, required=True, help="for example docs/degradations.jpg")
+    parser.add_argument("--frame", type=int, default=0, help="which frame of the clip")
+    options = parser.parse_args(arguments)
+    face = aligned_face(options.clip, options.frame)
+    pictures = torch.from_numpy(face).permute(2, 0, 1)[None].float() / 255
+    _write(options.out, strength_sheet(pictures))
+    presets = options.out.with_name(f"{options.out.stem}_presets{options.out.suffix}")
+    _write(presets, preset_sheet(pictures))
+
+
+def aligned_face(clip: Path, frame: int) -> Picture:
+    """The best face of one frame, (S, S, 3) RGB. Raises `ValueError` where there is none."""
+    image: Picture = VideoReader(str(clip))[frame].asnumpy()
+    faces = CenterFaceDetector().detect(image)
+    if not faces:
+        raise ValueError(f"{clip}: no face in frame {frame}; choose another with --frame")
+    matrix = crop_matrix(faces[0].landmarks, SIDE_PX)
+    crop = cv2.warpAffine(
+        image, matrix, (SIDE_PX, SIDE_PX), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
+    )
+    return np.ascontiguousarray(crop, np.uint8)
+
+
+def strength_sheet(pictures: Tensor) -> Picture:
+    """Rows of degradations and then of tones, columns of `STRENGTHS`; `pictures` float32 (1, 3, S, S)."""
+    many = pictures.expand(len(STRENGTHS), -1, -1, -1)
+    rows, names = [], []
+    for name, change in {**DEGRADATIONS, **TONES}.items():
+        seeds = [_SEEDS.get(name, 1)] * len(STRENGTHS)
+        rows.append(_middle(change(many, STRENGTHS, seeds, SIDE_PX)))
+        names.append(name if name in DEGRADATIONS else f"{name} *")
+    return _sheet(rows, names, [f"{strength:g}" for strength in STRENGTHS])
+
+
+def preset_sheet(pictures: Tensor) -> Picture:
+    """Rows of the presets and the course, columns of seeds; `pictures` float32 (1, 3, S, S)."""
+    seeds = list(range(5))
+    many = pictures.expand(len(seeds), -1, -1, -1)
+    rows = [
+        _middle(preset_batch(many, seeds, MODERATE, SIDE_PX)),
+        _middle(preset_batch(many, seeds, SEVERE, SIDE_PX)),
+        _middle(degrade_batch(many, [seed + 10 for seed in seeds], 0.3, SIDE_PX)),
+        _middle(degrade_batch(many, [seed + 20 for seed in seeds], 0.6, SIDE_PX)),
+        _middle(degrade_batch(many, [seed + 30 for seed in seeds], 0.9, SIDE_PX)),
+    ]
+    names = ["moderate", "severe", "course at 0.3", "course at 0.6", "course at 0.9"]
+    return _sheet(rows, names, [f"seed {seed}" for seed in seeds])
+
+
+def _middle(pictures: Tensor) -> Picture:
+    """The features of the face side by side, (P, B P, 3)."""
+    left, top = (SIDE_PX - _SHOWN_PX) // 2, (SIDE_PX - _SHOWN_PX) * 5 // 8
+    parts = pictures[:, :, top : top + _SHOWN_PX, left : left + _SHOWN_PX]
+    codes = (parts.clamp(0, 1) * 255).round().byte().permute(2, 0, 3, 1)
+    return np.ascontiguousarray(codes.reshape(_SHOWN_PX, -1, 3).numpy())
+
+
+def _sheet(rows: Sequence[Picture], names: Sequence[str], columns: Sequence[str]) -> Picture:
+    head = np.full((_HEAD_PX, _LABEL_PX + rows[0].shape[1], 3), 255, np.uint8)
+    for index, text in enumerate(columns):
+        _text(head, text, (_LABEL_PX + index * _SHOWN_PX + 6, 18))
+    lines = [head]
+    for row, name in zip(rows, names, strict=True):
+        label = np.full((_SHOWN_PX, _LABEL_PX, 3), 255, np.uint8)
+        _text(label, name, (6, _SHOWN_PX // 2))
+        lines.append(np.concatenate([label, row], 1))
+    return np.concatenate(lines, 0)
+
+
+def _text(image: NDArray[np.uint8], text: str, place: tuple[int, int]) -> None:
+    cv2.putText(image, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+
+
+def _write(path: Path, image: Picture) -> None:
+    quality = (cv2.IMWRITE_JPEG_QUALITY, 72) if path.suffix == ".jpg" else ()
+    cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)
+    print(f"{path}: {image.shape[1]} x {image.shape[0]} pixels")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""What a run keeps between two slices: networks, average, optimisers and the images seen, in small files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from models.training.parts import read_parts, write_parts
+from models.weights import Checkpoint, CheckpointError
+
+
+class Stateful(Protocol):
+    """A network or an optimiser."""
+
+    def state_dict(self) -> Any: ...
+    def load_state_dict(self, state: Any, /) -> object: ...
+
+
+def save_state(
+    path: Path, parts: Mapping[str, Stateful], images_seen: int, part_bytes: int, *, compact: bool
+) -> None:
+    """Writes the state as `path.*`, files of at most `part_bytes`.
+
+    `compact` keeps all but the networks that are trained at half precision: for journeys with little room.
+    """
+    state = {name: part.state_dict() for name, part in parts.items()}
+    if compact:
+        rounded = {name for name in parts if name == "average" or name.endswith("optimiser")}
+        state = {name: _halved(value) if name in rounded else value for name, value in state.items()}
+    stream = io.BytesIO()
+    torch.save(state | {"images_seen": images_seen}, stream)
+    write_parts(path, stream.getvalue(), part_bytes)
+
+
+def resume(path: Path, parts: Mapping[str, Stateful]) -> int:
+    """Loads what `save_state` wrote; returns the images seen, 0 where there is no state.
+
+    Parts that the state lacks stay as they are: a critic may join later. Raises `CheckpointError` for a
+    damaged state or one of other networks.
+    """
+    content = read_parts(path)
+    if content is None:
+        return 0
+    try:
+        state = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+        for name, part in parts.items():
+            if name in state:
+                part.load_state_dict(state[name])
+        return int(state["images_seen"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path}: not the state of this recipe's run ({error})") from error
+
+
+def begin_with(network: nn.Module, checkpoint: Checkpoint) -> None:
+    """Copies a checkpoint's weights into `network`; inputs that the checkpoint's layers lack get zeros.
+
+    Weights that only the network has stay as they are, so that a network may grow between two phases of
+    training. Raises `CheckpointError` where the checkpoint holds weights of another network.
+    """
+    own = network.state_dict()
+    for name, value in checkpoint.state.items():
+        if name not in own:
+            raise CheckpointError(f"{checkpoint.path}: the network to train has no weights {name!r}")
+        grown = torch.zeros_like(own[name])
+        if grown.ndim != value.ndim or any(a < b for a, b in zip(grown.shape, value.shape, strict=True)):
+            raise CheckpointError(
+                f"{checkpoint.path}: {name} is {tuple(value.shape)}, the network to train has "
+                f"{tuple(grown.shape)}"
+            )
+        grown[tuple(slice(side) for side in value.shape)] = value
+        own[name] = grown
+    network.load_state_dict(own)
+
+
+def _halved(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(torch.bfloat16) if value.is_floating_point() and value.ndim else value
+    if isinstance(value, dict):
+        return {key: _halved(each) for key, each in value.items()}
+    return value

@@ -1,0 +1,156 @@
+"""Runs that travel: small parts, shards of faces, networks that grow, a critic that learns beside the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from configs import ConfigError
+from models.training.critic import Critic, critic_loss, deceiving_loss
+from models.training.dataset import load_faces
+from models.training.loop import training_device
+from models.training.parts import read_parts, write_parts
+from models.training.shards import write_shards
+from models.training.state import begin_with, resume, save_state
+from models.weights import Checkpoint, CheckpointError
+
+
+def test_parts_are_small_and_add_up(tmp_path: Path) -> None:
+    content = np.random.default_rng(0).bytes(1000)
+    write_parts(tmp_path / "state", content, 300)
+    assert sorted(path.stat().st_size for path in tmp_path.glob("state.[01]*")) == [100, 300, 300, 300]
+    assert read_parts(tmp_path / "state") == content
+    write_parts(tmp_path / "state", b"shorter", 300)
+    assert read_parts(tmp_path / "state") == b"shorter"
+    assert len(list(tmp_path.glob("state.[01]*"))) == 1
+
+
+def test_an_interrupted_writing_leaves_the_older_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_parts(tmp_path / "state", b"older", 2)
+    monkeypatch.setattr(Path, "write_text", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_parts(tmp_path / "state", b"newer", 2)
+    assert read_parts(tmp_path / "state") == b"older"
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed"])
+def test_damaged_parts_are_named(tmp_path: Path, damage: str) -> None:
+    write_parts(tmp_path / "state", b"0123456789", 4)
+    part = sorted(tmp_path.glob("state.[01]*"))[1]
+    if damage == "missing":
+        part.unlink()
+    else:
+        part.write_bytes(b"xxxx")
+    with pytest.raises(CheckpointError, match="state"):
+        read_parts(tmp_path / "state")
+
+
+def test_a_state_of_another_network_is_refused(tmp_path: Path) -> None:
+    save_state(tmp_path / "state", {"network": nn.Linear(2, 2)}, 8, 10_000, compact=False)
+    with pytest.raises(CheckpointError, match="not the state of this recipe's run"):
+        resume(tmp_path / "state", {"network": nn.Linear(3, 2)})
+
+
+def test_a_compact_state_is_smaller_and_keeps_the_network_exact(tmp_path: Path) -> None:
+    network = nn.Linear(300, 300)
+    optimiser = torch.optim.AdamW(network.parameters())
+    network(torch.rand(4, 300)).square().mean().backward()
+    optimiser.step()
+    parts = {"network": network, "optimiser": optimiser, "average": nn.Linear(300, 300)}
+    sizes = {}
+    for compact in (False, True):
+        path = tmp_path / str(compact) / "state"
+        path.parent.mkdir()
+        save_state(path, parts, 8, 10**9, compact=compact)
+        sizes[compact] = len(read_parts(path) or b"")
+    assert sizes[True] < 0.68 * sizes[False]
+    weight = network.weight.detach().clone()
+    nn.init.zeros_(network.weight)
+    assert resume(tmp_path / "True" / "state", parts) == 8
+    assert torch.equal(network.weight, weight)
+
+
+def test_a_network_grows_by_inputs_and_answers_as_before() -> None:
+    old, grown = nn.Conv2d(2, 3, 3), nn.Conv2d(5, 3, 3)
+    begin_with(grown, Checkpoint(dict(old.state_dict()), {}, 0))
+    x = torch.rand(1, 5, 8, 8)
+    assert torch.allclose(grown(x), old(x[:, :2]), atol=1e-6)
+    with pytest.raises(CheckpointError, match="weight is"):
+        begin_with(old, Checkpoint(dict(grown.state_dict()), {}, 0))
+    with pytest.raises(CheckpointError, match="no weights 'other'"):
+        begin_with(old, Checkpoint({"other": torch.zeros(1)}, {}, 0))
+
+
+EQUAL = torch.ones(2)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    lines = ["file,identity,origin,true_px"]
+    for index in range(5):
+        y, x = np.mgrid[:64, :64]
+        image = np.stack([x * 2 + 20 * index, y * 2, x + y], -1).astype(np.uint8)
+        Image.fromarray(image).save(folder / f"{index}.png")
+        lines.append(f"{index}.png,person {index % 2},made,{200 + index}")
+    (folder / "index.csv").write_text("\n".join(lines))
+    return folder
+
+
+def test_shards_hold_the_same_faces(pictures: Path, tmp_path: Path) -> None:
+    paths = write_shards(pictures, tmp_path / "shards", side_px=64, megabytes=0.2505)
+    assert len(paths) > 1
+    assert all(path.stat().st_size <= 0.2505 * 2**20 for path in paths)
+    straight = load_faces(pictures, 32, tmp_path / "cache")
+    packed = load_faces(tmp_path / "shards", 32, tmp_path / "cache")
+    assert packed.files == straight.files
+    assert packed.identities == straight.identities
+    assert packed.true_px.tolist() == straight.true_px.tolist()
+    difference = np.abs(np.asarray(packed.pictures, int) - straight.pictures)
+    assert difference.mean() < 2
+    assert np.asarray(straight.pictures[0], int).mean() != np.asarray(straight.pictures[4], int).mean()
+
+
+def test_the_critic_learns_to_tell_and_the_network_to_deceive() -> None:
+    torch.manual_seed(0)
+    critic = Critic([4])
+    optimiser = torch.optim.Adam(critic.parameters(), lr=1e-2)
+    places = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(2, 4)
+    smooth, rough = torch.zeros(2, 4, 16, 16), torch.randn(2, 4, 16, 16)
+    for _ in range(40):
+        optimiser.zero_grad()
+        critic_loss(critic([rough], places), critic([smooth], places), EQUAL).backward()
+        optimiser.step()
+    assert critic_loss(critic([rough], places), critic([smooth], places), EQUAL) < 0.5
+    deceived, seen = (deceiving_loss(critic([x], places), EQUAL) for x in (rough, smooth))
+    assert deceived < seen - 1
+
+
+def test_pictures_without_weight_do_not_count() -> None:
+    answers = [torch.tensor([1.0, -3.0]).reshape(2, 1, 1, 1)]
+    weights = torch.tensor([1.0, 0.0])
+    assert float(deceiving_loss(answers, weights)) == pytest.approx(-0.5)
+    assert float(critic_loss(answers, answers, weights)) == pytest.approx(1.0)
+
+
+def test_the_critic_sees_where_it_looks() -> None:
+    critic, features = Critic([4]), torch.zeros(1, 4, 16, 16)
+    left, right = (critic([features], torch.tensor([[x, 0.0, x + 0.25, 0.25]]))[0] for x in (0.0, 0.7))
+    assert not torch.allclose(left, right)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is an accelerator")
+def test_a_missing_accelerator_is_said_in_a_sentence() -> None:
+    assert training_device("auto").type == "cpu"
+    with pytest.raises(ConfigError, match="no accelerator"):
+        training_device("cuda")
+    with pytest.raises(ConfigError, match="auto, cpu or cuda"):
+        training_device("tpu")
