@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -154,3 +156,10 @@ def test_a_missing_accelerator_is_said_in_a_sentence() -> None:
         training_device("cuda")
     with pytest.raises(ConfigError, match="auto, cpu or cuda"):
         training_device("tpu")
+
+
+def test_training_needs_no_video_or_diffusion_library() -> None:
+    """A machine with an accelerator may have torch, OpenCV and Pillow and nothing else of ours."""
+    check = "import sys, models.training.__main__; print(sorted({'av', 'diffusers', 'insightface'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +39,8 @@ def video_code(image: NDArray[np.uint8], random: np.random.Generator, strength: 
 
 
 def _code(frames: list[NDArray[np.uint8]], codec: str, strength: float) -> NDArray[np.uint8]:
+    import av  # here, so that a machine without PyAV can train without these streams
+
     encoder = av.CodecContext.create(codec, "w")
     assert isinstance(encoder, av.VideoCodecContext)
     encoder.height, encoder.width = frames[0].shape[:2]
