@@ -35,7 +35,7 @@ def anchored_identity(restored: Tensor, anchor: Tensor, target: Tensor) -> Tenso
 
     The worse the references agree with the target, the more the target itself is asked for.
     """
-    hard = MOST_HARD * identity_distance(anchor, target)
+    hard = MOST_HARD * identity_distance(anchor.detach(), target)
     return (1 - hard) * identity_distance(restored, anchor) + hard * identity_distance(restored, target)
 
 
