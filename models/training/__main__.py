@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from configs import ConfigError, load
+from models.training.autoencoder import AutoencoderTask
 from models.training.encoder import EncoderTask
 from models.training.fast import FastTask
+from models.training.flow import FlowTask
 from models.training.loop import Task, TrainingConfig, train
 
 B = TypeVar("B")
@@ -33,8 +35,12 @@ def main() -> None:
         _run(EncoderTask(config.encoder, config.faces, config.cache, config.seed), config, arguments)
     elif config.task == "fast":
         _run(FastTask(config.fast, config.faces, config.cache, config.seed), config, arguments)
+    elif config.task == "autoencoder":
+        _run(AutoencoderTask(config.autoencoder, config.faces, config.cache, config.seed), config, arguments)
+    elif config.task == "flow":
+        _run(FlowTask(config.flow, config.faces, config.cache, config.seed), config, arguments)
     else:
-        raise ConfigError(f"task must be encoder or fast, got {config.task!r}")
+        raise ConfigError(f"task must be encoder, fast, autoencoder or flow, got {config.task!r}")
 
 
 def _run(task: Task[B], config: TrainingConfig, arguments: argparse.Namespace) -> None:

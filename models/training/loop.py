@@ -23,8 +23,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.training.autoencoder import AutoencoderSettings
 from models.training.encoder import EncoderSettings
 from models.training.fast import FastSettings
+from models.training.flow import FlowSettings
 from models.weights import save_checkpoint
 
 B = TypeVar("B")
@@ -35,7 +37,7 @@ class TrainingConfig:
     """One recipe, counted in images, so the batch size may change without changing the schedule."""
 
     task: str
-    """`encoder` or `fast`."""
+    """`encoder`, `fast`, `autoencoder` or `flow`."""
     faces: Path
     """Folder of aligned faces with their index."""
     cache: Path
@@ -58,6 +60,8 @@ class TrainingConfig:
     threads: int = 2
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     fast: FastSettings = field(default_factory=FastSettings)
+    autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
+    flow: FlowSettings = field(default_factory=FlowSettings)
 
 
 class Task(Protocol[B]):
