@@ -80,10 +80,12 @@ class RestorerConfig:
     """Which network restores faces."""
 
     kind: str = "auto"
-    """`auto` (the best that is installed), `fast`, `none` (find and follow only), a checkpoint's path, or
-    `package.module:Class`."""
+    """`auto` (the best that is installed), `fast`, `none` (find and follow only), the path of a checkpoint (ours,
+    or a face restorer that spandrel knows: GFPGAN, RestoreFormer, CodeFormer), or `package.module:Class`."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:1`."""
+    allow_pickle: bool = False
+    """Accept a `.pth`, `.pt` or `.ckpt` checkpoint (read with weights_only)."""
 
 
 @dataclass(frozen=True, slots=True)
