@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 EMBEDDED = Path(__file__).with_name("embedded")
+WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt")
+"""Endings of files that `load_state` reads."""
 
 
 class CheckpointError(RuntimeError):
@@ -82,6 +85,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ) from error
 
 
+def is_own(path: Path) -> bool:
+    """Whether `path` is a file that `save_checkpoint` wrote: its header carries a network's parameters."""
+    try:
+        with safe_open(path, framework="pt") as stream:
+            return "parameters" in (stream.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
 def save_checkpoint(path: Path, state: Mapping[str, Tensor], parameters: object, images_seen: int) -> str:
     """Writes weights as float16 with the network's parameters in the header; returns the file's sha256."""
     tensors = {
@@ -102,26 +114,37 @@ def load_state(path: Path, *, allow_pickle: bool = False) -> dict[str, Tensor]:
     Pickled files are read with `weights_only=True`. Raises `CheckpointError` for other kinds and damaged
     files.
     """
-    if path.suffix not in {".safetensors", ".pth", ".pt", ".ckpt"}:
+    if path.suffix not in WEIGHTS:
         raise CheckpointError(
             f"{path}: expected .safetensors, .pth, .pt or .ckpt, got {path.suffix or 'no suffix'!r}"
         )
     if path.suffix != ".safetensors" and not allow_pickle:
-        raise CheckpointError(f"{path}: pickled weights are refused; convert to .safetensors or allow pickle")
+        raise CheckpointError(
+            f"{path}: pickled weights are refused; convert them to .safetensors, or allow them with "
+            "--set restorer.allow_pickle=true (for a recogniser: recogniser.allow_pickle=true)"
+        )
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as stream:
                 return {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own words tell how to run such a file; nobody should.
+        raise CheckpointError(
+            f"{path}: the weights cannot be read: damaged, or with objects besides tensors, which are not unpickled"
+        ) from error
     except Exception as error:
         # torch.load raises nearly anything on foreign bytes; the reader needs one sentence.
         raise CheckpointError(
             f"{path}: the weights cannot be read ({type(error).__name__}: {error})"
         ) from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if state is None or not all(isinstance(value, Tensor) for value in state.values()):
+    if isinstance(content, dict):
+        # Training programs put the weights beside other things; the averaged ones come first.
+        tables = (content.get(name) for name in ("params_ema", "params", "state_dict"))
+        content = next((table for table in tables if isinstance(table, dict)), content)
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(f"{path}: holds no plain table of tensors")
-    return dict(state)
+    return dict(content)
 
 
 def _float32(tensor: Tensor) -> Tensor:

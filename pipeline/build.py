@@ -18,7 +18,8 @@ from models.detector import CenterFaceDetector, InsightFaceDetector
 from models.fast.restorer import FastRestorer
 from models.protocols import Detector, Recogniser, Restorer
 from models.recogniser import EmbeddedRecogniser
-from models.weights import load_checkpoint
+from models.spandrel_restorer import SpandrelRestorer
+from models.weights import WEIGHTS, CheckpointError, is_own, load_checkpoint
 from pipeline import __version__
 from pipeline.compare import side_by_side
 from pipeline.config import (
@@ -139,8 +140,12 @@ def build_restorer(config: RestorerConfig) -> Restorer | None:
                 f"restorer.kind: {config.kind!r} is no restorer (it lacks crop_size or restore)"
             )
         return cast(Restorer, stranger)
+    if Path(config.kind).suffix in WEIGHTS and not Path(config.kind).expanduser().exists():
+        raise CheckpointError(f"{config.kind}: no such file of weights")
     path = _existing(config.kind, "restorer.kind", "auto, fast, none")
-    return FastRestorer(load_checkpoint(path), device, config.crop_size)
+    if is_own(path):
+        return FastRestorer(load_checkpoint(path), device, config.crop_size)
+    return SpandrelRestorer(path, device, allow_pickle=config.allow_pickle)
 
 
 def _open_sink(

@@ -108,7 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("input", metavar="IN", type=Path, help="a video, a photo, or a folder of photos")
     parser.add_argument("output", metavar="OUT", type=Path, help="where the result goes (same kind as IN)")
     parser.add_argument(
-        "--restorer", metavar="auto|fast|none|PATH", help="what restores faces (default: auto)"
+        "--restorer",
+        metavar="auto|fast|none|PATH",
+        help="what restores faces (default: auto); PATH: a checkpoint of ours, GFPGAN, RestoreFormer or CodeFormer",
     )
     reference = "a clear photo, a folder of photos, or a clip of a person in the film; may be repeated"
     parser.add_argument(

@@ -81,13 +81,15 @@ class RestorerConfig:
     """Which network restores faces."""
 
     kind: str = "auto"
-    """`auto` (the best that is installed), `fast`, `none` (find and follow only), a checkpoint's path, or
-    `package.module:Class`."""
+    """`auto` (the best that is installed), `fast`, `none` (find and follow only), the path of a checkpoint (ours,
+    or a face restorer that spandrel knows: GFPGAN, RestoreFormer, CodeFormer), or `package.module:Class`."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:1`."""
     crop_size: int = 256
     """Side in pixels of the crops that `fast` restores, 256 or 512: more detail for faces that are larger than
     256 pixels on screen, at four times the cost."""
+    allow_pickle: bool = False
+    """Accept a `.pth`, `.pt` or `.ckpt` checkpoint (read with weights_only)."""
 
     def __post_init__(self) -> None:
         if self.crop_size not in CROP_SIZES:

@@ -44,8 +44,19 @@ def _start(config: TrainingConfig, arguments: argparse.Namespace) -> None:
         _run(EncoderTask(config.encoder, config.faces, config.cache, config.seed, device), config, arguments)
     elif config.task == "fast":
         _run(FastTask(config.fast, config.faces, config.cache, config.seed, device), config, arguments)
+    elif config.task == "autoencoder":
+        from models.training.autoencoder import (
+            AutoencoderTask,  # what does not need diffusers trains without it
+        )
+
+        task = AutoencoderTask(config.autoencoder, config.faces, config.cache, config.seed, device)
+        _run(task, config, arguments)
+    elif config.task == "flow":
+        from models.training.flow import FlowTask
+
+        _run(FlowTask(config.flow, config.faces, config.cache, config.seed, device), config, arguments)
     else:
-        raise ConfigError(f"task must be encoder or fast, got {config.task!r}")
+        raise ConfigError(f"task must be encoder, fast, autoencoder or flow, got {config.task!r}")
 
 
 def _run(task: Task[B], config: TrainingConfig, arguments: argparse.Namespace) -> None:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from configs import ConfigError
 from models.training.encoder import EncoderSettings
 from models.training.fast import FastSettings
+from models.training.flow_settings import AutoencoderSettings, FlowSettings
 from models.training.state import Stateful, begin_with, resume, save_state
 from models.weights import load_checkpoint, save_checkpoint
 
@@ -39,7 +40,7 @@ class TrainingConfig:
     """One recipe, counted in images, so the batch size may change without changing the schedule."""
 
     task: str
-    """`encoder` or `fast`."""
+    """`encoder`, `fast`, `autoencoder` or `flow`."""
     faces: Path
     """Folder of aligned faces with their index."""
     cache: Path
@@ -76,6 +77,8 @@ class TrainingConfig:
     """Keeps the optimiser's moments and the average at half precision: half the size, nearly the same run."""
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     fast: FastSettings = field(default_factory=FastSettings)
+    autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
+    flow: FlowSettings = field(default_factory=FlowSettings)
 
 
 class Task(Protocol[B]):

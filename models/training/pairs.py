@@ -19,7 +19,7 @@ from torch import Tensor
 from models.training.batch_degrade import degrade_batch, preset_batch
 from models.training.coded import CodedFaces
 from models.training.dataset import Faces
-from models.training.degrade import MODERATE, SEVERE
+from models.training.degrade import MODERATE, SEVERE, Picture
 from models.training.draws import Draws
 from models.training.tone import tone
 
@@ -155,6 +155,12 @@ class PairSource:
                 preset = MODERATE if number == 1 else SEVERE
                 degraded[index] = preset_batch(targets[index], some, preset, self.side_px)
         return degraded
+
+
+def to_picture(tensor: Tensor) -> Picture:
+    """uint8 (H, W, 3) of a picture float32 (3, H, W) in [0, 1], clipped; from any device."""
+    picture: Picture = tensor.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+    return picture
 
 
 def _flags(values: NDArray[np.bool_], like: Tensor) -> Tensor:

@@ -17,7 +17,11 @@ from models.training.loop import TrainingConfig
 from models.training.shards import read_rows
 from models.weights import EMBEDDED, load_checkpoint
 
-ARCHITECTURES = {"encoder": "models.recogniser.Encoder", "fast": "models.fast.network.FastNetwork"}
+ARCHITECTURES = {
+    "encoder": "models.recogniser.Encoder",
+    "fast": "models.fast.network.FastNetwork",
+    "iconface": "models.iconface.model.IconFaceModel",
+}
 LICENCE = (
     "non-commercial (trained partly on CelebAMask-HQ and on generated faces that came without a licence)"
 )

@@ -1,0 +1,145 @@
+"""From noise to a clean face: Euler steps along the flow, with guidance towards face and references.
+
+z_sigma = (1 - sigma) z_0 + sigma noise; the velocity is noise - z_0. Source: IConFace (arXiv 2605.02814).
+
+Shapes: B faces, N tokens of a picture, C their channels, E width of an embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from models.iconface.network import IconFace, ReferenceMemory
+
+SMALLEST_SIGMA = 0.05
+"""Below, a predicted clean face says little about the velocity (arXiv 2511.13720 clips at the same place)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingSettings:
+    """How a face is drawn."""
+
+    steps: int = 1
+    guidance: float = 1.0
+    """How far to go from what the face alone suggests to what the references suggest; 1 = just there."""
+    image_guidance: float = 1.0
+    """The same from nothing at all to the degraded face; other values cost one more pass."""
+    average_references: bool = False
+    """Each reference on its own and the velocities averaged, as in RefID, instead of all in one sequence."""
+    shift: float = 1.0
+    """Above 1 more of the steps are taken where there is much noise."""
+    seed: int = 42
+    """Of the one noise that serves all faces: the same spot of every face starts alike, so video is calm."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.shift <= 0:
+            raise ValueError(f"shift must be above 0, got {self.shift}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Condition:
+    """Who the face is taken to be."""
+
+    anchors: Tensor
+    """float32 (B, E), unit length."""
+    memory: ReferenceMemory
+
+
+def sigmas(steps: int, shift: float = 1.0) -> list[float]:
+    """`steps` + 1 noise levels from 1 to 0: s t / (1 + (s - 1) t) for t = 1 ... 0."""
+    times = [1 - step / steps for step in range(steps + 1)]
+    return [shift * time / (1 + (shift - 1) * time) for time in times]
+
+
+def klein_shift(tokens: int, steps: int) -> float:
+    """The shift of FLUX.2 klein for a picture of so many tokens: e^mu, mu linear in tokens and in steps.
+
+    The two lines, for 10 and for 200 steps, are those of diffusers' pipeline, which cannot be imported without its
+    language model. Above 4300 tokens the second holds for any number of steps.
+    """
+    many = 1.6927e-4 * tokens + 0.45666666
+    if tokens > 4300:
+        return math.exp(many)
+    few = 8.73809524e-5 * tokens + 1.89833333
+    return math.exp(few + (many - few) * (steps - 10) / 190)
+
+
+def fixed_noise(seed: int, tokens: int, channels: int) -> Tensor:
+    """The noise all faces start from, float32 (1, N, C); the same on every device."""
+    return torch.randn(1, tokens, channels, generator=torch.Generator().manual_seed(seed))
+
+
+def noised(clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """z_sigma of clean tokens (B, N, C); `sigma` (B,)."""
+    return clean + sigma[:, None, None] * (noise - clean)
+
+
+def cleaned(scene: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
+    """The clean tokens that a velocity points to: z_sigma - sigma u."""
+    return scene - sigma[:, None, None] * velocity
+
+
+def velocity(
+    network: IconFace, scene: Tensor, sigma: Tensor, degraded: Tensor | None, condition: Condition
+) -> Tensor:
+    """The velocity (B, N, C) at `scene`, whatever it is that the network predicts."""
+    answer: Tensor = network(scene, sigma, degraded, condition.anchors, condition.memory)
+    if not network.shape.clean:
+        return answer
+    clean = answer if degraded is None else degraded + answer
+    return (scene - clean) / sigma.clamp_min(SMALLEST_SIGMA)[:, None, None]
+
+
+def guided_velocity(
+    network: IconFace,
+    scene: Tensor,
+    sigma: Tensor,
+    degraded: Tensor,
+    alone: Condition,
+    views: Sequence[Condition],
+    settings: SamplingSettings,
+) -> Tensor:
+    """(1 - s_i) u(-, -) + (s_i - s_c) u(degraded, -) + s_c / N sum of u(degraded, view).
+
+    `alone` is the condition without references, `views` those with: one with all of them in its sequence, or N
+    with one each. Terms of weight zero are not computed. Source: RefID (arXiv 2505.21905), two-scale guidance;
+    with s_i = 1 and one view it is classifier-free guidance towards the references.
+    """
+    image = settings.image_guidance
+    terms: list[tuple[float, Tensor | None, Condition]] = [
+        (image - settings.guidance if views else image, degraded, alone)
+    ]
+    terms += [(settings.guidance / len(views), degraded, view) for view in views]
+    if image != 1:
+        nobody = Condition(torch.zeros_like(alone.anchors), alone.memory)
+        terms.append((1 - image, None, nobody))
+    total = torch.zeros_like(scene)
+    for weight, picture, condition in terms:
+        if weight:
+            total = total + weight * velocity(network, scene, sigma, picture, condition)
+    return total
+
+
+def sample(
+    network: IconFace,
+    noise: Tensor,
+    degraded: Tensor,
+    alone: Condition,
+    views: Sequence[Condition],
+    settings: SamplingSettings,
+) -> Tensor:
+    """Clean tokens (B, N, C) of `degraded` tokens (B, N, C), from `noise`, (1 or B, N, C)."""
+    scene = noise.expand_as(degraded)
+    for now, following in pairwise(sigmas(settings.steps, settings.shift)):
+        sigma = scene.new_full((len(scene),), now)
+        direction = guided_velocity(network, scene, sigma, degraded, alone, views, settings)
+        scene = scene + (following - now) * direction
+    return scene

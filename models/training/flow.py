@@ -1,0 +1,242 @@
+"""Training of `iconface`: the velocity between noise and the sharp face, given the degraded one and references.
+
+All samples of a batch have equally many references, so that no padding is computed. The autoencoder's encoder
+stays as it is, or latents would drift; its decoder may learn on, as it meets latents that are guesses.
+
+Shapes: B faces, R references, S = 256, N tokens of a picture, C their channels, E width of an embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.iconface.anchor import identity_anchor
+from models.iconface.losses import (
+    anchored_identity,
+    flow_matching,
+    hard_example_identity,
+    noise_weight,
+)
+from models.iconface.model import IconFaceModel, build_autoencoder
+from models.iconface.network import start_small
+from models.iconface.sampling import (
+    Condition,
+    SamplingSettings,
+    cleaned,
+    fixed_noise,
+    noised,
+    sample,
+    velocity,
+)
+from models.recogniser import build_encoder
+from models.training.dataset import load_faces
+from models.training.degrade import Picture
+from models.training.flow_settings import FlowSettings
+from models.training.losses import PerceptualLoss, charbonnier, texture
+from models.training.other_views import other_views
+from models.training.pairs import PairSource, to_picture
+from models.training.views import recogniser_view
+from models.weights import load_checkpoint
+
+CROP_PX = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FlowBatch:
+    """Whole crops with their references and noise."""
+
+    degraded: Tensor
+    """float32 (B, 3, S, S) in [0, 1]."""
+    targets: Tensor
+    """float32 (B, 3, S, S) in [0, 1]."""
+    references: Tensor
+    """float32 (B, R, 3, S, S) in [0, 1]."""
+    strangers: Tensor
+    """bool (B,), whose references show somebody else."""
+    noise: Tensor
+    """float32 (B, N, C)."""
+    sigma: Tensor
+    """float32 (B,)."""
+    blind: Tensor
+    """bool (), whether the degraded face is left out."""
+
+
+class FlowTask:
+    """Batches, losses, network and sheets of `iconface` for `loop.train`."""
+
+    def __init__(
+        self, settings: FlowSettings, faces: Path, cache: Path, seed: int, device: torch.device
+    ) -> None:
+        self.settings = settings
+        self.seed = seed
+        self.device = device
+        self.faces = load_faces(faces, CROP_PX, cache)
+        self.indices = self.faces.targets(settings.smallest_true_px)
+        weights = np.where(self.faces.true_px[self.indices] >= CROP_PX, 1.0, settings.soft_weight)
+        self.chances = weights / weights.sum()
+        self.partners = self.faces.partners()
+        self.source = PairSource(self.faces, device)
+        self.autoencoder = build_autoencoder(load_checkpoint(settings.autoencoder))
+        self.encoder = build_encoder(load_checkpoint(settings.encoder)).to(device)
+        self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.perceptual = PerceptualLoss(settings.perceptual).to(device) if settings.perceptual else None
+
+    def network(self) -> IconFaceModel:
+        """A fresh transformer beside the trained autoencoder."""
+        model = IconFaceModel(self.settings.shape, self.autoencoder.shape)
+        model.autoencoder.load_state_dict(self.autoencoder.state_dict())
+        model.autoencoder.encoder.requires_grad_(False)
+        model.autoencoder.decoder.requires_grad_(self.settings.decoder_learns)
+        start_small(model.network)
+        return model
+
+    def critic(self) -> None:
+        """None: the adversarial term belongs to a later stage."""
+
+    def parameters(self) -> dict[str, object]:
+        """What rebuilds the model, for the checkpoint's header."""
+        return IconFaceModel(self.settings.shape, self.autoencoder.shape).shapes()
+
+    def batch(self, images_seen: int, batch_size: int) -> FlowBatch:
+        """The batch that follows after `images_seen` images; a function of the seed and this number."""
+        settings, random = self.settings, np.random.default_rng((self.seed, images_seen))
+        views = int(random.choice(len(settings.references), p=settings.references))
+        indices = random.choice(self.indices, batch_size, p=self.chances)
+        seeds = [int(seed) for seed in random.integers(2**62, size=batch_size)]
+        pairs = self.source.pairs(indices, torch.zeros(batch_size, 2, dtype=torch.int64), CROP_PX, seeds)
+        strangers = random.random(batch_size) < (settings.stranger if views else 0)
+        references = [
+            self._references(int(index), bool(stranger), views, random)
+            for index, stranger in zip(indices, strangers, strict=True)
+        ]
+        shape = settings.shape
+        noise = random.standard_normal((batch_size, shape.rows**2, shape.channels), np.float32)
+        return FlowBatch(
+            pairs.degraded,
+            pairs.targets,
+            torch.stack(references),
+            torch.from_numpy(strangers).to(self.device),
+            torch.from_numpy(noise).to(self.device),
+            torch.from_numpy(self._sigmas(batch_size, random)).to(self.device),
+            torch.tensor(random.random() < settings.no_degraded),
+        )
+
+    def losses(self, network: nn.Module, critic: nn.Module | None, batch: FlowBatch) -> dict[str, Tensor]:
+        """Terms whose sum is minimised, already weighted."""
+        assert isinstance(network, IconFaceModel)
+        settings, autoencoder = self.settings, network.autoencoder
+        with torch.no_grad():
+            clean = autoencoder.tokens(autoencoder.encode(batch.targets)[0])
+            latents, features = autoencoder.encode(batch.degraded)
+        condition, anchors = self._condition(network, batch.degraded, batch.references)
+        scene = noised(clean, batch.noise, batch.sigma)
+        degraded = None if batch.blind else autoencoder.tokens(latents)
+        direction = velocity(network.network, scene, batch.sigma, degraded, condition)
+        losses = {"flow": settings.flow_weight * flow_matching(direction, clean, batch.noise)}
+        if batch.blind:
+            return losses
+        seen = slice(max(1, round(settings.decoded_part * len(scene))))
+        guess = cleaned(scene, direction, batch.sigma)[seen]
+        restored = autoencoder.decode(
+            autoencoder.latents(guess, settings.shape.rows), (features[0][seen], features[1][seen])
+        )
+        return losses | self._picture_losses(restored, batch, anchors, seen)
+
+    def _picture_losses(
+        self, restored: Tensor, batch: FlowBatch, anchors: Tensor, seen: slice
+    ) -> dict[str, Tensor]:
+        """Terms on decoded pictures; the identity terms only where there are references (IConFace)."""
+        settings, targets = self.settings, batch.targets[seen]
+        losses = {
+            "pixel": settings.pixel_weight * charbonnier(restored, targets),
+            "texture": settings.texture_weight * texture(restored, targets),
+        }
+        if self.perceptual is not None:
+            losses["perceptual"] = settings.perceptual_weight * self.perceptual(restored, targets)
+        if batch.references.shape[1] and settings.identity_weight > 0:
+            got = self._embed(restored)
+            wanted = self._embed(targets).detach()
+            # Nobody is drawn towards a stranger.
+            reference = torch.where(batch.strangers[seen, None], F.normalize(wanted, dim=1), anchors[seen])
+            if settings.identity == "iconface":
+                distance = anchored_identity(got, reference, wanted)
+            else:
+                distance = hard_example_identity(got, reference, wanted, settings.hard_weight)
+            weighted = (noise_weight(batch.sigma[seen]) * distance).mean()
+            losses["identity"] = settings.identity_weight * weighted
+        return losses
+
+    def _condition(
+        self, model: IconFaceModel, degraded: Tensor, references: Tensor
+    ) -> tuple[Condition, Tensor]:
+        """What the network is told of the person, and the anchors (B, E) in it."""
+        count, views = references.shape[:2]
+        if not views:
+            with torch.no_grad():
+                anchors = F.normalize(self._embed(degraded), dim=1)
+            return Condition(anchors, model.network.without_references(count)), anchors
+        with torch.no_grad():
+            pictures = references.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+            embeddings = self._embed(pictures).reshape(count, views, -1)
+            # Clearest first, as in the restorer.
+            order = embeddings.norm(dim=2).argsort(dim=1, descending=True)
+            embeddings = embeddings.gather(1, order[:, :, None].expand_as(embeddings))
+            tokens = model.autoencoder.tokens(model.autoencoder.encode(pictures)[0])
+            tokens = tokens.reshape(count, views, *tokens.shape[1:])
+            tokens = tokens.gather(1, order[:, :, None, None].expand_as(tokens))
+            anchors = torch.stack([identity_anchor(each) for each in embeddings])
+        return Condition(anchors, model.network.remember(tokens, embeddings)), anchors
+
+    def _embed(self, pictures: Tensor) -> Tensor:
+        """Raw embeddings (B, E) of aligned pictures, the mirrored view averaged in; differentiable."""
+        view = recogniser_view(pictures).contiguous(memory_format=torch.channels_last)
+        embeddings: Tensor = (self.encoder(view) + self.encoder(view.flip(3))) / 2
+        return embeddings
+
+    def _references(self, index: int, stranger: bool, views: int, random: np.random.Generator) -> Tensor:
+        """float32 (R, 3, S, S), views of the person of a picture, or of somebody else."""
+        if not views:
+            return torch.zeros(0, 3, CROP_PX, CROP_PX, device=self.device)
+        person = int(random.choice(self.indices)) if stranger else index
+        partners = self.partners[person]
+        chosen = [int(random.choice(partners)) if len(partners) else person for _ in range(views)]
+        pictures = [np.asarray(self.faces.pictures[one]) for one in chosen]
+        return other_views(pictures, random).to(self.device)
+
+    def _sigmas(self, count: int, random: np.random.Generator) -> NDArray[np.float32]:
+        drawn = 1 / (1 + np.exp(-random.standard_normal(count)))
+        pure = random.random(count) < self.settings.pure_noise
+        sigmas = np.where(pure, 1, np.maximum(drawn, self.settings.lowest_sigma))
+        return sigmas.astype(np.float32)
+
+    @torch.inference_mode()
+    def sheet(self, network: nn.Module) -> Picture | None:
+        """Rows of degraded; restored in one step without and with two references, in four with; reference; target."""
+        assert isinstance(network, IconFaceModel)
+        random = np.random.default_rng(self.seed + 1)
+        shape, autoencoder = self.settings.shape, network.autoencoder
+        noise = fixed_noise(SamplingSettings().seed, shape.rows**2, shape.channels)
+        rows: list[Tensor] = []
+        indices = random.choice(self.indices, 6, p=self.chances)
+        pairs = self.source.pairs(indices, torch.zeros(6, 2, dtype=torch.int64), CROP_PX, list(range(6)))
+        for place, index in enumerate(indices):
+            degraded = pairs.degraded[place : place + 1]
+            references = self._references(int(index), False, 2, random)
+            alone, _ = self._condition(network, degraded, references[None, :0])
+            view, _ = self._condition(network, degraded, references[None])
+            latents, features = autoencoder.encode(degraded)
+            columns = [degraded]
+            for views, steps in (((), 1), ((view,), 1), ((view,), 4)):
+                settings = replace(SamplingSettings(), steps=steps)
+                start = noise.to(degraded)
+                tokens = sample(network.network, start, autoencoder.tokens(latents), alone, views, settings)
+                columns.append(autoencoder.decode(autoencoder.latents(tokens, shape.rows), features))
+            rows.append(torch.cat([*columns, references[:1], pairs.targets[place : place + 1]], 3))
+        return to_picture(torch.cat(rows, 2)[0])
