@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pipeline.blend import BlendConfig
 from pipeline.restore import RestoreConfig
@@ -80,12 +81,17 @@ class RestorerConfig:
     """Which network restores faces."""
 
     kind: str = "auto"
-    """`auto` (the best that is installed), `fast`, `none` (find and follow only), the path of a checkpoint (ours,
-    or a face restorer that spandrel knows: GFPGAN, RestoreFormer, CodeFormer), or `package.module:Class`."""
+    """`auto` (the best that is installed), `fast`, `iconface`, `klein`, `none` (find and follow only), the path of a
+    checkpoint (ours, or a face restorer that spandrel knows: GFPGAN, RestoreFormer, CodeFormer), or
+    `package.module:Class`."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:1`."""
     allow_pickle: bool = False
     """Accept a `.pth`, `.pt` or `.ckpt` checkpoint (read with weights_only)."""
+    klein: str = "black-forest-labs/FLUX.2-klein-4B"
+    """Model of `klein`: its name in the hub's cache (this one or `-base-4B`), or a folder of the same layout."""
+    adapter: Path | None = None
+    """Adapter that teaches `klein` to restore: `lora_weights.safetensors` or one of ours; none = klein as it is."""
 
 
 @dataclass(frozen=True, slots=True)
