@@ -19,7 +19,7 @@ from models.fast.restorer import FastRestorer
 from models.protocols import Detector, Recogniser, Restorer
 from models.recogniser import EmbeddedRecogniser
 from models.spandrel_restorer import SpandrelRestorer
-from models.weights import WEIGHTS, CheckpointError, is_own, load_checkpoint
+from models.weights import WEIGHTS, Checkpoint, CheckpointError, is_own, load_checkpoint
 from pipeline import __version__
 from pipeline.compare import side_by_side
 from pipeline.config import (
@@ -133,6 +133,8 @@ def build_restorer(config: RestorerConfig) -> Restorer | None:
     device = _device(config.device)
     if config.kind in ("auto", "fast"):
         return FastRestorer(device=device, crop_size=config.crop_size)
+    if config.kind in ("iconface", "klein"):
+        return _flow_restorer(config, device)
     if _is_stranger(config.kind):
         stranger = _stranger(config.kind, "restorer.kind")
         if not (hasattr(stranger, "crop_size") and hasattr(stranger, "restore")):
@@ -142,10 +144,28 @@ def build_restorer(config: RestorerConfig) -> Restorer | None:
         return cast(Restorer, stranger)
     if Path(config.kind).suffix in WEIGHTS and not Path(config.kind).expanduser().exists():
         raise CheckpointError(f"{config.kind}: no such file of weights")
-    path = _existing(config.kind, "restorer.kind", "auto, fast, none")
+    path = _existing(config.kind, "restorer.kind", "auto, fast, iconface, klein, none")
     if is_own(path):
-        return FastRestorer(load_checkpoint(path), device, config.crop_size)
+        checkpoint = load_checkpoint(path)
+        # A flow restorer's header has a transformer and an autoencoder.
+        if "network" in checkpoint.parameters:
+            return _flow_restorer(config, device, checkpoint)
+        return FastRestorer(checkpoint, device, config.crop_size)
     return SpandrelRestorer(path, device, allow_pickle=config.allow_pickle)
+
+
+def _flow_restorer(
+    config: RestorerConfig, device: torch.device, checkpoint: Checkpoint | None = None
+) -> Restorer:
+    """Imported here alone: diffusers, which both are built on, takes seconds."""
+    if config.kind == "klein":
+        from models.iconface.klein import KleinRestorer
+
+        adapter = config.adapter.expanduser() if config.adapter else None
+        return KleinRestorer(config.klein, adapter, device)
+    from models.iconface.restorer import IconFaceRestorer
+
+    return IconFaceRestorer(checkpoint, device)
 
 
 def _open_sink(

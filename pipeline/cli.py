@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("output", metavar="OUT", type=Path, help="where the result goes (same kind as IN)")
     parser.add_argument(
         "--restorer",
-        metavar="auto|fast|none|PATH",
+        metavar="auto|fast|iconface|klein|none|PATH",
         help="what restores faces (default: auto); PATH: a checkpoint of ours, GFPGAN, RestoreFormer or CodeFormer",
     )
     reference = "a clear photo, a folder of photos, or a clip of a person in the film; may be repeated"

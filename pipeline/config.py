@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from models.fast.restorer import CROP_SIZES
 from pipeline.blend import BlendConfig
@@ -81,8 +82,9 @@ class RestorerConfig:
     """Which network restores faces."""
 
     kind: str = "auto"
-    """`auto` (the best that is installed), `fast`, `none` (find and follow only), the path of a checkpoint (ours,
-    or a face restorer that spandrel knows: GFPGAN, RestoreFormer, CodeFormer), or `package.module:Class`."""
+    """`auto` (the best that is installed), `fast`, `iconface`, `klein`, `none` (find and follow only), the path of a
+    checkpoint (ours, or a face restorer that spandrel knows: GFPGAN, RestoreFormer, CodeFormer), or
+    `package.module:Class`."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:1`."""
     crop_size: int = 256
@@ -90,6 +92,10 @@ class RestorerConfig:
     256 pixels on screen, at four times the cost."""
     allow_pickle: bool = False
     """Accept a `.pth`, `.pt` or `.ckpt` checkpoint (read with weights_only)."""
+    klein: str = "black-forest-labs/FLUX.2-klein-4B"
+    """Model of `klein`: its name in the hub's cache (this one or `-base-4B`), or a folder of the same layout."""
+    adapter: Path | None = None
+    """Adapter that teaches `klein` to restore: `lora_weights.safetensors` or one of ours; none = klein as it is."""
 
     def __post_init__(self) -> None:
         if self.crop_size not in CROP_SIZES:

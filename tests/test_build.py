@@ -41,7 +41,7 @@ def test_a_part_that_cannot_be_made_is_named(kind: str) -> None:
 def test_wrong_names_and_files_give_one_sentence(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.onnx"
     wrong.write_bytes(b"nothing of the kind")
-    with pytest.raises(ConfigError, match=r"restorer\.kind must be auto, fast, none"):
+    with pytest.raises(ConfigError, match=r"restorer\.kind must be auto, fast, iconface, klein, none"):
         build_restorer(RestorerConfig("fats"))
     with pytest.raises(ConfigError, match=r"recogniser\.kind must be embedded"):
         build_recogniser(RecogniserConfig("missing.onnx"))
@@ -77,3 +77,11 @@ def test_arcface_is_known_by_its_ending(tmp_path: Path, monkeypatch: pytest.Monk
     model.write_bytes(b"")
     monkeypatch.setattr(ArcFaceRecogniser, "__init__", lambda self, path: None)
     assert isinstance(build_recogniser(RecogniserConfig(str(model))), ArcFaceRecogniser)
+
+
+def test_klein_is_looked_for_where_the_settings_say(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nowhere: no such folder of a klein model"):
+        build_restorer(RestorerConfig("klein", klein=str(tmp_path / "nowhere")))
+    (tmp_path / "model_index.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"transformer/config\.json: cannot be read"):
+        build_restorer(RestorerConfig("klein", klein=str(tmp_path)))

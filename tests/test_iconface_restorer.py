@@ -17,6 +17,8 @@ from models.iconface.sampling import SamplingSettings
 from models.iconface.shape import AutoencoderShape, IconFaceShape
 from models.protocols import References, Request
 from models.weights import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from pipeline.build import build_restorer
+from pipeline.config import RestorerConfig
 
 SHAPE = IconFaceShape(
     heads=2,
@@ -201,6 +203,10 @@ def test_missing_truncated_and_foreign_checkpoints_give_one_sentence(path: Path,
     ):
         with pytest.raises(CheckpointError, match="not the weights of an `iconface` restorer"):
             IconFaceRestorer(foreign)
+
+
+def test_a_checkpoint_is_known_by_its_header(path: Path) -> None:
+    assert isinstance(build_restorer(RestorerConfig(str(path), "cpu")), IconFaceRestorer)
 
 
 def test_networks_and_autoencoders_must_agree() -> None:

@@ -1,0 +1,146 @@
+"""`KleinRestorer`: faces restored by FLUX.2 klein 4B, distilled (4 steps) or base (12 steps with guidance).
+
+Sources: IConFace (arXiv 2605.02814) for sequence, steps and guidance; diffusers' klein pipeline for codec and
+schedule. Requests go one by one on every device: one face's tokens fill a GPU, and no result depends on its company.
+
+Shapes: R references, N tokens of a picture, C their channels, S = 512 side of a crop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from models.iconface.klein.adapter import Adapter, load_adapter
+from models.iconface.klein.codec import load_codec
+from models.iconface.klein.folder import KleinFolder
+from models.iconface.klein.memory import keep_away
+from models.iconface.klein.network import Velocity, load_network
+from models.iconface.klein.plan import plan
+from models.iconface.klein.prompt import PROMPT, Prompts, prompts_of
+from models.iconface.requests import ReferenceRestorer, images_of
+from models.iconface.sampling import fixed_noise, klein_shift, sigmas
+from models.protocols import References, Request
+from models.weights import CheckpointError
+
+CROP_PX = 512
+
+
+@dataclass(frozen=True, slots=True)
+class KleinSettings:
+    """How a face is drawn."""
+
+    steps: int = 4
+    guidance: float = 1.0
+    """How far to go from what the empty prompt suggests to what the prompt suggests; 1 costs one pass, others two."""
+    seed: int = 42
+    """Of the one noise that serves all faces."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+
+
+DISTILLED = KleinSettings()
+BASE = KleinSettings(steps=12, guidance=4.0)
+
+
+class KleinRestorer(ReferenceRestorer[Velocity]):
+    """Restores aligned faces of 512 pixels with 0 to 3 references."""
+
+    # What is kept of a reference under our adapters, keys and values of 25 blocks, is 0.3 GB.
+    kept_sets = 2
+
+    def __init__(
+        self,
+        model: str,
+        adapter: Path | None = None,
+        device: str | torch.device = "cpu",
+        settings: KleinSettings | None = None,
+        *,
+        prompt: str = PROMPT,
+        crop_size: int = CROP_PX,
+        dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
+        """`model`: a folder in the hub's layout, or a name in the hub's cache. `adapter`: published, ours or none.
+
+        `settings`: None for those that the model was made for. Raises `CheckpointError` for parts that are missing
+        or do not fit, `ConfigError` where memory does not suffice or transformers is needed and missing.
+        """
+        folder = KleinFolder(model)
+        loaded = _adapter(model, adapter)
+        crop_size = 16 * loaded.shape.rows if loaded.shape else crop_size
+        super().__init__(crop_size, device)
+        self._check_embedding(loaded)
+        self.settings = settings or (DISTILLED if folder.distilled else BASE)
+        where = plan(folder, loaded, self.device, self.kept_sets, (crop_size // 16) ** 2, dtype)
+        # First of all, so that text encoder and transformer are never in memory together.
+        self.prompts = prompts_of(folder, prompt, dtype, self.device, where.text)
+        self._check_guidance(folder, self.prompts)
+        home = torch.device("cpu") if where.by_blocks else self.device
+        self.network = load_network(folder, loaded, crop_size // 16, dtype, home)
+        self.codec = load_codec(folder, dtype, self.device)
+        if where.by_blocks:
+            keep_away(self.network.module, self.network.blocks(), self.device)
+        channels = int(folder.transformer["in_channels"])
+        self.noise = fixed_noise(self.settings.seed, self.network.rows**2, channels).to(self.device)
+
+    def _groups(self, requests: Sequence[Request]) -> list[list[int]]:
+        return [[index] for index in range(len(requests))]
+
+    def _batch(self, requests: list[Request]) -> list[Tensor]:
+        (request,) = requests
+        degraded = self.codec.encode(self._pictures([request.crop]))
+        if len(request.references):
+            towards = self._known(request.references)
+        else:
+            towards = self.network.alone(self._embeddings([request.crop]))
+        scene = self._sample(towards, degraded)
+        return images_of(self.codec.decode(scene, self.network.rows))
+
+    def _sample(self, towards: Velocity, degraded: Tensor) -> Tensor:
+        """Clean tokens (1, N, C) of `degraded` ones, by Euler steps from the noise."""
+        settings, prompts, scene = self.settings, self.prompts, self.noise
+        shift = klein_shift(scene.shape[1], settings.steps)
+        for now, following in pairwise(sigmas(settings.steps, shift)):
+            sigma = scene.new_full((1,), now)
+            direction = towards(scene, sigma, degraded, prompts.prompt)
+            if settings.guidance != 1 and prompts.empty is not None:
+                # The empty prompt sees the same pictures, as in the code published with the first adapter.
+                unguided = towards(scene, sigma, degraded, prompts.empty)
+                direction = unguided + settings.guidance * (direction - unguided)
+            scene = scene + (following - now) * direction
+        return scene
+
+    def _worked_out(self, references: References) -> Velocity:
+        """The velocity that a set of references gives."""
+        crops, embeddings = self._clearest(references, self._encoder.network.shape.embedding)
+        # One by one: each is as large as the face itself.
+        tokens = torch.cat([self.codec.encode(self._pictures([crop])) for crop in crops])  # (R, N, C)
+        return self.network.seeing(tokens[None], embeddings[None])
+
+    def _check_embedding(self, adapter: Adapter) -> None:
+        width = self._encoder.network.shape.embedding
+        if adapter.shape is not None and adapter.shape.embedding != width:
+            raise CheckpointError(
+                f"{adapter.path}: made for embeddings {adapter.shape.embedding} wide, the encoder's are {width}"
+            )
+
+    def _check_guidance(self, folder: KleinFolder, prompts: Prompts) -> None:
+        if self.settings.guidance != 1 and prompts.empty is None:
+            raise CheckpointError(f"{folder.prompt_file}: holds no `empty`, which guidance needs")
+
+
+def _adapter(model: str, path: Path | None) -> Adapter:
+    if path is not None:
+        return load_adapter(path)
+    logging.getLogger(__name__).warning(
+        "%s: without an adapter klein was never taught to restore; faces may change", model
+    )
+    return Adapter()

@@ -1,0 +1,123 @@
+"""What restorers that take references have in common: checks, order, and what is kept of each set of references.
+
+Shapes: B requests, R references, E width of an embedding, S side of a crop.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.align import ffhq_to_arcface
+from models.protocols import References, Request, Result
+from models.recogniser import CROP_PX, EmbeddedRecogniser
+
+MOST_REFERENCES = 3
+"""As many as in training; of more, the clearest are taken."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kept(Generic[T]):
+    """What was worked out of one set of references; holds its crops, so that their ids stay theirs."""
+
+    crops: tuple[Tensor, ...]
+    content: T
+
+
+class ReferenceRestorer(ABC, Generic[T]):
+    """Restores aligned faces with 0 to N references; T is what it works out of a set of references."""
+
+    kept_sets = 8
+    """Sets of references of which that is kept."""
+
+    def __init__(self, crop_size: int, device: str | torch.device) -> None:
+        self.crop_size = crop_size
+        self.device = torch.device(device)
+        self._encoder = EmbeddedRecogniser(device=self.device)
+        self._kept: OrderedDict[tuple[int, ...], _Kept[T]] = OrderedDict()
+
+    @torch.inference_mode()
+    def restore(self, requests: Sequence[Request]) -> list[Result]:
+        """One result per request, in order. Raises `ValueError` for crops of another form.
+
+        On a CPU the requests go one by one, so that the result is the same to the bit in any company. On a GPU
+        those with equally many references form one batch.
+        """
+        for request in requests:
+            for crop in (request.crop, *request.references.crops):
+                self._check(crop)
+        results: list[Result | None] = [None] * len(requests)
+        for group in self._groups(requests):
+            for index, image in zip(group, self._batch([requests[index] for index in group]), strict=True):
+                results[index] = Result(image)
+        return [result for result in results if result is not None]
+
+    @abstractmethod
+    def _batch(self, requests: list[Request]) -> list[Tensor]:
+        """The restored crops, uint8 (3, S, S), of requests with equally many references."""
+
+    @abstractmethod
+    def _worked_out(self, references: References) -> T:
+        """What is kept of a set of references that is not empty."""
+
+    def _groups(self, requests: Sequence[Request]) -> list[list[int]]:
+        if self.device.type == "cpu":
+            return [[index] for index in range(len(requests))]
+        groups: dict[int, list[int]] = {}
+        for index, request in enumerate(requests):
+            groups.setdefault(min(len(request.references), MOST_REFERENCES), []).append(index)
+        return list(groups.values())
+
+    def _known(self, references: References) -> T:
+        """What a set of references gives, worked out once for the set."""
+        key = (references.version, *(id(crop) for crop in references.crops))
+        if key not in self._kept:
+            if len(self._kept) >= self.kept_sets:
+                self._kept.popitem(last=False)
+            self._kept[key] = _Kept(references.crops, self._worked_out(references))
+        self._kept.move_to_end(key)
+        return self._kept[key].content
+
+    def _clearest(self, references: References, width: int) -> tuple[list[Tensor], Tensor]:
+        """Crops and raw embeddings, float32 (R, `width`), clearest first and at most `MOST_REFERENCES`."""
+        embeddings = references.embeddings.float()
+        if embeddings.shape[1] != width:
+            # They are of another recogniser's space.
+            embeddings = self._embeddings(list(references.crops))
+        # Sorted, so that the order in which they were found does not matter.
+        order = embeddings.norm(dim=1).argsort(descending=True, stable=True)[:MOST_REFERENCES].tolist()
+        return [references.crops[index] for index in order], embeddings[order].to(self.device)
+
+    def _embeddings(self, crops: list[Tensor]) -> Tensor:
+        """Raw embeddings, float32 (B, E), of aligned crops."""
+        matrix = ffhq_to_arcface(self.crop_size)
+        faces = [
+            cv2.warpAffine(crop.permute(1, 2, 0).numpy(), matrix, (CROP_PX, CROP_PX), flags=cv2.INTER_AREA)
+            for crop in crops
+        ]
+        embeddings = self._encoder.embed(torch.from_numpy(np.stack(faces)).permute(0, 3, 1, 2))
+        return embeddings.to(self.device)
+
+    def _pictures(self, crops: list[Tensor]) -> Tensor:
+        """float32 (B, 3, S, S) in [0, 1]."""
+        return torch.stack(crops).to(self.device).float().div_(255)
+
+    def _check(self, crop: Tensor) -> None:
+        size = self.crop_size
+        if crop.dtype != torch.uint8 or tuple(crop.shape) != (3, size, size):
+            raise ValueError(f"crop must be uint8 (3, {size}, {size}), got {crop.dtype} {tuple(crop.shape)}")
+
+
+def images_of(pictures: Tensor) -> list[Tensor]:
+    """uint8 (3, S, S) each, on the CPU, of `pictures`, float (B, 3, S, S), about [0, 1]."""
+    rounded = pictures.float().mul(255).round_().clamp_(0, 255).to(torch.uint8)
+    return list(rounded.contiguous().cpu())
