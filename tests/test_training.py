@@ -116,6 +116,9 @@ def test_texture_loss_asks_for_energy_and_not_for_places() -> None:
     target, other, weak = (torch.rand(1, 3, 64, 64, generator=generator) for _ in range(3))
     smooth = 0.5 + 0.2 * (weak - 0.5)
     assert texture(other, target) < 0.25 * texture(smooth, target)
+    both, twice = torch.cat([other, smooth]), target.expand(2, -1, -1, -1)
+    first_only = texture(both, twice, torch.tensor([1.0, 0.0]))
+    assert float(first_only) == pytest.approx(float(texture(other, target)) / 2)
 
 
 def test_faces_are_decoded_once_and_small_ones_are_no_targets(tmp_path: Path) -> None:

@@ -174,20 +174,26 @@ class FastTask:
         """Terms whose sum is minimised, already weighted."""
         settings = self.settings
         restored = network(batch.degraded, batch.anchors, batch.corners.to(self.device), batch.side_px)
+        known = _known(restored, batch.targets)
         losses = {
             "pixel": charbonnier(restored, batch.targets),
-            "texture": settings.texture_weight * texture(restored, batch.targets),
+            "texture": settings.texture_weight * texture(restored, batch.targets, known),
         }
         if settings.grid_weight > 0:
             losses["grid"] = settings.grid_weight * grid(restored, batch.targets)
         if self.perceptual is not None:
-            losses |= self._seen(self.perceptual, critic, restored, batch)
+            losses |= self._seen(self.perceptual, critic, restored, known, batch)
         if batch.targets.shape[-1] == batch.side_px:
             losses |= self._recognised(restored, batch.targets)
         return losses
 
     def _seen(
-        self, perceptual: PerceptualLoss, critic: nn.Module | None, restored: Tensor, batch: FastBatch
+        self,
+        perceptual: PerceptualLoss,
+        critic: nn.Module | None,
+        restored: Tensor,
+        known: Tensor,
+        batch: FastBatch,
     ) -> dict[str, Tensor]:
         """Perceptual and adversarial terms, and the critic's own, on a part of the batch."""
         seen = max(1, round(self.settings.perceptual_part * len(restored)))
@@ -203,7 +209,7 @@ class FastTask:
             side = batch.corners.new_tensor([restored.shape[3], restored.shape[2]])
             ends = [batch.corners[:seen] + batch.shift.flip(0), batch.corners[:seen] + side]
             places = (torch.cat(ends, 1) / batch.side_px).to(self.device)
-            weights = _known(restored[:seen], batch.targets[:seen])
+            weights = known[:seen]
             critic.requires_grad_(False)
             deceiving = deceiving_loss(critic(made, places), weights)
             losses["adversarial"] = self.settings.adversarial_weight * deceiving
@@ -268,7 +274,8 @@ class FastTask:
 def _known(restored: Tensor, targets: Tensor) -> Tensor:
     """How well each face is known, (B,) in [0, 1]: 1 without error, a third at a mean error of 0.035.
 
-    Weights of the adversarial term: texture belongs onto a face that is there, not onto one that is guessed.
+    Weights of the texture and adversarial terms: texture belongs onto a face that is there, not onto one that
+    is guessed.
     """
     error = (restored - targets).abs().mean((1, 2, 3))
     return torch.exp(-((error / 0.035) ** 2))

@@ -26,11 +26,15 @@ def gradient_energy(pictures: Tensor, cell: int) -> Tensor:
     return F.avg_pool2d(F.pad(across + down, (0, 1, 0, 1), mode="replicate"), cell)
 
 
-def texture(restored: Tensor, target: Tensor, cell: int = 8) -> Tensor:
-    """Difference of log local gradient energy: asks for texture without asking where its grains lie."""
+def texture(restored: Tensor, target: Tensor, weights: Tensor | None = None, cell: int = 8) -> Tensor:
+    """Difference of log local gradient energy: asks for texture without asking where its grains lie.
+
+    `weights`: (B,) of the pictures, or None for all alike.
+    """
     floor = 1e-4
     energies = [torch.log(gradient_energy(pictures, cell) + floor) for pictures in (restored, target)]
-    return (energies[0] - energies[1]).abs().mean()
+    difference = (energies[0] - energies[1]).abs().mean((1, 2, 3))  # (B,)
+    return difference.mean() if weights is None else (weights * difference).mean()
 
 
 def grid(restored: Tensor, target: Tensor, period: int = 16) -> Tensor:
