@@ -119,7 +119,6 @@ def test_shards_hold_the_same_faces(pictures: Path, tmp_path: Path) -> None:
     packed = load_faces(tmp_path / "shards", 32, tmp_path / "cache")
     assert packed.files == straight.files
     assert packed.identities == straight.identities
-    assert packed.true_px.tolist() == straight.true_px.tolist()
     difference = np.abs(np.asarray(packed.pictures, int) - straight.pictures)
     assert difference.mean() < 2
     for first, second in ((0, 4), (1, 2)):  # each in its place
