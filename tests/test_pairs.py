@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,9 @@ from models.training.pairs import PairSource
 def source() -> PairSource:
     face = astronaut()[:256, 96:352]
     pictures = np.stack([face, face[:, ::-1], np.roll(face, 20, 0)])
-    return PairSource(Faces(pictures, ("a", "b", "c"), ("",) * 3, ("made",) * 3, np.full(3, 512)), CPU)
+    return PairSource(
+        Faces(Path("made"), pictures, ("a", "b", "c"), ("",) * 3, ("made",) * 3, np.full(3, 512)), CPU
+    )
 
 
 CPU = torch.device("cpu")
@@ -62,7 +66,7 @@ def test_faces_are_mirrored_and_moved(source: PairSource) -> None:
 def test_some_windows_come_out_of_a_real_video_stream() -> None:
     """The stream is moved and toned like its target; here it is the target's negative, so it is easy to find."""
     face = astronaut()[:256, 96:352]
-    faces = Faces(np.stack([face, face]), ("a", "b"), ("",) * 2, ("made",) * 2, np.full(2, 512))
+    faces = Faces(Path("made"), np.stack([face, face]), ("a", "b"), ("",) * 2, ("made",) * 2, np.full(2, 512))
     streams = CodedFaces(255 - face[None], np.array([1]))
     source, plain = PairSource(faces, CPU, streams), PairSource(faces, CPU)
     seeds = list(range(60))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from models.training.dataset import load_faces
-from models.training.loop import TrainingConfig, train
+from models.training.loop import TrainingConfig, TrainingError, train
 from models.training.losses import grid, texture
 from models.weights import load_checkpoint
 
@@ -66,6 +67,7 @@ def config(tmp_path: Path) -> TrainingConfig:
         status_images=160,
         checkpoint_images=800,
         threads=torch.get_num_threads(),
+        device="cpu",
     )
 
 
@@ -101,6 +103,25 @@ def test_a_failing_batch_reaches_the_caller(config: TrainingConfig) -> None:
 
     with pytest.raises(RuntimeError, match="no more pictures"):
         train(Broken(), config)
+
+
+def test_weights_that_are_no_numbers_do_not_replace_the_last_state(config: TrainingConfig) -> None:
+    class Broken(LineTask):
+        def losses(self, network: nn.Module, critic: nn.Module | None, batch: LineBatch) -> dict[str, Tensor]:
+            scale = float("nan") if float(batch.x[0, 0]) > 1.5 else 1.0
+            return {"squared": scale * (network(batch.x) - batch.y).square().mean()}
+
+    train(LineTask(), config, minutes=0)
+    before = (config.run / "state.json").read_text()
+    with pytest.raises(TrainingError, match="weights are no numbers"):
+        train(Broken(), config)
+    assert (config.run / "state.json").read_text() == before
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"part_megabytes": 0.0}, {"precision": "half"}])
+def test_settings_that_cannot_be_are_refused(config: TrainingConfig, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        replace(config, **wrong)
 
 
 def test_sheets_are_written_with_each_checkpoint(config: TrainingConfig) -> None:

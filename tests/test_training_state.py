@@ -36,18 +36,22 @@ def test_an_interrupted_writing_leaves_the_older_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_parts(tmp_path / "state", b"older", 2)
-    monkeypatch.setattr(Path, "write_text", lambda *_, **__: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(
+        "models.training.parts.json.dumps", lambda _: (_ for _ in ()).throw(OSError("disk full"))
+    )
     with pytest.raises(OSError, match="disk full"):
         write_parts(tmp_path / "state", b"newer", 2)
     assert read_parts(tmp_path / "state") == b"older"
 
 
-@pytest.mark.parametrize("damage", ["missing", "changed"])
+@pytest.mark.parametrize("damage", ["missing", "changed", "list"])
 def test_damaged_parts_are_named(tmp_path: Path, damage: str) -> None:
     write_parts(tmp_path / "state", b"0123456789", 4)
     part = sorted(tmp_path.glob("state.[01]*"))[1]
     if damage == "missing":
         part.unlink()
+    elif damage == "list":
+        (tmp_path / "state.json").write_text('{"generation": 0, "par')
     else:
         part.write_bytes(b"xxxx")
     with pytest.raises(CheckpointError, match="state"):
@@ -108,17 +112,40 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_shards_hold_the_same_faces(pictures: Path, tmp_path: Path) -> None:
-    paths = write_shards(pictures, tmp_path / "shards", side_px=64, megabytes=0.2505)
+    paths = write_shards(pictures, tmp_path / "shards", side_px=64, megabytes=0.002)
     assert len(paths) > 1
-    assert all(path.stat().st_size <= 0.2505 * 2**20 for path in paths)
+    assert all(path.stat().st_size <= 0.002 * 2**20 for path in paths)
     straight = load_faces(pictures, 32, tmp_path / "cache")
     packed = load_faces(tmp_path / "shards", 32, tmp_path / "cache")
     assert packed.files == straight.files
     assert packed.identities == straight.identities
-    assert packed.true_px.tolist() == straight.true_px.tolist()
     difference = np.abs(np.asarray(packed.pictures, int) - straight.pictures)
     assert difference.mean() < 2
-    assert np.asarray(straight.pictures[0], int).mean() != np.asarray(straight.pictures[4], int).mean()
+    for first, second in ((0, 4), (1, 2)):  # each in its place
+        strange = np.abs(np.asarray(packed.pictures[first], int) - straight.pictures[second])
+        assert strange.mean() > 5
+
+
+def test_shards_promise_no_more_than_they_hold(pictures: Path, tmp_path: Path) -> None:
+    paths = write_shards(pictures, tmp_path / "shards", side_px=32, megabytes=1)
+    faces = load_faces(tmp_path / "shards", 32, tmp_path / "cache")
+    assert faces.true_px.tolist() == [32] * 5
+    (pictures / "index.csv").write_text("\n".join((pictures / "index.csv").read_text().splitlines()[:4]))
+    write_shards(pictures, tmp_path / "shards", side_px=32, megabytes=1)
+    assert len(load_faces(tmp_path / "shards", 32, tmp_path / "cache").files) == 3
+    paths[0].write_bytes(b"cut off")
+    with pytest.raises(CheckpointError, match="not a shard"):
+        load_faces(tmp_path / "shards", 32, tmp_path / "cache")
+
+
+def test_only_faces_that_are_sharp_enough_are_unpacked(pictures: Path, tmp_path: Path) -> None:
+    rows = (pictures / "index.csv").read_text().replace(",203", ",40").splitlines()
+    (pictures / "index.csv").write_text("\n".join(rows))
+    write_shards(pictures, tmp_path / "shards", side_px=64, megabytes=1)
+    everyone = load_faces(tmp_path / "shards", 64, tmp_path / "cache")
+    some = load_faces(tmp_path / "shards", 64, tmp_path / "cache", smallest_true_px=50)
+    assert some.files == ("0.png", "1.png", "2.png", "4.png")
+    assert np.array_equal(some.pictures[3], everyone.pictures[4])
 
 
 def test_the_critic_learns_to_tell_and_the_network_to_deceive() -> None:

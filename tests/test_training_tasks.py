@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from skimage.data import astronaut
 
+from configs import ConfigError
 from models.recogniser import Encoder, EncoderShape
 from models.training.encoder import EncoderSettings, EncoderTask
 from models.training.fast import FastSettings, FastTask
@@ -63,6 +64,7 @@ def config(folder: Path, tmp_path: Path) -> TrainingConfig:
         status_images=16,
         checkpoint_images=96,
         threads=torch.get_num_threads(),
+        device="cpu",
     )
 
 
@@ -209,6 +211,8 @@ def test_encoder_learns_the_teacher_and_is_published(
     recipe.write_text(
         f'task = "encoder"\nimages_before = 4\nfaces = "{folder}"\ncache = "{folder / "cache"}"\nrun = "{config.run}"\n'
     )
+    with pytest.raises(ConfigError, match="trains encoder, not fast"):
+        publish("fast", recipe, "2026-01-31", tmp_path)
     publish("encoder", recipe, "2026-01-31", tmp_path)
     assert load_embedded("encoder", tmp_path).images_seen == 96
     assert "images_seen = 100\n" in (tmp_path / "manifest.toml").read_text()

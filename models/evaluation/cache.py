@@ -1,7 +1,7 @@
 """Results that do not depend on the network under test, kept between evaluations.
 
-Everything is named by the hash of what it was made from, the code that made it included: nothing in the
-folder is ever out of date, and it may be removed at any time.
+Everything is named by the hash of what it was made from and of the module that made it; after a change elsewhere
+(another release of a library, say) remove the folder, which may be done at any time.
 """
 
 from __future__ import annotations

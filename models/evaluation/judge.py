@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ class Judge:
     def describe(self, pictures: list[Picture], targets: list[Picture]) -> NDArray[np.float64]:
         """Descriptors (N, 128) of `pictures`, cut where dlib sees the face in `targets`."""
         keys = [
-            key_of("dlib judge", self.dlib.__version__, picture, target)
+            key_of(sys.modules[__name__], self.dlib.__version__, picture, target)
             for picture, target in zip(pictures, targets, strict=True)
         ]
         missing = [index for index, key in enumerate(keys) if self.cache.find(key) is None]

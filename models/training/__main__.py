@@ -14,7 +14,7 @@ from torch import Tensor
 from configs import ConfigError, load
 from models.training.encoder import EncoderTask
 from models.training.fast import FastTask
-from models.training.loop import Task, TrainingConfig, train, training_device
+from models.training.loop import Task, TrainingConfig, TrainingError, train, training_device
 from models.weights import CheckpointError
 
 B = TypeVar("B")
@@ -34,7 +34,7 @@ def main() -> None:
 
     try:
         _start(load(TrainingConfig, arguments.recipe, arguments.changes), arguments)
-    except (ConfigError, CheckpointError, FileNotFoundError) as error:
+    except (ConfigError, CheckpointError, TrainingError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -27,6 +27,8 @@ from models.training.index import read_face
 class Faces:
     """All pictures of one folder at one size, with what the index says about each."""
 
+    folder: Path
+    """Where they come from; names what is made from them in the cache."""
     pictures: NDArray[np.uint8]
     """(N, S, S, 3) RGB, aligned to the FFHQ template; a read-only memory map."""
     files: tuple[str, ...]
@@ -64,6 +66,7 @@ def load_faces(folder: Path, size_px: int, cache: Path, smallest_true_px: int = 
     rows = list(compress(rows, wanted))
     files = tuple(row.file for row in rows)
     return Faces(
+        folder=folder.resolve(),
         pictures=_decoded(folder, files, size_px, cache, wanted if packed else None),
         files=files,
         identities=tuple(row.identity for row in rows),
@@ -76,7 +79,10 @@ def _decoded(
     folder: Path, files: tuple[str, ...], size_px: int, cache: Path, packed: list[bool] | None
 ) -> NDArray[np.uint8]:
     """`packed`: for a folder of shards, which of their pictures are wanted."""
-    key = hashlib.sha256(json.dumps([str(folder.resolve()), size_px, files]).encode()).hexdigest()[:16]
+    # Shards may be packed anew under the same names.
+    packed_sizes = [path.stat().st_size for path in shards.shards(folder)] or None
+    described = [str(folder.resolve()), size_px, files, *([packed_sizes] if packed_sizes else [])]
+    key = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
     path = cache / f"faces_{size_px}_{key}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)

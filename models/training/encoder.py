@@ -142,7 +142,7 @@ def _taught_pictures(
     settings: EncoderSettings, faces: Faces, cache: Path
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Pictures (V, 160, 160, 3) with the teacher's embeddings (V, D), made once and cached."""
-    text = f"{settings.teacher.name} {settings.invented_people} {faces.files} {VIEW_PX} 1"
+    text = f"{settings.teacher.name} {settings.invented_people} {faces.folder} {faces.files} {VIEW_PX} 1"
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     pictures_path, embeddings_path = cache / f"taught_{key}.npy", cache / f"taught_{key}_embeddings.npy"
     if not embeddings_path.exists():

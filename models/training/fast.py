@@ -11,6 +11,7 @@ Shapes: N pictures of the set, B of a batch, H W pixels, D width of an embedding
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from configs import ConfigError
 from models.fast.anchor import identity_anchor
 from models.fast.network import CELL_PX, CROP_PX, FastNetwork, FastShape
 from models.packing import fold_norms
@@ -107,12 +109,14 @@ class FastTask:
         self.device = device
         self.faces = load_faces(faces, CROP_PX, cache)
         self.indices = self.faces.targets(settings.smallest_true_px)
+        if not len(self.indices):
+            raise ConfigError(f"{faces}: no face is sharp at {settings.smallest_true_px} pixels or more")
         weights = np.where(self.faces.true_px[self.indices] >= CROP_PX, 1.0, settings.soft_weight)
         self.chances = weights / weights.sum()
         self.partners = self.faces.partners()
         coded = None
         if settings.coded_faces > 0:
-            name = hashlib.sha256("".join(self.faces.files).encode()).hexdigest()
+            name = f"{self.faces.folder} {self.faces.files}"
             count = settings.coded_faces
             coded = coded_faces(self.faces.pictures, self.indices, count, cache, name, seed)
         self.source = PairSource(self.faces, device, coded)
@@ -283,7 +287,8 @@ def _known(restored: Tensor, targets: Tensor) -> Tensor:
 
 def _embedded_views(encoder: Encoder, path: Path, source: PairSource, faces: Faces, cache: Path) -> Tensor:
     """Raw embeddings (N, K, D) of each picture's clean and degraded views, made once and cached."""
-    text = hashlib.sha256(path.read_bytes()).hexdigest() + str(faces.files) + f"{VIEW_STRENGTHS} 2"
+    trained = hashlib.sha256(path.read_bytes()).hexdigest()
+    text = f"{trained} {faces.folder} {faces.files} {VIEW_STRENGTHS} 2"
     stored = cache / f"embedded_{hashlib.sha256(text.encode()).hexdigest()[:16]}.npy"
     if not stored.exists():
         count = len(faces.files)
@@ -291,7 +296,7 @@ def _embedded_views(encoder: Encoder, path: Path, source: PairSource, faces: Fac
         for start in range(0, count, 32):
             indices = np.arange(start, min(start + 32, count))
             embeddings[indices] = _embed_views(encoder, source.pictures(indices), indices.tolist())
-        part = stored.with_suffix(".part.npy")
+        part = stored.with_suffix(f".{os.getpid()}.part.npy")
         np.save(part, embeddings)
         part.replace(stored)
     return torch.from_numpy(np.load(stored))

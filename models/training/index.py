@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from configs import ConfigError
+
 
 @dataclass(frozen=True, slots=True)
 class IndexRow:
@@ -23,12 +25,17 @@ class IndexRow:
 
 
 def read_index(folder: Path) -> list[IndexRow]:
-    """The rows of `index.csv` in `folder`, in its order. Raises `FileNotFoundError` without one."""
-    with (folder / "index.csv").open(newline="", encoding="utf-8") as stream:
-        return [
-            IndexRow(row["file"], row["identity"], row["origin"], int(float(row["true_px"] or 0)))
-            for row in csv.DictReader(stream)
-        ]
+    """The rows of `index.csv` in `folder`, in its order. Raises `FileNotFoundError` without one,
+    `ConfigError` where a column is missing."""
+    path = folder / "index.csv"
+    with path.open(newline="", encoding="utf-8") as stream:
+        try:
+            return [
+                IndexRow(row["file"], row["identity"], row["origin"], int(float(row["true_px"] or 0)))
+                for row in csv.DictReader(stream)
+            ]
+        except (KeyError, ValueError) as error:
+            raise ConfigError(f"{path}: a column is missing or holds no number ({error})") from error
 
 
 def read_face(path: Path, size_px: int) -> NDArray[np.uint8]:

@@ -33,6 +33,7 @@ from models.training.state import Stateful, begin_with, resume, save_state
 from models.weights import load_checkpoint, save_checkpoint
 
 B = TypeVar("B")
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,18 @@ class TrainingConfig:
     autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
     flow: FlowSettings = field(default_factory=FlowSettings)
 
+    def __post_init__(self) -> None:
+        counts = ("batch_size", "images", "average_images", "status_images", "checkpoint_images", "threads")
+        for name in (*counts, "part_megabytes"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {PRECISIONS}, got {self.precision!r}")
+
+
+class TrainingError(RuntimeError):
+    """A run went wrong by itself."""
+
 
 class Task(Protocol[B]):
     """What is special to one network."""
@@ -93,7 +106,10 @@ class Task(Protocol[B]):
 
 
 def train(task: Task[B], config: TrainingConfig, minutes: float = float("inf")) -> Path:
-    """Trains until `config.images` or for `minutes`; returns the path of the averaged checkpoint."""
+    """Trains until `config.images` or for `minutes`; returns the path of the averaged checkpoint.
+
+    Raises `TrainingError` where weights stop being numbers, `CheckpointError` for a state of another network.
+    """
     # Settings.
     torch.set_num_threads(config.threads)
     cv2.setNumThreads(1)
@@ -104,7 +120,7 @@ def train(task: Task[B], config: TrainingConfig, minutes: float = float("inf")) 
     device = training_device(config.device)
     torch.manual_seed(config.seed)
     network, critic = task.network(), task.critic()
-    if config.initial is not None:
+    if config.initial is not None and not (config.run / "state.json").exists():
         begin_with(network, load_checkpoint(config.initial))
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(network).requires_grad_(False)
@@ -126,6 +142,8 @@ def train(task: Task[B], config: TrainingConfig, minutes: float = float("inf")) 
         rate = config.learning_rate * _rate(images_seen, config)
         for group in optimiser.param_groups:
             group["lr"] = rate
+        for each in optimisers[1:]:
+            each.param_groups[0]["lr"] = config.critic_rate
 
         # Step: the terms of the network and of the critic in one pass backwards.
         network.train()
@@ -154,6 +172,10 @@ def train(task: Task[B], config: TrainingConfig, minutes: float = float("inf")) 
         # Checkpoint.
         over = images_seen >= config.images or time.monotonic() - started > 60 * minutes
         if over or _passed(images_seen, config.checkpoint_images, config):
+            if not all(bool(weights.isfinite().all()) for weights in average.parameters()):
+                raise TrainingError(
+                    f"{config.run}: weights are no numbers after {images_seen} images; the last state is kept"
+                )
             average.eval()
             path = config.run / "checkpoint.safetensors"
             save_checkpoint(path, average.state_dict(), task.parameters(), images_seen)
@@ -177,8 +199,6 @@ def training_device(name: str) -> torch.device:
 
 
 def _mixed(precision: str, device: torch.device) -> bool:
-    if precision not in {"auto", "float32", "bfloat16"}:
-        raise ConfigError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
     if precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported()
     return precision == "bfloat16"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ def write_parts(path: Path, content: bytes, part_bytes: int) -> None:
     names: list[str] = []
     for number, start in enumerate(range(0, max(len(content), 1), part_bytes)):
         names.append(f"{path.name}.{generation}{number:02d}")
-        path.with_name(names[-1]).write_bytes(content[start : start + part_bytes])
+        _write_safely(path.with_name(names[-1]), content[start : start + part_bytes])
     described = {"generation": generation, "parts": names, "sha256": hashlib.sha256(content).hexdigest()}
     unfinished = path.with_name(path.name + ".json.part")
-    unfinished.write_text(json.dumps(described), encoding="utf-8")
+    _write_safely(unfinished, json.dumps(described).encode())
     unfinished.replace(path.with_name(path.name + ".json"))
-    for file in path.parent.glob(f"{path.name}.[01][0-9][0-9]"):
+    for file in path.parent.glob(f"{path.name}.[01][0-9][0-9]*"):
         if file.name not in names:
             file.unlink()
 
@@ -52,5 +53,18 @@ def _listed(path: Path) -> dict[str, Any] | None:
     listing = path.with_name(path.name + ".json")
     if not listing.exists():
         return None
-    described: dict[str, Any] = json.loads(listing.read_text(encoding="utf-8"))
-    return described
+    try:
+        described = json.loads(listing.read_text(encoding="utf-8"))
+        return {name: described[name] for name in ("generation", "parts", "sha256")}
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{listing}: the list of the state's parts is damaged; bring it again"
+        ) from error
+
+
+def _write_safely(path: Path, content: bytes) -> None:
+    """Writes and waits until the disk has it, so that no power cut leaves a name without its content."""
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())

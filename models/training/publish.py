@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import sys
 import tomllib
 from pathlib import Path
 
-from configs import load
+from configs import ConfigError, load
 from models.training.loop import TrainingConfig
 from models.training.shards import read_rows
-from models.weights import EMBEDDED, load_checkpoint
+from models.weights import EMBEDDED, CheckpointError, load_checkpoint
 
 ARCHITECTURES = {
     "encoder": "models.recogniser.Encoder",
@@ -35,12 +36,20 @@ def main() -> None:
     parser.add_argument("--date", required=True, help="day of the training, YYYY-MM-DD")
     parser.add_argument("--folder", type=Path, default=EMBEDDED)
     arguments = parser.parse_args()
-    publish(arguments.name, arguments.recipe, arguments.date, arguments.folder)
+    try:
+        publish(arguments.name, arguments.recipe, arguments.date, arguments.folder)
+    except (ConfigError, CheckpointError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
 
 
 def publish(name: str, recipe: Path, date: str, folder: Path = EMBEDDED) -> None:
-    """Copies the checkpoint of the recipe's run and renews its entry in the manifest of `folder`."""
+    """Copies the checkpoint of the recipe's run and renews its entry in the manifest of `folder`.
+
+    Raises `ConfigError` for the recipe of another network, `FileNotFoundError` without a checkpoint.
+    """
     config = load(TrainingConfig, recipe)
+    if config.task != name:
+        raise ConfigError(f"{recipe}: this recipe trains {config.task}, not {name}")
     content = (config.run / "checkpoint.safetensors").read_bytes()
     target = folder / f"{name}.safetensors"
     target.write_bytes(content)

@@ -18,13 +18,18 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from models.training.index import IndexRow, read_face, read_index
+from models.weights import CheckpointError
 
 QUALITY = 92
 """Of WebP, 100 = best. Targets are noisy photographs: nothing that `fast` can learn is lost at this."""
+
+_HEADER_BYTES = 1024
+_ROW_BYTES = 64
+"""Offset, numbers and punctuation of a row."""
 
 
 def main() -> None:
@@ -42,7 +47,9 @@ def main() -> None:
 def write_shards(faces: Path, out: Path, side_px: int, megabytes: float) -> list[Path]:
     """Packs the folder `faces` into `out`; returns the shards in the order of the index."""
     out.mkdir(parents=True, exist_ok=True)
-    largest = int(megabytes * 2**20) - 2**18  # room for offsets and rows
+    for old in shards(out):
+        old.unlink()
+    largest = int(megabytes * 2**20) - _HEADER_BYTES
     paths: list[Path] = []
     pending: list[tuple[IndexRow, NDArray[np.uint8]]] = []
     size = 0
@@ -50,11 +57,12 @@ def write_shards(faces: Path, out: Path, side_px: int, megabytes: float) -> list
         image_bgr = cv2.cvtColor(read_face(faces / row.file, side_px), cv2.COLOR_RGB2BGR)
         _, code = cv2.imencode(".webp", image_bgr, (cv2.IMWRITE_WEBP_QUALITY, QUALITY))
         coded = np.asarray(code, np.uint8).ravel()
-        if pending and size + len(coded) > largest:
+        needed = len(coded) + _ROW_BYTES + 2 * len(row.file + row.identity + row.origin)
+        if pending and size + needed > largest:
             paths.append(_write(out, len(paths), pending, side_px))
             pending, size = [], 0
         pending.append((row, coded))
-        size += len(coded)
+        size += needed
     if pending:
         paths.append(_write(out, len(paths), pending, side_px))
     return paths
@@ -67,7 +75,8 @@ def _write(out: Path, number: int, pictures: list[tuple[IndexRow, NDArray[np.uin
         "codes": torch.from_numpy(np.concatenate([code for _, code in pictures])),  # uint8 (L,)
         "ends": torch.from_numpy(np.cumsum(lengths)),  # int64 (N,)
     }
-    rows = [[row.file, row.identity, row.origin, row.true_px] for row, _ in pictures]
+    # No packed picture is sharper than its side.
+    rows = [[row.file, row.identity, row.origin, min(row.true_px, side_px)] for row, _ in pictures]
     save_file(tensors, path, {"rows": json.dumps(rows), "side_px": str(side_px)})
     return path
 
@@ -83,8 +92,11 @@ def read_rows(folder: Path) -> list[IndexRow]:
         return read_index(folder)
     rows: list[IndexRow] = []
     for path in shards(folder):
-        with safe_open(path, framework="pt") as stream:
-            rows += [IndexRow(*row) for row in json.loads(stream.metadata()["rows"])]
+        try:
+            with safe_open(path, framework="pt") as stream:
+                rows += [IndexRow(*row) for row in json.loads(stream.metadata()["rows"])]
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: not a shard of faces, or damaged ({error})") from error
     return rows
 
 
@@ -94,9 +106,10 @@ def read_pictures(folder: Path, side_px: int) -> Iterator[NDArray[np.uint8]]:
         with safe_open(path, framework="pt") as stream:
             codes, ends = stream.get_tensor("codes").numpy(), stream.get_tensor("ends").tolist()
         for start, end in zip([0, *ends[:-1]], ends, strict=True):
-            image = cv2.imdecode(codes[start:end], cv2.IMREAD_COLOR_RGB)
-            if image is None:
-                raise ValueError(f"{path}: a picture cannot be decoded")
+            image_bgr = cv2.imdecode(codes[start:end], cv2.IMREAD_COLOR)
+            if image_bgr is None:
+                raise CheckpointError(f"{path}: a picture cannot be decoded; bring the shard again")
+            image = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB)
             if image.shape[0] != side_px:
                 image = cv2.resize(image, (side_px, side_px), interpolation=cv2.INTER_AREA)
             yield np.asarray(image, np.uint8)

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from configs import ConfigError
+
 CODECS = ("libx264", "mpeg2video", "mpeg4")
 SMALLEST_PX = 32
 """Below, a picture is smaller than two macroblocks and the encoders refuse it."""
@@ -39,7 +41,10 @@ def video_code(image: NDArray[np.uint8], random: np.random.Generator, strength: 
 
 
 def _code(frames: list[NDArray[np.uint8]], codec: str, strength: float) -> NDArray[np.uint8]:
-    import av  # here, so that a machine without PyAV can train without these streams
+    try:
+        import av  # here, so that a machine without PyAV can train without these streams
+    except ImportError as error:
+        raise ConfigError("real video streams need PyAV; train without them: fast.coded_faces = 0") from error
 
     encoder = av.CodecContext.create(codec, "w")
     assert isinstance(encoder, av.VideoCodecContext)

@@ -24,7 +24,9 @@ def recogniser_view(pictures: Tensor, jitter: Tensor | None = None) -> Tensor:
     while pictures.shape[-1] >= 4 * CROP_PX:
         pictures = F.avg_pool2d(pictures, 2)
     size = pictures.shape[-1]
-    theta = torch.from_numpy(_normalised_matrix(size)).expand(len(pictures), 2, 3)  # crop -> picture
+    theta = (
+        torch.from_numpy(_normalised_matrix(size)).to(pictures).expand(len(pictures), 2, 3)
+    )  # crop -> picture
     if jitter is not None:
         square = torch.cat([jitter, jitter.new_tensor([[[0, 0, 1]]]).expand(len(jitter), 1, 3)], 1)
         theta = theta @ square
