@@ -35,7 +35,7 @@ class BlendConfig:
     """How far colour and brightness of wide areas are kept as they were in the source."""
     grain: float = 0.7
     """Share of the source's grain that is given back where restoration removed it."""
-    steadiness: float = 0.7
+    steadiness: float = 0.8
     """Share of the frame before that is used where the face did not change; 0 restores each frame by itself."""
     seed: int = 0
     """Seed of the grain."""
