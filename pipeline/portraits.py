@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from models.decord_library import load_decord
 from models.face import Face
 from models.protocols import Detector, Recogniser
 from pipeline.colour import read_crop, rgb_thumbnail
@@ -93,15 +94,15 @@ def _frames_of(path: Path) -> Iterator[av.VideoFrame]:
     # Refuses what must not be opened, before another library opens it.
     open_input(path).close()
     try:
-        from decord import DECORDError, VideoReader
+        decord = load_decord()
     except ImportError as error:
         raise SourceError(
             f"{path}: clips as references need decord, which is not installed; give photos"
         ) from error
     try:
-        reader = VideoReader(str(path))
+        reader = decord.VideoReader(str(path))
         for index in np.unique(np.linspace(0, len(reader) - 1, _CLIP_FRAMES).round().astype(int)):
             image = reader[int(index)].asnumpy()
             yield av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="gbrp")
-    except (DECORDError, RuntimeError) as error:
+    except (decord.DECORDError, RuntimeError) as error:
         raise SourceError(f"{path}: cannot be read as a clip of a person") from error

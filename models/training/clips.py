@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.align import crop_matrix, scale_of
+from models.decord_library import load_decord
 from models.detector import CenterFaceDetector
 from models.face import Face
 from models.protocols import Detector
@@ -130,17 +131,17 @@ def frames_of(path: Path, every_seconds: float) -> Iterator[tuple[float, Picture
     if not every_seconds > 0:
         raise ValueError(f"every_seconds must be above 0, got {every_seconds}")
     try:
-        from decord import DECORDError, VideoReader
+        decord = load_decord()
     except ImportError as error:
         raise ImportError(
             "faces are taken out of clips with decord, which is not installed: pip install decord"
         ) from error
     try:
-        reader: Any = VideoReader(str(path), num_threads=1)
+        reader: Any = decord.VideoReader(str(path), num_threads=1)
         rate = float(reader.get_avg_fps())
         for index in np.unique(np.arange(0, len(reader), max(every_seconds * rate, 1)).astype(int)):
             yield index / rate, np.ascontiguousarray(reader[int(index)].asnumpy(), np.uint8)
-    except (DECORDError, RuntimeError) as error:
+    except (decord.DECORDError, RuntimeError) as error:
         raise ValueError(f"{path}: cannot be read as a clip") from error
 
 

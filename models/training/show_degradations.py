@@ -15,11 +15,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from decord import VideoReader
 from numpy.typing import NDArray
 from torch import Tensor
 
 from models.align import crop_matrix
+from models.decord_library import load_decord
 from models.detector import CenterFaceDetector
 from models.training.batch_degrade import degrade_batch, preset_batch
 from models.training.degradations import DEGRADATIONS
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def aligned_face(clip: Path, frame: int) -> Picture:
     """The best face of one frame, (S, S, 3) RGB. Raises `ValueError` where there is none."""
-    image: Picture = VideoReader(str(clip))[frame].asnumpy()
+    image: Picture = load_decord().VideoReader(str(clip))[frame].asnumpy()
     faces = CenterFaceDetector().detect(image)
     if not faces:
         raise ValueError(f"{clip}: no face in frame {frame}; choose another with --frame")
