@@ -1,12 +1,22 @@
-"""What one checkpoint holds: the transformer and the autoencoder it was trained with."""
+"""What one checkpoint holds: the transformer, the autoencoder it was trained with, and who drafts for them.
+
+A small transformer need not learn to deblock and deblur once more: `fast` does that in one pass, and what stands for
+the degraded face, as tokens and beside the decoder, is its draft. What remains is what references and attention are
+for. Sources: DiffBIR (arXiv 2308.15070), restoration before generation; PMRF (arXiv 2410.00418), a flow that starts
+from the mean estimate.
+
+Shapes: B faces, E width of an embedding, S side of a crop.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from models.fast.network import FastNetwork, FastShape
 from models.iconface.network import IconFace
 from models.iconface.shape import AutoencoderShape, IconFaceShape
 from models.iconface.tiny_autoencoder import TinyAutoencoder
@@ -14,25 +24,50 @@ from models.weights import Checkpoint, CheckpointError
 
 
 class IconFaceModel(nn.Module):
-    """Transformer and autoencoder."""
+    """Transformer, autoencoder, and the network of `fast` where there is one to draft."""
 
-    def __init__(self, network: IconFaceShape, autoencoder: AutoencoderShape) -> None:
+    def __init__(
+        self, network: IconFaceShape, autoencoder: AutoencoderShape, draft: FastShape | None = None
+    ) -> None:
         super().__init__()
         if network.channels != 4 * autoencoder.latent:
             raise ValueError(f"{network.channels = } must be four times {autoencoder.latent = }")
         self.network = IconFace(network)
         self.autoencoder = TinyAutoencoder(autoencoder)
+        self.draft = None if draft is None else FastNetwork(draft).requires_grad_(False)
+
+    def drafted(self, degraded: Tensor, anchors: Tensor) -> Tensor:
+        """What stands for `degraded`, both float32 (B, 3, S, S) in [0, 1]: itself, or a draft; without gradients.
+
+        `anchors`: float32 (B, E), unit length from references, zero without.
+        """
+        if self.draft is None:
+            return degraded
+        with torch.no_grad():
+            drafts: Tensor = self.draft(degraded.contiguous(memory_format=torch.channels_last), anchors)
+        return drafts.clamp(0, 1)
 
     def shapes(self) -> dict[str, object]:
         """What rebuilds the model, for the checkpoint's header."""
-        return {"network": asdict(self.network.shape), "autoencoder": asdict(self.autoencoder.shape)}
+        shapes: dict[str, object] = {
+            "network": asdict(self.network.shape),
+            "autoencoder": asdict(self.autoencoder.shape),
+        }
+        if self.draft is not None:
+            shapes["draft"] = asdict(self.draft.shape)
+        return shapes
 
 
 def build_iconface(checkpoint: Checkpoint) -> IconFaceModel:
     """An `IconFaceModel` in evaluation mode. Raises `CheckpointError` for the weights of something else."""
     try:
         network, autoencoder = (_shape(checkpoint.parameters[name]) for name in ("network", "autoencoder"))
-        model = IconFaceModel(IconFaceShape(**network), AutoencoderShape(**autoencoder))
+        draft = checkpoint.parameters.get("draft")
+        model = IconFaceModel(
+            IconFaceShape(**network),
+            AutoencoderShape(**autoencoder),
+            None if draft is None else FastShape(**_shape(draft)),
+        )
         model.load_state_dict(checkpoint.state)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint.path}: not the weights of an `iconface` restorer") from error

@@ -37,11 +37,17 @@ class IconFaceRestorer(ReferenceRestorer[tuple[Condition, ...]]):
 
     def _batch(self, requests: list[Request]) -> list[Tensor]:
         network, autoencoder = self.model.network, self.model.autoencoder
-        crops = self._pictures([request.crop for request in requests])
-        latents, features = autoencoder.encode(crops)
         own = self._embeddings([request.crop for request in requests])
         alone = Condition(F.normalize(own, dim=1), network.without_references(len(requests)))
         kept = [self._known(request.references) if len(request.references) else () for request in requests]
+        anchors = [
+            F.normalize(torch.stack([view.anchors for view in views]).sum(0), dim=1)
+            if views
+            else torch.zeros_like(own[:1])
+            for views in kept
+        ]
+        crops = self._pictures([request.crop for request in requests])
+        latents, features = autoencoder.encode(self.model.drafted(crops, torch.cat(anchors)))
         views = [
             Condition(torch.cat([view.anchors for view in each]), stack([view.memory for view in each]))
             for each in zip(*kept, strict=True)

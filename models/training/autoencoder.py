@@ -1,9 +1,9 @@
 """Training of the tiny autoencoder: latents of the teacher, pictures out of imperfect latents.
 
 Most batches hold parts of crops; every third holds a quarter as many whole crops, which alone go to the teacher:
-its normalisation looks at whole pictures. The decoder gets the degraded crop's features beside the target's
-latents, which are often drawn towards the degraded ones, as a restorer's latents are never exact: so it learns
-what to take from where.
+its normalisation looks at whole pictures. The decoder gets the features of the degraded crop, or of its draft,
+beside the target's latents, which are often drawn towards the degraded ones, as a restorer's latents are never
+exact: so it learns what to take from where.
 
 Shapes: B pictures, H W pixels, C latent channels.
 """
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.fast.restorer import build_fast
 from models.iconface.sequence import pack
 from models.iconface.tiny_autoencoder import TinyAutoencoder
 from models.training.dataset import load_faces
@@ -26,6 +27,7 @@ from models.training.flow_settings import AutoencoderSettings
 from models.training.losses import PerceptualLoss, charbonnier, texture
 from models.training.pairs import PairSource, to_picture
 from models.training.taef2 import Taef2
+from models.weights import load_checkpoint
 
 CROP_PX = 256
 CELL_PX = 16
@@ -36,7 +38,7 @@ class AutoencoderBatch:
     """Parts of crops, or whole crops."""
 
     degraded: Tensor
-    """float32 (B, 3, H, W) in [0, 1]."""
+    """float32 (B, 3, H, W) in [0, 1]; drafts of the degraded crops where the recipe has them."""
     targets: Tensor
     """float32 (B, 3, H, W) in [0, 1]."""
     inexact: Tensor
@@ -61,6 +63,7 @@ class AutoencoderTask:
         self.source = PairSource(self.faces, device)
         self.teacher = Taef2(settings.teacher).to(device)
         self.perceptual = PerceptualLoss(settings.perceptual).to(device) if settings.perceptual else None
+        self.draft = build_fast(load_checkpoint(settings.draft)).to(device) if settings.draft else None
 
     def network(self) -> TinyAutoencoder:
         """A fresh network that knows the statistics of the teacher's latents."""
@@ -91,9 +94,14 @@ class AutoencoderTask:
         corners = torch.from_numpy(random.integers(0, (CROP_PX - size) // CELL_PX + 1, (count, 2)) * CELL_PX)
         seeds = [int(seed) for seed in random.integers(2**62, size=count)]
         pairs = self.source.pairs(indices, corners, size, seeds)
+        degraded = pairs.degraded
+        if self.draft is not None:
+            with torch.no_grad():
+                nobody = degraded.new_zeros(count, self.draft.shape.anchor)
+                degraded = self.draft(degraded, nobody, corners.to(self.device)).clamp(0, 1)
         drawn = (random.random(count) < settings.inexact) * random.uniform(0, settings.farthest, count)
         return AutoencoderBatch(
-            pairs.degraded,
+            degraded,
             pairs.targets,
             torch.from_numpy(drawn.astype(np.float32)).to(self.device),
             torch.from_numpy(random.random(count) < 0.5).to(self.device),

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.fast.restorer import build_fast
 from models.iconface.anchor import identity_anchor
 from models.iconface.losses import (
     anchored_identity,
@@ -84,14 +85,17 @@ class FlowTask:
         self.partners = self.faces.partners()
         self.source = PairSource(self.faces, device)
         self.autoencoder = build_autoencoder(load_checkpoint(settings.autoencoder))
+        self.draft = build_fast(load_checkpoint(settings.draft)) if settings.draft else None
         self.encoder = build_encoder(load_checkpoint(settings.encoder)).to(device)
         self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.perceptual = PerceptualLoss(settings.perceptual).to(device) if settings.perceptual else None
 
     def network(self) -> IconFaceModel:
-        """A fresh transformer beside the trained autoencoder."""
-        model = IconFaceModel(self.settings.shape, self.autoencoder.shape)
+        """A fresh transformer beside the trained autoencoder and `fast`."""
+        model = self._model()
         model.autoencoder.load_state_dict(self.autoencoder.state_dict())
+        if model.draft is not None and self.draft is not None:
+            model.draft.load_state_dict(self.draft.state_dict())
         model.autoencoder.encoder.requires_grad_(False)
         model.autoencoder.decoder.requires_grad_(self.settings.decoder_learns)
         start_small(model.network)
@@ -102,7 +106,11 @@ class FlowTask:
 
     def parameters(self) -> dict[str, object]:
         """What rebuilds the model, for the checkpoint's header."""
-        return IconFaceModel(self.settings.shape, self.autoencoder.shape).shapes()
+        return self._model().shapes()
+
+    def _model(self) -> IconFaceModel:
+        draft = None if self.draft is None else self.draft.shape
+        return IconFaceModel(self.settings.shape, self.autoencoder.shape, draft)
 
     def batch(self, images_seen: int, batch_size: int) -> FlowBatch:
         """The batch that follows after `images_seen` images; a function of the seed and this number."""
@@ -134,8 +142,11 @@ class FlowTask:
         settings, autoencoder = self.settings, network.autoencoder
         with torch.no_grad():
             clean = autoencoder.tokens(autoencoder.encode(batch.targets)[0])
-            latents, features = autoencoder.encode(batch.degraded)
         condition, anchors = self._condition(network, batch.degraded, batch.references)
+        with torch.no_grad():
+            latents, features = autoencoder.encode(
+                self._drafted(network, batch.degraded, batch.references, anchors)
+            )
         scene = noised(clean, batch.noise, batch.sigma)
         degraded = None if batch.blind else autoencoder.tokens(latents)
         direction = velocity(network.network, scene, batch.sigma, degraded, condition)
@@ -169,7 +180,8 @@ class FlowTask:
                 distance = anchored_identity(got, reference, wanted)
             else:
                 distance = hard_example_identity(got, reference, wanted, settings.hard_weight)
-            weighted = (noise_weight(batch.sigma[seen]) * distance).mean()
+            weight = noise_weight(batch.sigma[seen]).clamp_min(settings.least_noise_weight)
+            weighted = (weight * distance).mean()
             losses["identity"] = settings.identity_weight * weighted
         return losses
 
@@ -193,6 +205,11 @@ class FlowTask:
             tokens = tokens.gather(1, order[:, :, None, None].expand_as(tokens))
             anchors = torch.stack([identity_anchor(each) for each in embeddings])
         return Condition(anchors, model.network.remember(tokens, embeddings)), anchors
+
+    @staticmethod
+    def _drafted(model: IconFaceModel, degraded: Tensor, references: Tensor, anchors: Tensor) -> Tensor:
+        """What stands for the degraded faces; only references are told to `fast`."""
+        return model.drafted(degraded, anchors if references.shape[1] else torch.zeros_like(anchors))
 
     def _embed(self, pictures: Tensor) -> Tensor:
         """Raw embeddings (B, E) of aligned pictures, the mirrored view averaged in; differentiable."""
@@ -231,11 +248,12 @@ class FlowTask:
             references = self._references(int(index), False, 2, random)
             alone, _ = self._condition(network, degraded, references[None, :0])
             view, _ = self._condition(network, degraded, references[None])
-            latents, features = autoencoder.encode(degraded)
             columns = [degraded]
             for views, steps in (((), 1), ((view,), 1), ((view,), 4)):
                 settings = replace(SamplingSettings(), steps=steps)
                 start = noise.to(degraded)
+                shown = references[None] if views else references[None, :0]
+                latents, features = autoencoder.encode(self._drafted(network, degraded, shown, view.anchors))
                 tokens = sample(network.network, start, autoencoder.tokens(latents), alone, views, settings)
                 columns.append(autoencoder.decode(autoencoder.latents(tokens, shape.rows), features))
             rows.append(torch.cat([*columns, references[:1], pairs.targets[place : place + 1]], 3))

@@ -17,6 +17,8 @@ class AutoencoderSettings:
     """Folder of the teacher's two files."""
     perceptual: Path | None = None
     """Pruned VGG-19 for the perceptual term; without it the term is left out."""
+    draft: Path | None = None
+    """Checkpoint of `fast`, whose drafts stand in for the degraded crops; without it they stand for themselves."""
     part_px: int = 128
     whole_every: int = 3
     """One batch in so many holds whole crops and meets the teacher."""
@@ -42,6 +44,8 @@ class FlowSettings:
     """Checkpoint of the trained autoencoder."""
     encoder: Path = Path("encoder.safetensors")
     """Checkpoint of the identity encoder: anchors and identity terms."""
+    draft: Path | None = None
+    """Checkpoint of `fast`, which becomes a part of this model: its drafts stand in for the degraded faces."""
     perceptual: Path | None = None
     """Pruned VGG-19 for the perceptual term; without it the term is left out."""
     references: tuple[float, ...] = (0.3, 0.3, 0.2, 0.2)
@@ -59,6 +63,9 @@ class FlowSettings:
     """How often a picture below 256 true pixels is drawn, against 1 for the others."""
     flow_weight: float = 0.75
     identity_weight: float = 0.3
+    least_noise_weight: float = 0.0625
+    """Least weight of the identity term where there is much noise; the paper's (1/4)^2 all but turns it off at
+    sigma = 1, where a restorer of one step works."""
     identity: Literal["iconface", "refid"] = "iconface"
     """Whose identity term: IConFace's with its adaptive mix, or RefID's with a fixed one."""
     hard_weight: float = 0.5
