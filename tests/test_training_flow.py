@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,42 +16,23 @@ from PIL import Image
 from safetensors.torch import save_file
 from skimage.data import astronaut
 from torch import nn
+from training_networks import CPU, SMALL_CODEC, small_flow_config, small_flow_task, write_flow_folder
 
 from configs import load
 from models.iconface.model import build_autoencoder
 from models.iconface.restorer import IconFaceRestorer
-from models.iconface.sequence import pack
-from models.iconface.shape import AutoencoderShape, IconFaceShape
-from models.iconface.tiny_autoencoder import TinyAutoencoder
+from models.iconface.shape import IconFaceShape
 from models.protocols import References, Request
-from models.recogniser import Encoder, EncoderShape
 from models.training import taef2
 from models.training.autoencoder import AutoencoderTask
 from models.training.flow import FlowBatch, FlowTask
-from models.training.flow_settings import AutoencoderSettings, FlowSettings
+from models.training.flow_settings import AutoencoderSettings
 from models.training.loop import TrainingConfig, train
 from models.training.other_views import another_view, other_views
 from models.training.pairs import Pairs
-from models.weights import load_checkpoint, save_checkpoint
+from models.weights import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
-SMALL_ENCODER = EncoderShape(widths=(4, 8, 8, 8), depths=(0, 0, 0, 1), features=16)
-SMALL_CODEC = AutoencoderShape(widths=(8, 16), encoder_depths=(0, 1), decoder_depths=(0, 1))
-CPU = torch.device("cpu")
-SMALL_FLOW = IconFaceShape(
-    heads=2,
-    head_width=16,
-    double_blocks=1,
-    single_blocks=1,
-    rotary=(4, 4, 4, 4),
-    context=16,
-    high_tokens=1,
-    low_tokens=2,
-    identity_width=16,
-    memory=8,
-    memory_width=16,
-    read_width=8,
-)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,57 +47,21 @@ def narrow_teacher() -> Iterator[None]:
 def folder(narrow_teacher: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four faces cut from the astronaut, two of one person; teacher, encoder and autoencoder of random weights."""
     folder = tmp_path_factory.mktemp("faces")
-    lines = ["file,identity,origin,true_px"]
-    for index in range(4):
-        image = Image.fromarray(astronaut()).crop((130 + 8 * index, 10, 290 + 8 * index, 170))
-        image.resize((256, 256)).save(folder / f"{index}.png")
-        lines.append(f"{index}.png,{'same' if index < 2 else ''},astronaut,256")
-    (folder / "index.csv").write_text("\n".join(lines))
     torch.manual_seed(0)
     save_file(taef2._encoder().state_dict(), folder / "taef2_encoder.safetensors")
     save_file(taef2._decoder().state_dict(), folder / "taef2_decoder.safetensors")
-    autoencoder = TinyAutoencoder(SMALL_CODEC)
-    shown = np.stack([np.asarray(Image.open(folder / f"{index}.png")) for index in range(4)])
-    pictures = torch.from_numpy(shown).permute(0, 3, 1, 2).float() / 255
-    with torch.no_grad():
-        tokens = pack(autoencoder.encode(pictures)[0]).flatten(0, 1)
-    autoencoder.mean, autoencoder.deviation = tokens.mean(0), tokens.std(0)
-    for name, network, shape in (
-        ("encoder", Encoder(SMALL_ENCODER), SMALL_ENCODER),
-        ("autoencoder", autoencoder, SMALL_CODEC),
-    ):
-        save_checkpoint(folder / f"{name}.safetensors", network.state_dict(), dataclasses.asdict(shape), 0)
+    write_flow_folder(folder)
     return folder
 
 
 @pytest.fixture
 def config(folder: Path, tmp_path: Path) -> TrainingConfig:
-    return TrainingConfig(
-        task="flow",
-        faces=folder,
-        cache=folder / "cache",
-        run=tmp_path / "run",
-        batch_size=2,
-        images=60,
-        learning_rate=3e-3,
-        warmup_images=4,
-        status_images=10,
-        checkpoint_images=60,
-        threads=torch.get_num_threads(),
-    )
+    return small_flow_config(folder, tmp_path / "run")
 
 
 @pytest.fixture
 def flow_task(folder: Path) -> Callable[..., FlowTask]:
-    def make(**changes: object) -> FlowTask:
-        settings = FlowSettings(
-            autoencoder=folder / "autoencoder.safetensors",
-            encoder=folder / "encoder.safetensors",
-            shape=SMALL_FLOW,
-        )
-        return FlowTask(replace(settings, **changes), folder, folder / "cache", seed=0, device=CPU)  # type: ignore[arg-type]
-
-    return make
+    return partial(small_flow_task, folder)
 
 
 @pytest.fixture
@@ -203,6 +149,27 @@ def test_identity_counts_only_with_references(
     task = flow_task(references=references, no_degraded=0.0)
     losses = task.losses(task.network(), None, task.batch(0, 2))
     assert ("identity" in losses) == (len(references) == 2)
+
+
+@pytest.mark.parametrize("references", [(1.0,), (0.0, 1.0)])
+def test_own_identity_asks_for_the_target_with_references_and_without(
+    flow_task: Callable[..., FlowTask], references: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = flow_task(references=references, own_identity_weight=2.0, decoded_part=1.0)
+    drawn = replace(task.batch(0, 2), sigma=torch.tensor([0.5, 1.0]), blind=torch.tensor(False))
+    network = task.network()
+    nn.init.normal_(network.network.backbone.proj_out.weight, std=0.1)
+    term = task.losses(network, None, drawn)["own_identity"]
+    gradient = torch.autograd.grad(term, network.network.backbone.proj_out.weight)[0]
+    assert float(gradient.abs().max()) > 0
+
+    # The target alone shows a person, and what is restored another: each of distance 1.
+    def embed(pictures: torch.Tensor) -> torch.Tensor:
+        return torch.eye(128)[int(torch.equal(pictures, drawn.targets))].expand(len(pictures), 128)
+
+    monkeypatch.setattr(task, "_embed", embed)
+    term = task.losses(network, None, drawn)["own_identity"]
+    assert float(term) == pytest.approx(2.0 * (0.25 + 0.0625) / 2)
 
 
 def test_nobody_is_drawn_towards_a_stranger(flow_task: Callable[..., FlowTask]) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from skimage.data import astronaut
+from training_networks import write_faces, write_perceptual
 
 from configs import ConfigError
 from models.recogniser import Encoder, EncoderShape
@@ -20,7 +20,6 @@ from models.training.encoder import EncoderSettings, EncoderTask
 from models.training.fast import FastSettings, FastTask
 from models.training.index import read_index
 from models.training.loop import TrainingConfig, train
-from models.training.losses import PerceptualLoss
 from models.training.publish import publish
 from models.training.teacher import MobileFaceNet
 from models.weights import load_checkpoint, load_embedded, save_checkpoint
@@ -33,12 +32,7 @@ SMALL_ENCODER = EncoderShape(widths=(4, 8, 8, 8), depths=(0, 0, 0, 1), features=
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four faces cut from the astronaut, a teacher and an encoder of random weights."""
     folder = tmp_path_factory.mktemp("faces")
-    lines = ["file,identity,origin,true_px"]
-    for index in range(4):
-        image = Image.fromarray(astronaut()).crop((130 + 8 * index, 10, 290 + 8 * index, 170))
-        image.resize((256, 256)).save(folder / f"{index}.png")
-        lines.append(f"{index}.png,{'same' if index < 2 else ''},astronaut,256")
-    (folder / "index.csv").write_text("\n".join(lines))
+    write_faces(folder)
     torch.manual_seed(0)
     save_file(MobileFaceNet().state_dict(), folder / "teacher.safetensors")
     save_checkpoint(
@@ -70,19 +64,7 @@ def config(folder: Path, tmp_path: Path) -> TrainingConfig:
 
 @pytest.fixture
 def perceptual(folder: Path) -> Path:
-    """A perceptual network of random weights, as narrow as can be."""
-    torch.manual_seed(1)
-    widths = dict.fromkeys(("conv11", "conv12"), 4) | dict.fromkeys(PerceptualLoss.names[2:], 6)
-    state = {"conv0.weight": torch.eye(3)[:, :, None, None].clone(), "conv0.bias": torch.zeros(3)}
-    before = 3
-    for name, width in widths.items():
-        state |= {
-            f"{name}.weight": 0.3 * torch.randn(width, before, 3, 3),
-            f"{name}.bias": torch.zeros(width),
-        }
-        before = width
-    save_file(state, folder / "perceptual.safetensors")
-    return folder / "perceptual.safetensors"
+    return write_perceptual(folder / "perceptual.safetensors")
 
 
 @pytest.fixture
@@ -132,6 +114,8 @@ def test_the_terms_of_a_recipe_are_those_it_asks_for(folder: Path, perceptual: P
     plain = task_of(folder, identity_weight=0.0)
     batch = plain.batch(0, 4)
     assert plain.critic() is None
+    with pytest.raises(ConfigError, match="`perceptual`, which is not set"):
+        task_of(folder, adversarial_weight=0.01).critic()
     assert set(plain.losses(plain.network(), None, batch)) == {"pixel", "texture"}
     full = task_of(
         folder,

@@ -18,16 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.fast.restorer import build_fast
 from models.iconface.sequence import pack
 from models.iconface.tiny_autoencoder import TinyAutoencoder
-from models.training.dataset import load_faces
+from models.training.dataset import load_targets
 from models.training.degrade import Picture
+from models.training.fixed_networks import load_draft, load_perceptual
 from models.training.flow_settings import AutoencoderSettings
-from models.training.losses import PerceptualLoss, charbonnier, texture
+from models.training.losses import charbonnier, texture
 from models.training.pairs import PairSource, to_picture
 from models.training.taef2 import Taef2
-from models.weights import load_checkpoint
 
 CROP_PX = 256
 CELL_PX = 16
@@ -58,17 +57,17 @@ class AutoencoderTask:
         self.settings = settings
         self.seed = seed
         self.device = device
-        self.faces = load_faces(faces, CROP_PX, cache)
-        self.indices = self.faces.targets(settings.smallest_true_px)
+        self.faces, self.targets = load_targets(faces, CROP_PX, cache, settings.smallest_true_px)
         self.source = PairSource(self.faces, device)
         self.teacher = Taef2(settings.teacher).to(device)
-        self.perceptual = PerceptualLoss(settings.perceptual).to(device) if settings.perceptual else None
-        self.draft = build_fast(load_checkpoint(settings.draft)).to(device) if settings.draft else None
+        self.perceptual = load_perceptual(settings.perceptual, device)
+        self.draft = load_draft(settings.draft, device)
 
     def network(self) -> TinyAutoencoder:
         """A fresh network that knows the statistics of the teacher's latents."""
         network = TinyAutoencoder(self.settings.shape)
-        seen = self.indices[np.linspace(0, len(self.indices) - 1, min(32, len(self.indices))).astype(int)]
+        indices = self.targets.indices
+        seen = indices[np.linspace(0, len(indices) - 1, min(32, len(indices))).astype(int)]
         with torch.inference_mode():
             tokens = [
                 pack(self.teacher.encode(self.source.pictures(seen[k : k + 1]))) for k in range(len(seen))
@@ -90,7 +89,7 @@ class AutoencoderTask:
         whole = (images_seen // batch_size) % settings.whole_every == 0
         size = CROP_PX if whole else settings.part_px
         count = max(1, batch_size // 4) if whole else batch_size
-        indices = random.choice(self.indices, count)
+        indices = self.targets.draw(random, count)
         corners = torch.from_numpy(random.integers(0, (CROP_PX - size) // CELL_PX + 1, (count, 2)) * CELL_PX)
         seeds = [int(seed) for seed in random.integers(2**62, size=count)]
         pairs = self.source.pairs(indices, corners, size, seeds)
@@ -139,7 +138,7 @@ class AutoencoderTask:
         """Rows of degraded, the target decoded without and with it, the degraded decoded, target."""
         assert isinstance(network, TinyAutoencoder)
         random = np.random.default_rng(self.seed + 1)
-        indices = random.choice(self.indices, 6)
+        indices = self.targets.draw(random, 6)
         pairs = self.source.pairs(indices, torch.zeros(6, 2, dtype=torch.int64), CROP_PX, list(range(6)))
         latents, _ = network.encode(pairs.targets)
         own, features = network.encode(pairs.degraded)

@@ -15,6 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from configs import ConfigError
+from models.training.losses import PerceptualLoss
+
 
 class Critic(nn.Module):
     """One head for each feature map; high answers for real pictures."""
@@ -82,6 +85,55 @@ def critic_loss(real: Sequence[Tensor], restored: Sequence[Tensor], weights: Ten
 def deceiving_loss(restored: Sequence[Tensor], weights: Tensor) -> Tensor:
     """What the restorer adds to its losses: the critic's answers to its pictures, negated."""
     return -torch.stack([_weighted(answers, weights) for answers in restored]).mean()
+
+
+def fresh_critic(perceptual: PerceptualLoss | None, weight: float) -> Critic | None:
+    """A critic of the features of `perceptual`, or None where the adversarial term has no `weight`.
+
+    Raises `ConfigError` where there are no features to look at.
+    """
+    if weight == 0:
+        return None
+    if perceptual is None:
+        raise ConfigError(
+            f"adversarial_weight = {weight:g}, but the critic looks at the features of `perceptual`, which is not set"
+        )
+    return Critic(perceptual.channels)
+
+
+def adversarial_losses(
+    critic: nn.Module,
+    made: Sequence[Tensor],
+    wanted: Sequence[Tensor],
+    places: Tensor,
+    weights: Tensor,
+    weight: float,
+) -> dict[str, Tensor]:
+    """The restorer's term, `adversarial`, times `weight`, and the critic's own, `critic`, for one pass backwards.
+
+    The first leaves the critic's parameters without gradients, the second the restorer's.
+    `made`, `wanted`: features (B, C, h, w) of restored pictures and of targets, the latter without gradients.
+    `places`: as for `Critic`. `weights`: float32 (B,) of the pictures.
+    """
+    scales = [1 / (features.abs().mean() + 1e-6) for features in wanted]
+    real = [scale * features for scale, features in zip(scales, wanted, strict=True)]
+    made = [scale * features for scale, features in zip(scales, made, strict=True)]
+    critic.requires_grad_(False)
+    deceiving = deceiving_loss(critic(made, places), weights)
+    critic.requires_grad_(True)
+    answers = critic([features.detach() for features in made], places)
+    return {"adversarial": weight * deceiving, "critic": critic_loss(critic(real, places), answers, weights)}
+
+
+@torch.no_grad()
+def known(restored: Tensor, targets: Tensor) -> Tensor:
+    """How well each face is known, (B,) in [0, 1]: 1 without error, a third at a mean error of 0.035.
+
+    Pictures float32 (B, 3, H, W) in [0, 1]. Weights of the texture and adversarial terms: texture belongs onto
+    a face that is there, not onto one that is guessed.
+    """
+    error = (restored - targets).abs().mean((1, 2, 3))
+    return torch.exp(-((error / 0.035) ** 2))
 
 
 def _weighted(answers: Tensor, weights: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from configs import ConfigError
 from models.training import shards
 from models.training.index import read_face
 
@@ -52,6 +53,41 @@ class Faces:
             np.array([other for other in groups.get(identity, []) if other != index], dtype=np.int64)
             for index, identity in enumerate(self.identities)
         )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Targets:
+    """Which pictures of a set may be targets, and how often each is drawn.
+
+    T of the N pictures are.
+    """
+
+    indices: NDArray[np.int64]
+    """(T,) in the set."""
+    chances: NDArray[np.float64] | None
+    """(T,) adding up to 1; None where all are drawn alike."""
+
+    def draw(self, random: np.random.Generator, count: int) -> NDArray[np.int64]:
+        """int64 (count,), indices in the set; the same one may come again."""
+        return random.choice(self.indices, count, p=self.chances)
+
+
+def load_targets(
+    folder: Path, size_px: int, cache: Path, smallest_true_px: int, soft_weight: float | None = None
+) -> tuple[Faces, Targets]:
+    """All faces of `folder` at `size_px`, and those of them that are sharp at `smallest_true_px` or more.
+
+    `soft_weight`: how often a target that is not sharp at `size_px` is drawn, against 1 for the others; None
+    for all alike. Raises `ConfigError` where no face is sharp enough.
+    """
+    faces = load_faces(folder, size_px, cache)
+    indices = faces.targets(smallest_true_px)
+    if not len(indices):
+        raise ConfigError(f"{folder}: no face is sharp at {smallest_true_px} pixels or more")
+    if soft_weight is None:
+        return faces, Targets(indices, None)
+    weights = np.where(faces.true_px[indices] >= size_px, 1.0, soft_weight)
+    return faces, Targets(indices, weights / weights.sum())
 
 
 def load_faces(folder: Path, size_px: int, cache: Path, smallest_true_px: int = 0) -> Faces:

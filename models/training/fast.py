@@ -10,35 +10,27 @@ Shapes: N pictures of the set, B of a batch, H W pixels, D width of an embedding
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from configs import ConfigError
 from models.fast.anchor import identity_anchor
 from models.fast.network import CELL_PX, CROP_PX, FastNetwork, FastShape
 from models.packing import fold_norms
-from models.recogniser import Encoder, build_encoder
-from models.training.batch_degrade import degrade_batch
 from models.training.coded import coded_faces
-from models.training.critic import Critic, critic_loss, deceiving_loss
-from models.training.dataset import Faces, load_faces
+from models.training.critic import Critic, adversarial_losses, fresh_critic, known
+from models.training.dataset import load_faces, load_targets
 from models.training.degrade import Picture
+from models.training.embedded_views import embedded_views
+from models.training.fixed_networks import load_encoder, load_perceptual
 from models.training.losses import PerceptualLoss, charbonnier, feature_distance, grid, texture
 from models.training.pairs import PairSource
 from models.training.teacher import Teacher
 from models.training.views import recogniser_view
-from models.weights import load_checkpoint
-
-VIEW_STRENGTHS = (0.0, 0.25, 0.6)
-"""How strongly the K kept views of a picture are degraded before they are embedded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +99,15 @@ class FastTask:
         self.settings = settings
         self.seed = seed
         self.device = device
-        self.faces = load_faces(faces, CROP_PX, cache)
-        self.indices = self.faces.targets(settings.smallest_true_px)
-        if not len(self.indices):
-            raise ConfigError(f"{faces}: no face is sharp at {settings.smallest_true_px} pixels or more")
-        weights = np.where(self.faces.true_px[self.indices] >= CROP_PX, 1.0, settings.soft_weight)
-        self.chances = weights / weights.sum()
+        self.faces, self.targets = load_targets(
+            faces, CROP_PX, cache, settings.smallest_true_px, settings.soft_weight
+        )
         self.partners = self.faces.partners()
         coded = None
         if settings.coded_faces > 0:
             name = f"{self.faces.folder} {self.faces.files}"
             count = settings.coded_faces
-            coded = coded_faces(self.faces.pictures, self.indices, count, cache, name, seed)
+            coded = coded_faces(self.faces.pictures, self.targets.indices, count, cache, name, seed)
         self.source = PairSource(self.faces, device, coded)
         self.large: PairSource | None = None
         if settings.large_part > 0 and len(self.faces.targets(2 * CROP_PX)):
@@ -126,10 +115,9 @@ class FastTask:
             places = {file: index for index, file in enumerate(self.faces.files)}
             self.large_indices = np.array([places[file] for file in large.files], np.int64)
             self.large = PairSource(large, device)
-        self.encoder = build_encoder(load_checkpoint(settings.encoder)).to(device)
-        self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.embeddings = _embedded_views(self.encoder, settings.encoder, self.source, self.faces, cache)
-        self.perceptual = PerceptualLoss(settings.perceptual).to(device) if settings.perceptual else None
+        self.encoder = load_encoder(settings.encoder, device)
+        self.embeddings = embedded_views(self.encoder, settings.encoder, self.source, self.faces, cache)
+        self.perceptual = load_perceptual(settings.perceptual, device)
         self.teacher: Teacher | None = None
         if settings.teacher is not None:
             self.teacher = Teacher(settings.teacher).to(device)
@@ -143,9 +131,7 @@ class FastTask:
 
     def critic(self) -> Critic | None:
         """A fresh critic, or None without an adversarial term."""
-        if self.perceptual is None or self.settings.adversarial_weight == 0:
-            return None
-        return Critic(self.perceptual.channels)
+        return fresh_critic(self.perceptual, self.settings.adversarial_weight)
 
     def parameters(self) -> dict[str, object]:
         """What rebuilds the network, for the checkpoint's header."""
@@ -162,7 +148,7 @@ class FastTask:
         else:
             source = self.source
             count = max(1, batch_size // 4) if whole else batch_size
-            positions = indices = random.choice(self.indices, count, p=self.chances)
+            positions = indices = self.targets.draw(random, count)
         size = source.side_px if whole else self.settings.part_px
         cells = random.integers(0, (source.side_px - size) // CELL_PX + 1, (len(indices), 2))
         corners = torch.from_numpy(cells * CELL_PX)
@@ -178,15 +164,15 @@ class FastTask:
         """Terms whose sum is minimised, already weighted."""
         settings = self.settings
         restored = network(batch.degraded, batch.anchors, batch.corners.to(self.device), batch.side_px)
-        known = _known(restored, batch.targets)
+        weights = known(restored, batch.targets)
         losses = {
             "pixel": charbonnier(restored, batch.targets),
-            "texture": settings.texture_weight * texture(restored, batch.targets, known),
+            "texture": settings.texture_weight * texture(restored, batch.targets, weights),
         }
         if settings.grid_weight > 0:
             losses["grid"] = settings.grid_weight * grid(restored, batch.targets)
         if self.perceptual is not None:
-            losses |= self._seen(self.perceptual, critic, restored, known, batch)
+            losses |= self._seen(self.perceptual, critic, restored, weights, batch)
         if batch.targets.shape[-1] == batch.side_px:
             losses |= self._recognised(restored, batch.targets)
         return losses
@@ -196,7 +182,7 @@ class FastTask:
         perceptual: PerceptualLoss,
         critic: nn.Module | None,
         restored: Tensor,
-        known: Tensor,
+        weights: Tensor,
         batch: FastBatch,
     ) -> dict[str, Tensor]:
         """Perceptual and adversarial terms, and the critic's own, on a part of the batch."""
@@ -207,19 +193,11 @@ class FastTask:
         got = perceptual.features(restored[:seen, :, top:, left:])
         losses = {"perceptual": self.settings.perceptual_weight * feature_distance(got, wanted)}
         if critic is not None:
-            scales = [1 / (features.abs().mean() + 1e-6) for features in wanted]
-            real = [scale * features for scale, features in zip(scales, wanted, strict=True)]
-            made = [scale * features for scale, features in zip(scales, got, strict=True)]
             side = batch.corners.new_tensor([restored.shape[3], restored.shape[2]])
             ends = [batch.corners[:seen] + batch.shift.flip(0), batch.corners[:seen] + side]
             places = (torch.cat(ends, 1) / batch.side_px).to(self.device)
-            weights = known[:seen]
-            critic.requires_grad_(False)
-            deceiving = deceiving_loss(critic(made, places), weights)
-            losses["adversarial"] = self.settings.adversarial_weight * deceiving
-            critic.requires_grad_(True)
-            answers = critic([features.detach() for features in made], places)
-            losses["critic"] = critic_loss(critic(real, places), answers, weights)
+            weight = self.settings.adversarial_weight
+            losses |= adversarial_losses(critic, got, wanted, places, weights[:seen], weight)
         return losses
 
     def _recognised(self, restored: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -247,7 +225,7 @@ class FastTask:
     def sheet(self, network: nn.Module) -> Picture | None:
         """Rows of degraded, restored without and with the clean view's anchor, target."""
         random = np.random.default_rng(self.seed + 1)
-        indices = random.choice(self.indices, 8, p=self.chances)
+        indices = self.targets.draw(random, 8)
         pairs = self.source.pairs(indices, torch.zeros(8, 2, dtype=torch.int64), CROP_PX, list(range(8)))
         anchors = torch.stack([identity_anchor(self.embeddings[index, :1]) for index in indices])
         columns = [
@@ -272,42 +250,3 @@ class FastTask:
         count = int(random.integers(1, self.embeddings.shape[1] + 1))
         views = random.choice(self.embeddings.shape[1], count, replace=False)
         return identity_anchor(self.embeddings[person][torch.from_numpy(views)])
-
-
-@torch.no_grad()
-def _known(restored: Tensor, targets: Tensor) -> Tensor:
-    """How well each face is known, (B,) in [0, 1]: 1 without error, a third at a mean error of 0.035.
-
-    Weights of the texture and adversarial terms: texture belongs onto a face that is there, not onto one that
-    is guessed.
-    """
-    error = (restored - targets).abs().mean((1, 2, 3))
-    return torch.exp(-((error / 0.035) ** 2))
-
-
-def _embedded_views(encoder: Encoder, path: Path, source: PairSource, faces: Faces, cache: Path) -> Tensor:
-    """Raw embeddings (N, K, D) of each picture's clean and degraded views, made once and cached."""
-    trained = hashlib.sha256(path.read_bytes()).hexdigest()
-    text = f"{trained} {faces.folder} {faces.files} {VIEW_STRENGTHS} 2"
-    stored = cache / f"embedded_{hashlib.sha256(text.encode()).hexdigest()[:16]}.npy"
-    if not stored.exists():
-        count = len(faces.files)
-        embeddings = np.empty((count, len(VIEW_STRENGTHS), encoder.shape.embedding), np.float32)
-        for start in range(0, count, 32):
-            indices = np.arange(start, min(start + 32, count))
-            embeddings[indices] = _embed_views(encoder, source.pictures(indices), indices.tolist())
-        part = stored.with_suffix(f".{os.getpid()}.part.npy")
-        np.save(part, embeddings)
-        part.replace(stored)
-    return torch.from_numpy(np.load(stored))
-
-
-@torch.inference_mode()
-def _embed_views(encoder: Encoder, pictures: Tensor, seeds: list[int]) -> NDArray[np.float32]:
-    answers: list[Tensor] = []
-    for strength in VIEW_STRENGTHS:
-        views = degrade_batch(pictures, seeds, strength, CROP_PX) if strength else pictures
-        crops = recogniser_view(views).contiguous(memory_format=torch.channels_last)
-        answers.append(encoder(crops))
-    result: NDArray[np.float32] = torch.stack(answers, 1).cpu().numpy()
-    return result

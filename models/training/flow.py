@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.fast.restorer import build_fast
 from models.iconface.anchor import identity_anchor
 from models.iconface.losses import (
     anchored_identity,
     flow_matching,
     hard_example_identity,
+    identity_distance,
     noise_weight,
 )
 from models.iconface.model import IconFaceModel, build_autoencoder
@@ -36,11 +36,12 @@ from models.iconface.sampling import (
     sample,
     velocity,
 )
-from models.recogniser import build_encoder
-from models.training.dataset import load_faces
+from models.training.critic import Critic, adversarial_losses, fresh_critic, known
+from models.training.dataset import load_targets
 from models.training.degrade import Picture
+from models.training.fixed_networks import load_draft, load_encoder, load_perceptual
 from models.training.flow_settings import FlowSettings
-from models.training.losses import PerceptualLoss, charbonnier, texture
+from models.training.losses import charbonnier, feature_distance, texture
 from models.training.other_views import other_views
 from models.training.pairs import PairSource, to_picture
 from models.training.views import recogniser_view
@@ -78,17 +79,15 @@ class FlowTask:
         self.settings = settings
         self.seed = seed
         self.device = device
-        self.faces = load_faces(faces, CROP_PX, cache)
-        self.indices = self.faces.targets(settings.smallest_true_px)
-        weights = np.where(self.faces.true_px[self.indices] >= CROP_PX, 1.0, settings.soft_weight)
-        self.chances = weights / weights.sum()
+        self.faces, self.targets = load_targets(
+            faces, CROP_PX, cache, settings.smallest_true_px, settings.soft_weight
+        )
         self.partners = self.faces.partners()
         self.source = PairSource(self.faces, device)
         self.autoencoder = build_autoencoder(load_checkpoint(settings.autoencoder))
-        self.draft = build_fast(load_checkpoint(settings.draft)) if settings.draft else None
-        self.encoder = build_encoder(load_checkpoint(settings.encoder)).to(device)
-        self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.perceptual = PerceptualLoss(settings.perceptual).to(device) if settings.perceptual else None
+        self.draft = load_draft(settings.draft, device)
+        self.encoder = load_encoder(settings.encoder, device)
+        self.perceptual = load_perceptual(settings.perceptual, device)
 
     def network(self) -> IconFaceModel:
         """A fresh transformer beside the trained autoencoder and `fast`."""
@@ -101,8 +100,9 @@ class FlowTask:
         start_small(model.network)
         return model
 
-    def critic(self) -> None:
-        """None: the adversarial term belongs to a later stage."""
+    def critic(self) -> Critic | None:
+        """A fresh critic, or None without an adversarial term."""
+        return fresh_critic(self.perceptual, self.settings.adversarial_weight)
 
     def parameters(self) -> dict[str, object]:
         """What rebuilds the model, for the checkpoint's header."""
@@ -116,7 +116,7 @@ class FlowTask:
         """The batch that follows after `images_seen` images; a function of the seed and this number."""
         settings, random = self.settings, np.random.default_rng((self.seed, images_seen))
         views = int(random.choice(len(settings.references), p=settings.references))
-        indices = random.choice(self.indices, batch_size, p=self.chances)
+        indices = self.targets.draw(random, batch_size)
         seeds = [int(seed) for seed in random.integers(2**62, size=batch_size)]
         pairs = self.source.pairs(indices, torch.zeros(batch_size, 2, dtype=torch.int64), CROP_PX, seeds)
         strangers = random.random(batch_size) < (settings.stranger if views else 0)
@@ -158,29 +158,54 @@ class FlowTask:
         restored = autoencoder.decode(
             autoencoder.latents(guess, settings.shape.rows), (features[0][seen], features[1][seen])
         )
-        return losses | self._picture_losses(restored, batch, anchors, seen)
+        losses |= self._picture_losses(critic, restored, batch.targets[seen], batch.sigma[seen])
+        return losses | self._identity_losses(restored, batch, anchors, seen)
 
     def _picture_losses(
-        self, restored: Tensor, batch: FlowBatch, anchors: Tensor, seen: slice
+        self, critic: nn.Module | None, restored: Tensor, targets: Tensor, sigma: Tensor
     ) -> dict[str, Tensor]:
-        """Terms on decoded pictures; the identity terms only where there are references (IConFace)."""
-        settings, targets = self.settings, batch.targets[seen]
+        """Terms on decoded pictures and their features, and the critic's own."""
+        settings = self.settings
         losses = {
             "pixel": settings.pixel_weight * charbonnier(restored, targets),
             "texture": settings.texture_weight * texture(restored, targets),
         }
-        if self.perceptual is not None:
-            losses["perceptual"] = settings.perceptual_weight * self.perceptual(restored, targets)
-        if batch.references.shape[1] and settings.identity_weight > 0:
-            got = self._embed(restored)
-            wanted = self._embed(targets).detach()
+        if self.perceptual is None:
+            return losses
+        with torch.no_grad():
+            wanted = self.perceptual.features(targets)
+        got = self.perceptual.features(restored)
+        losses["perceptual"] = settings.perceptual_weight * feature_distance(got, wanted)
+        if critic is not None:
+            # Only at sigma = 1, where the guess is what a restorer of one step shows. Below, the noised scene holds
+            # the target already, and the critic would learn from faces that nobody is shown.
+            weights = known(restored, targets) * (sigma == 1)
+            places = sigma.new_tensor([0, 0, 1, 1]).expand(len(sigma), 4)
+            losses |= adversarial_losses(critic, got, wanted, places, weights, settings.adversarial_weight)
+        return losses
+
+    def _identity_losses(
+        self, restored: Tensor, batch: FlowBatch, anchors: Tensor, seen: slice
+    ) -> dict[str, Tensor]:
+        """Terms on embeddings; those that ask for the references' person only where there are any (IConFace)."""
+        settings = self.settings
+        referred = bool(batch.references.shape[1]) and settings.identity_weight > 0
+        if not referred and settings.own_identity_weight == 0:
+            return {}
+        got = self._embed(restored)
+        wanted = self._embed(batch.targets[seen]).detach()
+        weight = noise_weight(batch.sigma[seen]).clamp_min(settings.least_noise_weight)
+        losses: dict[str, Tensor] = {}
+        if settings.own_identity_weight > 0:
+            own = (weight * identity_distance(got, wanted)).mean()
+            losses["own_identity"] = settings.own_identity_weight * own
+        if referred:
             # Nobody is drawn towards a stranger.
             reference = torch.where(batch.strangers[seen, None], F.normalize(wanted, dim=1), anchors[seen])
             if settings.identity == "iconface":
                 distance = anchored_identity(got, reference, wanted)
             else:
                 distance = hard_example_identity(got, reference, wanted, settings.hard_weight)
-            weight = noise_weight(batch.sigma[seen]).clamp_min(settings.least_noise_weight)
             weighted = (weight * distance).mean()
             losses["identity"] = settings.identity_weight * weighted
         return losses
@@ -221,7 +246,7 @@ class FlowTask:
         """float32 (R, 3, S, S), views of the person of a picture, or of somebody else."""
         if not views:
             return torch.zeros(0, 3, CROP_PX, CROP_PX, device=self.device)
-        person = int(random.choice(self.indices)) if stranger else index
+        person = int(random.choice(self.targets.indices)) if stranger else index
         partners = self.partners[person]
         chosen = [int(random.choice(partners)) if len(partners) else person for _ in range(views)]
         pictures = [np.asarray(self.faces.pictures[one]) for one in chosen]
@@ -241,7 +266,7 @@ class FlowTask:
         shape, autoencoder = self.settings.shape, network.autoencoder
         noise = fixed_noise(SamplingSettings().seed, shape.rows**2, shape.channels)
         rows: list[Tensor] = []
-        indices = random.choice(self.indices, 6, p=self.chances)
+        indices = self.targets.draw(random, 6)
         pairs = self.source.pairs(indices, torch.zeros(6, 2, dtype=torch.int64), CROP_PX, list(range(6)))
         for place, index in enumerate(indices):
             degraded = pairs.degraded[place : place + 1]

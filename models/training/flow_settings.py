@@ -70,10 +70,15 @@ class FlowSettings:
     """Whose identity term: IConFace's with its adaptive mix, or RefID's with a fixed one."""
     hard_weight: float = 0.5
     """RefID's share of the reference."""
+    own_identity_weight: float = 0.0
+    """Of a term that asks for the target's own embedding, with references and without; 0 leaves it out."""
     decoded_part: float = 0.5
     """Part of each batch that is decoded for the terms on pictures."""
     pixel_weight: float = 1.0
     perceptual_weight: float = 0.05
     texture_weight: float = 0.001
+    adversarial_weight: float = 0.0
+    """Of the critic's answer to samples at sigma = 1; 0 trains without a critic. It looks at the perceptual
+    term's features."""
     decoder_learns: bool = True
     shape: IconFaceShape = field(default_factory=IconFaceShape)
