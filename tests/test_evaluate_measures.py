@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.evaluation.encoder import area_under_curve, verify
-from models.evaluation.restoration import mean_and_error
+from models.evaluation.scores import mean_and_error
 from models.evaluation.skin import skin_ratio, skin_regions, spectrum_ratios
 
 Picture = NDArray[np.uint8]

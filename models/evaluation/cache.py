@@ -1,6 +1,6 @@
-"""Results that do not depend on the network under test, kept between evaluations.
+"""Results kept between evaluations: of pictures alone, and of restorers.
 
-Everything is named by the hash of what it was made from and of the module that made it; after a change elsewhere
+Everything is named by the hash of what it was made from and of the code that made it; after a change elsewhere
 (another release of a library, say) remove the folder, which may be done at any time.
 """
 

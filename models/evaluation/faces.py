@@ -10,14 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.evaluation.cache import Cache, key_of
 from models.recogniser import EmbeddedRecogniser
-from models.training.degrade import MODERATE, SEVERE, Picture
+from models.training import degrade
+from models.training.degrade import MODERATE, SEVERE, Picture, Preset, preset_sample
 from models.training.index import read_face, read_index
 from models.training.views import recogniser_view
 
 SIDE_PX = 256
 SOURCE_PX = 512
 PRESETS = {"moderate": MODERATE, "severe": SEVERE}
+CLIP_VIEWS = 4
+"""Of each person of clips: one to be restored and three references, in turn."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +51,23 @@ def read_pairs(folder: Path) -> list[tuple[Picture, Picture]]:
     ]
 
 
+def read_clip_views(folder: Path, count: int | None) -> list[list[Picture]]:
+    """Four views of each of the first `count` people of an indexed folder, uint8 (512, 512, 3) each; None for all.
+
+    They are spread evenly over a person's pictures, as neighbours out of a clip look alike. Pictures that hold less
+    than the 256 pixels they are restored at are left out, and people with fewer than four.
+    """
+    people: dict[str, list[str]] = {}
+    for row in read_index(folder):
+        if row.identity and row.true_px >= SIDE_PX:
+            people.setdefault(row.identity, []).append(row.file)
+    seen = [files for _, files in sorted(people.items()) if len(files) >= CLIP_VIEWS][:count]
+    return [
+        [read_face(folder / files[k * len(files) // CLIP_VIEWS], SOURCE_PX) for k in range(CLIP_VIEWS)]
+        for files in seen
+    ]
+
+
 def read_album(folder: Path) -> Album:
     """All pictures of those people of an indexed folder who are there more than once."""
     rows = [row for row in read_index(folder) if row.identity]
@@ -60,6 +81,19 @@ def read_album(folder: Path) -> Album:
 def reduced(picture: Picture) -> Picture:
     """`picture` at the 256 pixels that the restorer works at, by area averaging."""
     return np.asarray(cv2.resize(picture, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def degraded(sources: list[Picture], preset: Preset, first_seed: int, cache: Cache) -> list[Picture]:
+    """`sources`, uint8 (512, 512, 3), after `preset` with a seed of their own each, at 256 pixels."""
+    damaged: list[Picture] = []
+    for seed, source in enumerate(sources, first_seed):
+        key = key_of(degrade, source, preset, seed)
+        picture = cache.find(key)
+        if picture is None:
+            picture = reduced(preset_sample(source, seed, preset, None))
+            cache.keep(key, picture)
+        damaged.append(np.asarray(picture, np.uint8))
+    return damaged
 
 
 def recogniser_crops(pictures: list[Picture]) -> Tensor:
