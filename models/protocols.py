@@ -79,7 +79,7 @@ class Recogniser(Protocol):
 
 
 class Restorer(Protocol):
-    """Restores faces; keeps nothing between calls."""
+    """Restores faces; keeps nothing between calls. One that ignores references says `uses_references = False`."""
 
     crop_size: int
     """S, the side of the crops it takes and gives."""
@@ -87,6 +87,11 @@ class Restorer(Protocol):
     def restore(self, requests: Sequence[Request]) -> list[Result]:
         """One result per request, in order; each depends on its own request alone, not on its neighbours."""
         ...
+
+
+def uses_references(restorer: Restorer) -> bool:
+    """Whether references can change what `restorer` gives; those that do not say so use them."""
+    return bool(getattr(restorer, "uses_references", True))
 
 
 class Masker(Protocol):

@@ -50,6 +50,7 @@ class SpandrelRestorer:
     """Restores each aligned face by itself; references are not used."""
 
     crop_size = 512
+    uses_references = False
 
     def __init__(self, path: Path, device: str | torch.device = "cpu", *, allow_pickle: bool = False) -> None:
         """`path`: `.safetensors`, or with `allow_pickle` also `.pth`, `.pt`, `.ckpt`.

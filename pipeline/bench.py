@@ -7,28 +7,22 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 import configs
-from models.fast.restorer import FastRestorer
-from models.protocols import References, Request
-from models.recogniser import EmbeddedRecogniser
+from models.weights import CheckpointError
 from pipeline.build import build, open_source, restore_video
-from pipeline.colour import luma_region
 from pipeline.config import PipelineConfig
+from pipeline.flicker import WarpingErrors
 from pipeline.flow import run
 from pipeline.report import Report
+from pipeline.speed import networks, seconds_of
 
 
 def main() -> None:
@@ -37,6 +31,9 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     networks_command = commands.add_parser("networks", help=(networks.__doc__ or "").partition("\n")[0])
     networks_command.add_argument("--rounds", type=int, default=40, help="medians are taken over so many")
+    networks_command.add_argument(
+        "--iconface", type=Path, metavar="CHECKPOINT", help="weights of iconface in place of the shipped ones"
+    )
     for name, measure in (("overhead", overhead), ("flicker", flicker), ("memory", memory)):
         command = commands.add_parser(name, help=(measure.__doc__ or "").partition("\n")[0])
         command.add_argument("clips", metavar="CLIP", nargs="*" if name == "overhead" else "+", type=Path)
@@ -45,7 +42,10 @@ def main() -> None:
         command.set_defaults(measure=measure)
     options = parser.parse_args()
     if options.command == "networks":
-        networks(options.rounds)
+        try:
+            networks(options.rounds, options.iconface)
+        except CheckpointError as error:
+            networks_command.error(str(error))
         return
     config = configs.load(PipelineConfig, None, options.changes)
     options.measure(options.clips, config, options.runs)
@@ -65,8 +65,8 @@ def overhead(clips: list[Path], config: PipelineConfig, runs: int) -> None:
         for clip in clips:
             plain, ours = [], []
             for number in range(runs):
-                plain.append(_seconds(_transcode, clip, Path(folder) / f"plain{number}.mp4", config))
-                ours.append(_seconds(restore_video, clip, Path(folder) / f"ours{number}.mp4", config))
+                plain.append(seconds_of(_transcode, clip, Path(folder) / f"plain{number}.mp4", config))
+                ours.append(seconds_of(restore_video, clip, Path(folder) / f"ours{number}.mp4", config))
             ratio = statistics.median(ours) / statistics.median(plain)
             print(
                 f"{clip.name}: plain transcode {statistics.median(plain):.2f} s, "
@@ -75,14 +75,9 @@ def overhead(clips: list[Path], config: PipelineConfig, runs: int) -> None:
 
 
 def flicker(clips: list[Path], config: PipelineConfig, runs: int) -> None:
-    """Warping error of the restored faces against the same pixels of the source.
-
-    Per pair of frames: optical flow (DIS) on the source, pixels that pass the forward-backward test
-    |f + b|^2 < 0.01 (|f|^2 + |b|^2) + 0.5, mean absolute difference between a frame and the next one warped onto
-    it, only where restoration changed a pixel in both frames. Nothing is encoded in between.
-    """
+    """Warping error of the restored faces against the same pixels of the source (see `WarpingErrors`)."""
     for clip in clips:
-        pairs = _BeforeAfter()
+        pairs = WarpingErrors()
         source = open_source(clip, config)
         run(source, pairs, build(config, source), config, report=Report(), arrange=pairs.arrange)
         if not pairs.errors:
@@ -117,82 +112,6 @@ def memory(clips: list[Path], config: PipelineConfig, runs: int) -> None:
                 f"{clip.name}: peak {peaks[0]:.0f} MiB, ten times as long {peaks[1]:.0f} MiB, "
                 f"ratio {peaks[1] / peaks[0]:.3f}"
             )
-
-
-def networks(rounds: int) -> None:
-    """Time of each embedded network for one face, also as a multiple of that of ten plain convolutions.
-
-    These are 3 x 3, of 64 channels on 64 x 64 cells. All take turns, and the multiple is the median over the
-    rounds, so that it says something on a busy machine too.
-    """
-    cells = torch.rand(1, 64, 64, 64).contiguous(memory_format=torch.channels_last)
-    convolution = torch.nn.Conv2d(64, 64, 3, padding=1).requires_grad_(False)
-    convolution.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    request = Request(torch.zeros(3, 256, 256, dtype=torch.uint8), References())
-    works: dict[str, Callable[[], object]] = {
-        "ten convolutions": partial(torch.nn.Sequential(*[convolution] * 10), cells),
-        "encoder": partial(EmbeddedRecogniser().embed, torch.zeros(1, 3, 112, 112, dtype=torch.uint8)),
-        "fast": partial(FastRestorer().restore, [request]),
-    }
-    for work in works.values():
-        work()
-    times = np.array([[_seconds(work) for work in works.values()] for _ in range(rounds)])
-    multiples = np.median(times / times[:, :1], 0)
-    for name, seconds, multiple in zip(works, np.median(times, 0), multiples, strict=True):
-        print(f"{name}: {1000 * seconds:.1f} ms, {multiple:.2f} times the convolutions")
-    print(f"(medians of {rounds} rounds, {torch.get_num_threads()} threads)")
-
-
-class _BeforeAfter:
-    """A sink that keeps only the warping errors of successive frames."""
-
-    def __init__(self) -> None:
-        self.errors: list[tuple[float, float]] = []
-        self._last: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
-        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-
-    def arrange(self, before: av.VideoFrame, after: av.VideoFrame) -> av.VideoFrame:
-        now = _luma(before), _luma(after)
-        if self._last is not None and before is not after:
-            self._compare(self._last, now)
-        self._last = now
-        return after
-
-    def write(self, native: av.VideoFrame, pts: int) -> None:
-        """Nothing is written."""
-
-    def _compare(
-        self,
-        last: tuple[NDArray[np.float32], NDArray[np.float32]],
-        now: tuple[NDArray[np.float32], NDArray[np.float32]],
-    ) -> None:
-        touched = (last[0] != last[1]) & (now[0] != now[1])
-        if touched.sum() < 100:
-            return
-        rows, columns = np.where(touched)
-        part = np.s_[
-            max(rows.min() - 16, 0) : rows.max() + 17, max(columns.min() - 16, 0) : columns.max() + 17
-        ]
-        first, second = last[0][part], now[0][part]
-        if min(first.shape) < 32:
-            return
-        forward = self._flow.calc(first.astype(np.uint8), second.astype(np.uint8), None)  # type: ignore[call-overload]
-        backward = self._flow.calc(second.astype(np.uint8), first.astype(np.uint8), None)  # type: ignore[call-overload]
-        y, x = np.mgrid[: first.shape[0], : first.shape[1]].astype(np.float32)
-        to = x + forward[..., 0], y + forward[..., 1]
-        back = cv2.remap(backward, *to, cv2.INTER_LINEAR)
-        squares = (forward**2).sum(-1) + (back**2).sum(-1)
-        valid = ((forward + back) ** 2).sum(-1) < 0.01 * squares + 0.5
-        valid &= touched[part]
-        if valid.sum() < 100:
-            return
-        warped = [cv2.remap(picture[part], *to, cv2.INTER_LINEAR) for picture in now]
-        errors = [np.abs(w - p[part])[valid].mean() for w, p in zip(warped, last, strict=True)]
-        self.errors.append((float(errors[0]), float(errors[1])))
-
-
-def _luma(native: av.VideoFrame) -> NDArray[np.float32]:
-    return luma_region(native, 0, 0, native.width, native.height)
 
 
 def _transcode(clip: Path, output: Path, config: PipelineConfig) -> None:
@@ -269,13 +188,6 @@ def _peak_mib(command: list[str]) -> float:
         [sys.executable, "-c", script, *command], check=True, capture_output=True, text=True
     )
     return int(done.stdout) / 1024
-
-
-def _seconds(work: object, *arguments: object) -> float:
-    assert callable(work)
-    started = time.perf_counter()
-    work(*arguments)
-    return time.perf_counter() - started
 
 
 def _changes(config: PipelineConfig) -> list[str]:

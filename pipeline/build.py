@@ -1,35 +1,20 @@
-"""From settings to parts: the only file that knows concrete classes. `restore_video` is the library's front door."""
+"""From settings to a run over files. `restore_video` is the library's front door."""
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
-
-import torch
 
 from configs import ConfigError
-from models.adaface import AdaFaceRecogniser
-from models.arcface import ArcFaceRecogniser
-from models.detector import CenterFaceDetector, InsightFaceDetector
-from models.fast.restorer import FastRestorer
-from models.protocols import Detector, Recogniser, Restorer
-from models.recogniser import EmbeddedRecogniser
-from models.spandrel_restorer import SpandrelRestorer
-from models.weights import WEIGHTS, Checkpoint, CheckpointError, is_own, load_checkpoint
+from models.protocols import Restorer, uses_references
 from pipeline import __version__
 from pipeline.compare import side_by_side
-from pipeline.config import (
-    DetectorConfig,
-    PipelineConfig,
-    RecogniserConfig,
-    RestorerConfig,
-)
+from pipeline.config import PipelineConfig
 from pipeline.flow import Parts, Watch, keep_after, run
 from pipeline.geometry import Geometry
+from pipeline.parts import AUTO, build_detector, build_masker, build_recogniser, build_restorer
 from pipeline.perception import Perception
 from pipeline.photos import PhotoSink, PhotoSource
 from pipeline.portraits import Portraits
@@ -39,6 +24,16 @@ from pipeline.source import FileSource
 from trackers.norfair_tracker import NorfairTracker
 from trackers.people import People
 from trackers.shots import EveryFrame, ShotDetector
+
+__all__ = [
+    "build",
+    "build_detector",
+    "build_masker",
+    "build_recogniser",
+    "build_restorer",
+    "open_source",
+    "restore_video",
+]
 
 Open = Callable[[FileSource | PhotoSource], None]
 
@@ -64,7 +59,9 @@ def restore_video(
     sink = _open_sink(output, source, config)
     parts = build(config, source)
     opened(source)
-    report = Report(output=str(output))
+    report = Report(
+        output=str(output), uses_references=parts.restorer is None or uses_references(parts.restorer)
+    )
     people = parts.perception.people
     arrange = side_by_side if config.output.compare else keep_after
     with sink:
@@ -82,8 +79,7 @@ def build(config: PipelineConfig, source: FileSource | PhotoSource) -> Parts:
     """The parts of one run over `source`."""
     # Strength 0 asks for nothing: no network needs to run.
     restorer = build_restorer(config.restorer) if config.blend.strength else None
-    masker = None if config.masker.kind == "none" else _stranger(config.masker.kind, "masker.kind")
-    return Parts(_perception(config, restorer, source), restorer, masker)
+    return Parts(_perception(config, restorer, source), restorer, build_masker(config.masker))
 
 
 def open_source(path: Path, config: PipelineConfig) -> FileSource | PhotoSource:
@@ -102,84 +98,20 @@ def open_source(path: Path, config: PipelineConfig) -> FileSource | PhotoSource:
     )
 
 
-def build_detector(config: DetectorConfig) -> Detector:
-    """The detector that `config.kind` names."""
-    if config.kind == "centerface":
-        return CenterFaceDetector(min_score=config.min_score)
-    if _is_stranger(config.kind):
-        return cast(Detector, _stranger(config.kind, "detector.kind"))
-    try:
-        return InsightFaceDetector(config.kind, min_score=config.min_score)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"detector.kind: {error}") from error
-
-
-def build_recogniser(config: RecogniserConfig) -> Recogniser:
-    """The recogniser that `config.kind` names."""
-    if config.kind == "embedded":
-        return EmbeddedRecogniser()
-    if _is_stranger(config.kind):
-        return cast(Recogniser, _stranger(config.kind, "recogniser.kind"))
-    path = _existing(config.kind, "recogniser.kind", "embedded")
-    if path.suffix == ".onnx":
-        return ArcFaceRecogniser(path)
-    return AdaFaceRecogniser(path, allow_pickle=config.allow_pickle)
-
-
-def build_restorer(config: RestorerConfig) -> Restorer | None:
-    """The restorer that `config.kind` names, on its device; None for `none`."""
-    if config.kind == "none":
-        return None
-    device = _device(config.device)
-    if config.kind in ("auto", "fast"):
-        return FastRestorer(device=device, crop_size=config.crop_size)
-    if config.kind in ("iconface", "klein"):
-        return _flow_restorer(config, device)
-    if _is_stranger(config.kind):
-        stranger = _stranger(config.kind, "restorer.kind")
-        if not (hasattr(stranger, "crop_size") and hasattr(stranger, "restore")):
-            raise ConfigError(
-                f"restorer.kind: {config.kind!r} is no restorer (it lacks crop_size or restore)"
-            )
-        return cast(Restorer, stranger)
-    if Path(config.kind).suffix in WEIGHTS and not Path(config.kind).expanduser().exists():
-        raise CheckpointError(f"{config.kind}: no such file of weights")
-    path = _existing(config.kind, "restorer.kind", "auto, fast, iconface, klein, none")
-    if is_own(path):
-        checkpoint = load_checkpoint(path)
-        # A flow restorer's header has a transformer and an autoencoder.
-        if "network" in checkpoint.parameters:
-            return _flow_restorer(config, device, checkpoint)
-        return FastRestorer(checkpoint, device, config.crop_size)
-    return SpandrelRestorer(path, device, allow_pickle=config.allow_pickle)
-
-
-def _flow_restorer(
-    config: RestorerConfig, device: torch.device, checkpoint: Checkpoint | None = None
-) -> Restorer:
-    """Imported here alone: diffusers, which both are built on, takes seconds."""
-    if config.kind == "klein":
-        from models.iconface.klein import KleinRestorer
-
-        adapter = config.adapter.expanduser() if config.adapter else None
-        return KleinRestorer(config.klein, adapter, device)
-    from models.iconface.restorer import IconFaceRestorer
-
-    return IconFaceRestorer(checkpoint, device)
-
-
 def _open_sink(
     output: Path, source: FileSource | PhotoSource, config: PipelineConfig
 ) -> FileSink | PhotoSink:
     if isinstance(source, PhotoSource):
         return PhotoSink(output, source, overwrite=config.output.overwrite)
+    kind = AUTO if config.restorer.kind == "auto" else config.restorer.kind
     return FileSink(
         output,
         source,
         config.encode,
         overwrite=config.output.overwrite,
         columns=2 if config.output.compare else 1,
-        note=f"faces restored by anchorface {__version__} ({config.restorer.kind})",
+        # Of a checkpoint the file's name alone: where it lies is nobody's business.
+        note=f"faces restored by anchorface {__version__} ({Path(kind).name})",
     )
 
 
@@ -214,37 +146,3 @@ def _perception(
 
 def _geometry(source: FileSource) -> Geometry:
     return Geometry(source.info.rotation, float(source.info.sample_aspect_ratio or 1))
-
-
-def _is_stranger(kind: str) -> bool:
-    """Whether `kind` names a class as `package.module:Class`."""
-    module, colon, name = kind.partition(":")
-    return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
-
-
-def _stranger(kind: str, setting: str) -> Any:
-    """A part of the user's own, made without arguments."""
-    module, _, name = kind.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)()
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(f"{setting}: {kind!r} cannot be made ({error})") from error
-
-
-def _existing(value: str, setting: str, names: str) -> Path:
-    path = Path(value).expanduser()
-    if not path.exists():
-        raise ConfigError(f"{setting} must be {names} or the path of a model; {value!r} is neither")
-    return path
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"restorer.device must be auto, cpu or cuda, got {name!r}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("restorer.device is cuda, but torch finds no CUDA device; use auto or cpu")
-    return device

@@ -116,6 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--reference", metavar="PHOTO|FOLDER|CLIP", action="append", default=[], help=reference
     )
+    steps = "passes of iconface or klein for each face (default: as many as the model was made for)"
+    parser.add_argument("--steps", type=int, metavar="N", help=steps)
     parser.add_argument("--strength", type=float, help="0 changes nothing, 1 restores fully (default: 1)")
     parser.add_argument("--compare", action="store_true", help="write before | after side by side")
     parser.add_argument("--start", type=float, metavar="SECONDS", help="begin here (a trial)")
@@ -124,7 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--crf", type=float, help="quality of the encoder, lower is better")
     parser.add_argument("--preset", help="speed of the encoder, for example fast, medium, slow")
     parser.add_argument("--device", metavar="auto|cpu|cuda", help="where faces are restored (default: auto)")
-    parser.add_argument("--seed", type=int, help="seed of everything random (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, help="seed of everything random: of grain and of what restorers draw"
+    )
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="settings as TOML (see configs/default.toml)"
     )
@@ -153,6 +157,8 @@ def _changes(options: argparse.Namespace) -> list[str]:
     settings = {
         "restorer.kind": options.restorer,
         "restorer.device": options.device,
+        "restorer.steps": options.steps,
+        "restorer.seed": options.seed,
         "input.references": options.reference or None,
         "input.start_seconds": options.start,
         "input.duration_seconds": options.duration,

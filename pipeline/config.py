@@ -15,6 +15,9 @@ from trackers.norfair_tracker import TrackerConfig
 from trackers.people import PeopleConfig
 from trackers.shots import ShotConfig
 
+MOST_STEPS = 1000
+"""Noise levels that flow models are trained to tell apart; more steps than that say nothing new."""
+
 
 @dataclass(frozen=True, slots=True)
 class InputConfig:
@@ -96,10 +99,34 @@ class RestorerConfig:
     """Model of `klein`: its name in the hub's cache (this one or `-base-4B`), or a folder of the same layout."""
     adapter: Path | None = None
     """Adapter that teaches `klein` to restore: `lora_weights.safetensors` or one of ours; none = klein as it is."""
+    prompt: str | None = None
+    """What `klein` is told to make of a face; none = the prompt that lies encoded with the model, or else ours."""
+    steps: int | None = None
+    """Passes of `iconface` or `klein` for each face; none = as many as the model was made for."""
+    guidance: float | None = None
+    """How far `iconface` goes towards the references, and `klein` towards its prompt: 1 = just there, at no extra
+    cost; none = as the model was made for."""
+    image_guidance: float | None = None
+    """How far `iconface` goes towards the degraded face: 1 = just there, at no extra cost; none = as the model was
+    made for."""
+    average_references: bool = False
+    """Let `iconface` look at each reference by itself and average, as in RefID, instead of at all of them at once."""
+    seed: int = 42
+    """Seed of the noise that `iconface` and `klein` start from."""
 
     def __post_init__(self) -> None:
         if self.crop_size not in CROP_SIZES:
             raise ValueError(f"crop_size must be one of {CROP_SIZES}, got {self.crop_size}")
+        if self.prompt is not None and not self.prompt.strip():
+            raise ValueError("prompt must not be empty; none is the usual one")
+        if self.steps is not None and not 1 <= self.steps <= MOST_STEPS:
+            raise ValueError(f"steps must be between 1 and {MOST_STEPS}, got {self.steps}")
+        for name in ("guidance", "image_guidance"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} must be finite and not negative, got {value}")
+        if not -(2**63) <= self.seed < 2**64:
+            raise ValueError(f"seed must fit into 64 bits, got {self.seed}")
 
 
 @dataclass(frozen=True, slots=True)

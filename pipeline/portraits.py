@@ -27,6 +27,8 @@ _CLIP_FRAMES = 24
 """Frames of a clip that are looked at, spread over its length."""
 _CLIP_VIEWS = 4
 """Views that a clip gives."""
+_RIVAL_SIZE = 0.5
+"""Above this share of the largest face's size another face in a photo may be the one that is meant."""
 
 
 class Portraits:
@@ -38,8 +40,9 @@ class Portraits:
     def people(self, paths: Sequence[str]) -> list[list[View]]:
         """Views of the people that `paths` show, those of one person together, all pinned.
 
-        Of each picture the largest face counts. Photos in one folder, and photos whose faces are alike, are one
-        person. Raises SourceError for what cannot be read and for a photo, or a whole clip, without a face.
+        Of each picture the largest face counts: bystanders may be in it. Photos in one folder, and photos whose
+        faces are alike, are one person. Raises SourceError for what cannot be read, for a photo, or a whole clip,
+        without a face, and for a photo on which another face is more than half as large.
         """
         people: list[list[View]] = []
         for path in map(Path, paths):
@@ -60,29 +63,40 @@ class Portraits:
         photos = PhotoSource(path, strict=True)
         for frame in photos:
             file = photos.files[frame.index]
-            view = self._view(frame.native, file.name)
-            if view is None:
+            faces = self._faces(frame.native)
+            if not faces:
                 raise SourceError(f"{file}: no face found; a reference photo needs one clear face")
-            views.append(view)
+            rivals = [f for f in faces if f.eye_distance_px > _RIVAL_SIZE * faces[0].eye_distance_px]
+            if len(rivals) > 1:
+                raise SourceError(
+                    f"{file}: shows {len(rivals)} large faces; a reference photo needs one person, "
+                    "so cut out the one who is meant"
+                )
+            views.append(self._view(frame.native, faces[0], file.name))
         return views
 
     def _of_clip(self, path: Path) -> list[View]:
         """The best views of the person who is largest on screen in the clearest frame."""
-        found = [view for native in _frames_of(path) if (view := self._view(native, path.name)) is not None]
+        found = [
+            self._view(native, faces[0], path.name)
+            for native in _frames_of(path)
+            if (faces := self._faces(native))
+        ]
         if not found:
             raise SourceError(f"{path}: no face found in {_CLIP_FRAMES} frames of this clip")
         found.sort(key=lambda view: view.quality, reverse=True)
         return [view for view in found if self._alike(found[0], view)][:_CLIP_VIEWS]
 
-    def _view(self, native: av.VideoFrame, name: str) -> View | None:
+    def _faces(self, native: av.VideoFrame) -> list[Face]:
+        """Faces in pixels of the whole picture, largest first."""
         image, scale = rgb_thumbnail(native, _WIDTH)
-        faces: list[Face] = self._detector.detect(image)
-        if not faces:
-            return None
-        largest = max(faces, key=lambda face: face.eye_distance_px).scaled(scale)
-        small = read_crop(native, Geometry().embedding_matrix(largest.landmarks), 112)
+        faces = [face.scaled(scale) for face in self._detector.detect(image)]
+        return sorted(faces, key=lambda face: face.eye_distance_px, reverse=True)
+
+    def _view(self, native: av.VideoFrame, face: Face, name: str) -> View:
+        small = read_crop(native, Geometry().embedding_matrix(face.landmarks), 112)
         embedding = self._recogniser.embed(small[None])[0].numpy()
-        view = view_of(native, replace(largest, embedding=embedding), Geometry(), self._crop_size, name)
+        view = view_of(native, replace(face, embedding=embedding), Geometry(), self._crop_size, name)
         return replace(view, pinned=True)
 
     def _alike(self, a: View, b: View) -> bool:

@@ -15,6 +15,8 @@ class Report:
 
     output: str = ""
     """Where the result is."""
+    uses_references: bool = True
+    """Whether the restorer looks at the references it is given."""
     frames: int = 0
     """Frames written."""
     faces: int = 0
@@ -28,7 +30,7 @@ class Report:
     tracks: set[int] = field(default_factory=set)
     """Ids of the tracks seen (continuous appearances of a person)."""
     references: Counter[int] = field(default_factory=Counter)
-    """Restored faces by the number of references they were given."""
+    """Restored faces by the number of references they were restored with; 0 where the restorer ignores them."""
     seconds: float = 0.0
     """Wall-clock time of the run."""
     stage_seconds: dict[str, float] = field(default_factory=dict)
@@ -49,7 +51,7 @@ class Report:
                 self.people.add(face.person_id)
             if face.track_id in restored:
                 self.restored += 1
-                self.references[len(face.references)] += 1
+                self.references[len(face.references) if self.uses_references else 0] += 1
             else:
                 self.passed[face.reason or "not asked for"] += 1
 
@@ -61,11 +63,11 @@ class Report:
     def summary(self) -> str:
         """A few lines for a person."""
         rate = self.frames / self.seconds if self.seconds else 0.0
-        with_references = self.restored - self.references[0]
+        with_references = f"{self.restored - self.references[0]} with references"
         lines = [
             f"{self.frames} frames in {self.seconds:.1f} s ({rate:.1f} frames per second)",
             f"people: {len(self.people)}, tracks: {len(self.tracks)}",
-            f"faces restored: {self.restored} ({with_references} with references), "
+            f"faces restored: {self.restored} ({with_references if self.uses_references else 'references not used'}), "
             f"passed through: {sum(self.passed.values())}" + _reasons(self.passed),
             "ms per frame: " + ", ".join(f"{name} {ms:.1f}" for name, ms in self.stage_ms.items()),
         ]

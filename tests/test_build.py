@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import fakes
 import pytest
@@ -12,9 +14,10 @@ from configs import ConfigError
 from models.arcface import ArcFaceRecogniser
 from models.detector import CenterFaceDetector
 from models.recogniser import EmbeddedRecogniser
-from models.weights import EMBEDDED, CheckpointError
+from models.weights import EMBEDDED, CheckpointError, load_embedded
 from pipeline.build import build_detector, build_recogniser, build_restorer
 from pipeline.config import DetectorConfig, RecogniserConfig, RestorerConfig
+from pipeline.parts import AUTO
 
 
 def test_short_names_give_what_ships_with_the_package() -> None:
@@ -24,6 +27,29 @@ def test_short_names_give_what_ships_with_the_package() -> None:
     assert restorer is not None
     assert restorer.crop_size == 256
     assert build_restorer(RestorerConfig("none")) is None
+
+
+def test_auto_is_a_restorer_that_ships() -> None:
+    assert load_embedded(AUTO).images_seen > 0
+    assert type(build_restorer(RestorerConfig("auto"))) is type(build_restorer(RestorerConfig(AUTO)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("fast", {"guidance": 2.0}),
+        ("auto", {"adapter": Path("adapter.safetensors")}),
+        ("fakes:InvertingRestorer", {"steps": 4}),
+        (str(EMBEDDED / "fast.safetensors"), {"prompt": "a face"}),
+        ("klein", {"crop_size": 512}),
+        ("iconface", {"klein": "elsewhere"}),
+    ],
+)
+def test_settings_of_another_restorer_are_refused(kind: str, change: dict[str, Any]) -> None:
+    (name,) = change
+    with pytest.raises(ConfigError, match=f"restorer.{name} is for .*the restorer is {re.escape(kind)}"):
+        build_restorer(RestorerConfig(kind, **change))
+    assert build_restorer(RestorerConfig("none", **change)) is None
 
 
 def test_a_part_of_ones_own_is_named_by_module_and_class() -> None:

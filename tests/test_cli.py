@@ -10,8 +10,12 @@ import time
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
+from clips import astronaut
+from PIL import Image
 
+from models.detector import CenterFaceDetector
 from pipeline import cli
 from pipeline.demo import write_damaged_clip
 
@@ -113,6 +117,9 @@ def test_dry_run_writes_nothing_and_prints_settings_that_can_be_read_back(
         (["missing.mp4", "{out}"], 4, "missing.mp4"),
         (["{text}", "{out}"], 4, "text.safetensors"),
         (["{in}", "{in}", "--overwrite"], 4, "input"),
+        (["{in}", "{out}", "--steps", "4"], 2, "restorer.steps is for iconface and klein"),
+        (["{in}", "{out}", "--steps", "0"], 2, "steps must be between 1 and 1000"),
+        (["{in}", "{out}", "--seed", str(2**64)], 2, "seed must fit into 64 bits"),
         (["{in}", "{out}", "--start", "inf"], 2, "must be finite"),
         (["photo.png", "{out}", "--compare"], 2, "are for videos"),
         (["{in}", "{folder}/" + 300 * "x" + ".mp4"], 4, "xxx"),
@@ -143,6 +150,38 @@ def test_mistakes_get_one_sentence_and_a_code(
     assert sentence in said
     assert len(said.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("nobody", "no face found; a reference photo needs one clear face"),
+        ("two", "shows 2 large faces; a reference photo needs one person, so cut out the one who is meant"),
+    ],
+)
+def test_a_reference_photo_shows_one_person(
+    kind: str, sentence: str, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo, output = tmp_path / f"{kind}.png", tmp_path / "out"
+    one = astronaut()
+    Image.fromarray(np.zeros_like(one) if kind == "nobody" else np.hstack([one, one])).save(photo)
+    output.mkdir()
+    command = [str(clip), str(output / "out.mp4"), "--reference", str(photo), "--progress", "none"]
+    assert cli.main(command) == 4
+    said = capsys.readouterr().err.strip()
+    assert f"{photo}: {sentence}" in said
+    assert len(said.splitlines()) == 1
+    assert list(output.iterdir()) == []
+
+
+def test_a_bystander_on_a_reference_photo_is_no_mistake(clip: Path, tmp_path: Path) -> None:
+    one = astronaut()
+    small = np.zeros_like(one)
+    small[: len(one[::3]), : len(one[::3])] = one[::3, ::3]
+    Image.fromarray(np.hstack([one, small])).save(tmp_path / "her.png")
+    assert len(CenterFaceDetector().detect(np.hstack([one, small]))) == 2
+    command = [str(clip), str(tmp_path / "out.mp4"), "--reference", str(tmp_path / "her.png")]
+    assert cli.main([*command, "--restorer", "none", "--progress", "none"]) == 0
 
 
 def test_a_stranger_package_of_the_same_name_is_told(

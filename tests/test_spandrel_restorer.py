@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 import torch
+from clips import astronaut
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -238,6 +240,18 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(clip: Path, output: Path, restorer: Path) -> int:
     command = [str(clip), str(output), "--restorer", str(restorer), "--device", "cpu", "--progress", "none"]
     return cli.main(command)
+
+
+def test_references_that_are_not_looked_at_are_not_counted(
+    shelf: Shelf, weights: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = tmp_path / "her.png"
+    Image.fromarray(astronaut()).save(photo)
+    for restorer, words in ((weights, "2 (references not used)"), ("fast", "2 (2 with references)")):
+        output = str(tmp_path / f"{len(words)}.mp4")
+        command = [str(clip), output, "--restorer", str(restorer), "--reference", str(photo)]
+        assert cli.main([*command, "--progress", "none"]) == 0
+        assert f"faces restored: {words}" in capsys.readouterr().out
 
 
 def test_the_command_restores_with_a_path(shelf: Shelf, weights: Path, clip: Path, tmp_path: Path) -> None:

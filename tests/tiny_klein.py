@@ -14,7 +14,7 @@ from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DMo
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.iconface.klein import KleinRestorer, KleinSettings
+from models.iconface.klein import KleinRestorer
 from models.iconface.klein.adapter import save_adapter
 from models.iconface.klein.prompt import Prompts, save_prompts
 from models.iconface.network import IconFace
@@ -103,8 +103,7 @@ def with_text_encoder(path: Path) -> None:
 
 
 def restorer(model: Path | str, adapter: Path | None = None, **settings: Any) -> KleinRestorer:
-    given = KleinSettings(**settings) if settings else None
-    return KleinRestorer(str(model), adapter, settings=given, crop_size=16 * ROWS, dtype=torch.float32)
+    return KleinRestorer(str(model), adapter, crop_size=16 * ROWS, dtype=torch.float32, **settings)
 
 
 def crop(seed: int) -> Tensor:

@@ -39,11 +39,13 @@ class Adapter:
 def load_adapter(path: Path) -> Adapter:
     """The adapter at `path`: its file, or the folder with `lora_weights.safetensors`.
 
-    Raises `CheckpointError` for a missing file and for the weights of something else.
+    Raises `CheckpointError` for a missing file, one of another kind and the weights of something else.
     """
     path = path / LORA_FILE if path.is_dir() else path
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file of an adapter")
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path}: an adapter must be .safetensors, got {path.suffix or 'no suffix'!r}")
     if not is_own(path):
         return Adapter(str(path), read_lora(load_state(path), path))
     checkpoint = load_checkpoint(path)

@@ -116,12 +116,21 @@ def encode_prompts(folder: KleinFolder, text: str, dtype: torch.dtype, device: t
 
 
 def prompts_of(
-    folder: KleinFolder, text: str, dtype: torch.dtype, device: torch.device, encode_on: torch.device
+    folder: KleinFolder, text: str | None, dtype: torch.dtype, device: torch.device, encode_on: torch.device
 ) -> Prompts:
-    """The prompts on `device`, from the folder's file if it has one; no text encoder stays in memory."""
+    """The prompts on `device`; no text encoder stays in memory.
+
+    `text`: None for those in the folder's file, or `PROMPT` where it has none. Raises `ConfigError` for a text where
+    there is such a file, besides what `read_prompts` and `encode_prompts` raise.
+    """
     if folder.prompt_file.is_file():
+        if text is not None:
+            raise ConfigError(
+                f"{folder.prompt_file}: this encoded prompt would take the place of restorer.prompt; "
+                "move the file away, or leave restorer.prompt at none"
+            )
         return read_prompts(folder, dtype, device)
-    made = encode_prompts(folder, text, dtype, encode_on)
+    made = encode_prompts(folder, PROMPT if text is None else text, dtype, encode_on)
     empty = None if made.empty is None else made.empty.to(device)
     gc.collect()
     if encode_on.type == "cuda":

@@ -23,7 +23,7 @@ from models.iconface.klein.folder import KleinFolder
 from models.iconface.klein.memory import keep_away
 from models.iconface.klein.network import Velocity, load_network
 from models.iconface.klein.plan import plan
-from models.iconface.klein.prompt import PROMPT, Prompts, prompts_of
+from models.iconface.klein.prompt import Prompts, prompts_of
 from models.iconface.requests import ReferenceRestorer, images_of
 from models.iconface.sampling import fixed_noise, klein_shift, sigmas
 from models.protocols import References, Request
@@ -62,23 +62,31 @@ class KleinRestorer(ReferenceRestorer[Velocity]):
         model: str,
         adapter: Path | None = None,
         device: str | torch.device = "cpu",
-        settings: KleinSettings | None = None,
         *,
-        prompt: str = PROMPT,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: int = 42,
+        prompt: str | None = None,
         crop_size: int = CROP_PX,
         dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         """`model`: a folder in the hub's layout, or a name in the hub's cache. `adapter`: published, ours or none.
 
-        `settings`: None for those that the model was made for. Raises `CheckpointError` for parts that are missing
-        or do not fit, `ConfigError` where memory does not suffice or transformers is needed and missing.
+        `steps`, `guidance`: None for those that the model was made for. `prompt`: None for the one that lies encoded
+        with the model, or else `PROMPT`. Raises `CheckpointError` for parts that are missing or do not fit,
+        `ConfigError` where memory does not suffice, transformers is needed and missing, or `prompt` would be ignored.
         """
         folder = KleinFolder(model)
         loaded = _adapter(model, adapter)
         crop_size = 16 * loaded.shape.rows if loaded.shape else crop_size
         super().__init__(crop_size, device)
         self._check_embedding(loaded)
-        self.settings = settings or (DISTILLED if folder.distilled else BASE)
+        made_for = DISTILLED if folder.distilled else BASE
+        self.settings = KleinSettings(
+            steps=made_for.steps if steps is None else steps,
+            guidance=made_for.guidance if guidance is None else guidance,
+            seed=seed,
+        )
         where = plan(folder, loaded, self.device, self.kept_sets, (crop_size // 16) ** 2, dtype)
         # First of all, so that text encoder and transformer are never in memory together.
         self.prompts = prompts_of(folder, prompt, dtype, self.device, where.text)

@@ -17,8 +17,6 @@ from tiny_klein import (
     drawn,
     lora,
     restorer,
-    write_model,
-    write_own,
 )
 from torch import Tensor, nn
 
@@ -26,27 +24,6 @@ from models.iconface.klein.adapter import load_adapter
 from models.iconface.klein.lora import merge_lora, read_lora
 from models.iconface.network import IconFace
 from models.weights import EMBEDDED, CheckpointError, load_checkpoint, save_checkpoint
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("klein") / "distilled"
-    write_model(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("published") / "lora_weights.safetensors"
-    save_file(lora(), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("own") / "adapter.safetensors"
-    write_own(path)
-    return path
 
 
 def test_merging_equals_the_merge_under_the_original_names(model: Path) -> None:

@@ -16,28 +16,14 @@ import pytest
 import torch
 from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
 from safetensors.torch import load_file, save_file
-from tiny_klein import CONTEXT, CPU, WORDS, restorer, with_text_encoder, write_model
+from tiny_klein import CONTEXT, CPU, WORDS, restorer, with_text_encoder
 from torch import Tensor, nn
 
 from configs import ConfigError
 from models.iconface.klein import KleinRestorer
 from models.iconface.klein.folder import KleinFolder, load_tensors
-from models.iconface.klein.prompt import encode_prompts, save_prompts
+from models.iconface.klein.prompt import PROMPT, encode_prompts, save_prompts
 from models.weights import CheckpointError
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("klein") / "distilled"
-    write_model(path)
-    return path
-
-
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    """A model that may be broken."""
-    write_model(tmp_path / "model")
-    return tmp_path / "model"
 
 
 def test_a_name_is_looked_up_in_the_hubs_cache(
@@ -189,12 +175,19 @@ def test_the_prompt_is_encoded_once_and_the_encoder_leaves_memory(
     assert net.prompts.prompt[0, 0, ::4].tolist() == pytest.approx([12.09, 12.18, 12.27])
     assert net.prompts.empty is not None
     assert net.prompts.empty[0, 0, ::4].tolist() == pytest.approx([6.09, 6.18, 6.27])
+    usual = KleinRestorer(str(copy), crop_size=64, dtype=torch.float32)
+    assert float(usual.prompts.prompt[0, 0, 0]) == pytest.approx(len(f"<user>{PROMPT}") + 0.09)
     # Saved beside the model, it is all that is needed.
     save_prompts(
         copy / "prompt.safetensors", encode_prompts(KleinFolder(str(copy)), "a face", torch.float32, CPU)
     )
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert torch.equal(restorer(copy).prompts.prompt, net.prompts.prompt)
+
+
+def test_a_prompt_of_ones_own_is_not_ignored_for_an_encoded_one(model: Path) -> None:
+    with pytest.raises(ConfigError, match=r"prompt\.safetensors: .*leave restorer\.prompt at none"):
+        KleinRestorer(str(model), prompt="a face", crop_size=64)
 
 
 def test_without_transformers_the_extra_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

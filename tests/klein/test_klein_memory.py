@@ -8,18 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
-from safetensors.torch import save_file
 from tiny_klein import (
     CPU,
     ROWS,
     WIDTH,
     crop,
-    lora,
     references,
     restorer,
     with_text_encoder,
-    write_model,
-    write_own,
 )
 from torch import nn
 
@@ -30,40 +26,6 @@ from models.iconface.klein.folder import KleinFolder
 from models.iconface.klein.memory import free_bytes, keep_away, largest_block, tensor_sizes
 from models.iconface.klein.plan import Needs, estimate, place
 from models.protocols import Request
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("klein") / "distilled"
-    write_model(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("published") / "lora_weights.safetensors"
-    save_file(lora(), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("own") / "adapter.safetensors"
-    write_own(path)
-    return path
-
-
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    """A model that may be broken."""
-    write_model(tmp_path / "model")
-    return tmp_path / "model"
-
-
-@pytest.fixture(params=["published", "own"])
-def adapter(request: pytest.FixtureRequest) -> Path:
-    path: Path = request.getfixturevalue(request.param)
-    return path
 
 
 def test_sizes_come_from_headers_and_blocks_are_told_apart(model: Path) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_flux2 import AutoencoderKLFlux2
-from safetensors.torch import save_file
 from tiny_klein import (
     CONTEXT,
     CPU,
@@ -16,11 +15,9 @@ from tiny_klein import (
     WORDS,
     crop,
     drawn,
-    lora,
     references,
     restorer,
     write_model,
-    write_own,
 )
 from torch import Tensor
 
@@ -30,43 +27,9 @@ from models.iconface.klein.folder import KleinFolder
 from models.iconface.klein.network import Anchored, OneSequence
 from models.iconface.klein.prompt import Prompts, save_prompts
 from models.iconface.sampling import klein_shift, sigmas
-from models.protocols import References, Request
+from models.protocols import References, Request, uses_references
 from pipeline.build import build_restorer
 from pipeline.config import RestorerConfig
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("klein") / "distilled"
-    write_model(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("published") / "lora_weights.safetensors"
-    save_file(lora(), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("own") / "adapter.safetensors"
-    write_own(path)
-    return path
-
-
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    """A model that may be broken."""
-    write_model(tmp_path / "model")
-    return tmp_path / "model"
-
-
-@pytest.fixture(params=["published", "own"])
-def adapter(request: pytest.FixtureRequest) -> Path:
-    path: Path = request.getfixturevalue(request.param)
-    return path
 
 
 @torch.inference_mode()
@@ -141,7 +104,9 @@ def test_steps_and_guidance_follow_from_the_model(tmp_path: Path, model: Path) -
     base.restore([Request(crop(0), References())])
     assert len(seen) == 2 * 12
     assert restorer(model).settings == KleinSettings(steps=4, guidance=1.0)
-    assert restorer(model, steps=2).settings.steps == 2
+    # What is not given stays as the model was made for.
+    assert restorer(tmp_path / "undistilled", steps=3).settings == KleinSettings(steps=3, guidance=4.0)
+    assert restorer(model, guidance=2.0, seed=5).settings == KleinSettings(steps=4, guidance=2.0, seed=5)
 
 
 # Restoring
@@ -214,6 +179,14 @@ def test_the_settings_name_model_and_adapter(model: Path, published: Path, own: 
         made = build_restorer(RestorerConfig("klein", "cpu", klein=str(model), adapter=adapter))
         assert isinstance(made, KleinRestorer)
         assert isinstance(made.network, kind)
+        assert uses_references(made)
+
+
+def test_the_settings_say_how_a_face_is_drawn(model: Path, own: Path) -> None:
+    config = RestorerConfig("klein", "cpu", klein=str(model), adapter=own, steps=2, guidance=3.0, seed=7)
+    made = build_restorer(config)
+    assert isinstance(made, KleinRestorer)
+    assert made.settings == KleinSettings(steps=2, guidance=3.0, seed=7)
 
 
 def test_without_an_adapter_a_warning_says_so(model: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,195 @@
+"""From settings to detector, recogniser and restorer: names, paths and classes of the user's own."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+
+from configs import ConfigError
+from models.adaface import AdaFaceRecogniser
+from models.arcface import ArcFaceRecogniser
+from models.detector import CenterFaceDetector, InsightFaceDetector
+from models.fast.restorer import FastRestorer
+from models.protocols import Detector, Masker, Recogniser, Restorer
+from models.recogniser import EmbeddedRecogniser
+from models.spandrel_restorer import SpandrelRestorer
+from models.weights import WEIGHTS, Checkpoint, CheckpointError, is_own, load_checkpoint
+from pipeline.config import DetectorConfig, MaskerConfig, RecogniserConfig, RestorerConfig
+
+T = TypeVar("T")
+
+AUTO = "fast"
+"""What `--restorer auto` means: of the restorers whose weights ship, the best by the README's table of figures."""
+# Settings that change nothing for the others; the seed is everybody's, as --seed asks for it.
+_MEANT_FOR = {
+    "crop_size": ("fast",),
+    "steps": ("iconface", "klein"),
+    "guidance": ("iconface", "klein"),
+    "image_guidance": ("iconface",),
+    "average_references": ("iconface",),
+    "klein": ("klein",),
+    "adapter": ("klein",),
+    "prompt": ("klein",),
+}
+
+
+def build_detector(config: DetectorConfig) -> Detector:
+    """The detector that `config.kind` names."""
+    if config.kind == "centerface":
+        return CenterFaceDetector(min_score=config.min_score)
+    if _is_stranger(config.kind):
+        return cast(Detector, _stranger(config.kind, "detector.kind"))
+    try:
+        return InsightFaceDetector(config.kind, min_score=config.min_score)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"detector.kind: {error}") from error
+
+
+def build_recogniser(config: RecogniserConfig) -> Recogniser:
+    """The recogniser that `config.kind` names."""
+    if config.kind == "embedded":
+        return EmbeddedRecogniser()
+    if _is_stranger(config.kind):
+        return cast(Recogniser, _stranger(config.kind, "recogniser.kind"))
+    path = _existing(config.kind, "recogniser.kind", "embedded")
+    if path.suffix == ".onnx":
+        return ArcFaceRecogniser(path)
+    return AdaFaceRecogniser(path, allow_pickle=config.allow_pickle)
+
+
+def build_restorer(config: RestorerConfig) -> Restorer | None:
+    """The restorer that `config.kind` names, on its device; None for `none`.
+
+    Raises `ConfigError` for an unknown kind and for a setting that only another restorer has, `CheckpointError` for
+    weights that are missing, damaged or of something else.
+    """
+    kind, checkpoint = _kind_and_checkpoint(config.kind)
+    if kind == "none":
+        return None
+    _refuse_settings_of_others(config, kind)
+    device = _device(config.device)
+    if kind == "fast":
+        return FastRestorer(checkpoint, device, config.crop_size)
+    if kind in ("iconface", "klein"):
+        return _flow_restorer(config, device, kind, checkpoint)
+    if kind == "spandrel":
+        path = Path(config.kind).expanduser()
+        return SpandrelRestorer(path, device, allow_pickle=config.allow_pickle)
+    stranger = _stranger(config.kind, "restorer.kind")
+    if not (hasattr(stranger, "crop_size") and hasattr(stranger, "restore")):
+        raise ConfigError(f"restorer.kind: {config.kind!r} is no restorer (it lacks crop_size or restore)")
+    return cast(Restorer, stranger)
+
+
+def build_masker(config: MaskerConfig) -> Masker | None:
+    """The masker that `config.kind` names; None for `none`."""
+    return None if config.kind == "none" else cast(Masker, _stranger(config.kind, "masker.kind"))
+
+
+def _kind_and_checkpoint(name: str) -> tuple[str, Checkpoint | None]:
+    """The kind that stands behind `restorer.kind`, and the weights that it names if they are ours."""
+    if name == "auto":
+        return AUTO, None
+    if name in ("none", "fast", "iconface", "klein") or _is_stranger(name):
+        return name, None
+    if Path(name).suffix in WEIGHTS and not Path(name).expanduser().exists():
+        raise CheckpointError(f"{name}: no such file of weights")
+    path = _existing(name, "restorer.kind", "auto, fast, iconface, klein, none")
+    if not is_own(path):
+        return "spandrel", None
+    checkpoint = load_checkpoint(path)
+    if not isinstance(checkpoint.parameters, dict):
+        raise CheckpointError(
+            f"{path}: the header's parameters are no table; it is not the weights of a restorer"
+        )
+    if "klein" in checkpoint.parameters:
+        raise CheckpointError(
+            f"{path}: an adapter for klein; use --restorer klein --set restorer.adapter={path}"
+        )
+    # A flow restorer's header has a transformer and an autoencoder.
+    return "iconface" if "network" in checkpoint.parameters else "fast", checkpoint
+
+
+def _refuse_settings_of_others(config: RestorerConfig, kind: str) -> None:
+    """Raises `ConfigError` for a setting that was changed and that a restorer of this kind does not look at."""
+    usual = RestorerConfig()
+    for name, kinds in _MEANT_FOR.items():
+        value = getattr(config, name)
+        if kind not in kinds and value != getattr(usual, name):
+            chosen = config.kind if config.kind == kind else f"{config.kind} ({kind})"
+            raise ConfigError(
+                f"restorer.{name} is for {' and '.join(kinds)}, and the restorer is {chosen}; "
+                "leave it out, or choose another --restorer"
+            )
+
+
+def _flow_restorer(
+    config: RestorerConfig, device: torch.device, kind: str, checkpoint: Checkpoint | None
+) -> Restorer:
+    """Imported here alone: diffusers, which both are built on, takes seconds."""
+    if kind == "klein":
+        from models.iconface.klein import KleinRestorer
+
+        adapter = config.adapter.expanduser() if config.adapter else None
+        return KleinRestorer(
+            config.klein,
+            adapter,
+            device,
+            steps=config.steps,
+            guidance=config.guidance,
+            seed=config.seed,
+            prompt=config.prompt,
+        )
+    from models.iconface.restorer import IconFaceRestorer
+    from models.iconface.sampling import SamplingSettings
+
+    usual = SamplingSettings()
+    settings = SamplingSettings(
+        steps=_given(config.steps, usual.steps),
+        guidance=_given(config.guidance, usual.guidance),
+        image_guidance=_given(config.image_guidance, usual.image_guidance),
+        average_references=config.average_references,
+        seed=config.seed,
+    )
+    return IconFaceRestorer(checkpoint, device, settings)
+
+
+def _given(value: T | None, usual: T) -> T:
+    return usual if value is None else value
+
+
+def _is_stranger(kind: str) -> bool:
+    """Whether `kind` names a class as `package.module:Class`."""
+    module, colon, name = kind.partition(":")
+    return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def _stranger(kind: str, setting: str) -> Any:
+    """A part of the user's own, made without arguments."""
+    module, _, name = kind.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{setting}: {kind!r} cannot be made ({error})") from error
+
+
+def _existing(value: str, setting: str, names: str) -> Path:
+    path = Path(value).expanduser()
+    if not path.exists():
+        raise ConfigError(f"{setting} must be {names} or the path of a model; {value!r} is neither")
+    return path
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"restorer.device must be auto, cpu or cuda, got {name!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("restorer.device is cuda, but torch finds no CUDA device; use auto or cpu")
+    return device

@@ -1,0 +1,86 @@
+"""How long the networks take for one face, each by itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.fast.restorer import FastRestorer
+from models.protocols import References, Request
+from models.recogniser import EmbeddedRecogniser
+from models.weights import Checkpoint, CheckpointError, load_checkpoint, load_embedded
+
+Works = dict[str, Callable[[], object]]
+"""What is timed, by name."""
+ICONFACE_STEPS = (1, 2, 4)
+
+
+def networks(rounds: int, iconface: Path | None = None) -> None:
+    """Time of each shipped network for one face, also as a multiple of that of ten plain convolutions.
+
+    These are 3 x 3, of 64 channels on 64 x 64 cells. All take turns, and the multiple is the median over the
+    rounds, so that it says something on a busy machine too. `iconface`: a checkpoint in place of the shipped one.
+    Raises `CheckpointError` where it is not one.
+    """
+    works = _small_works()
+    try:
+        works |= iconface_works(load_checkpoint(iconface) if iconface else load_embedded("iconface"))
+    except CheckpointError as error:
+        if iconface:
+            raise
+        print(f"iconface is left out: {error}")
+    for work in works.values():
+        work()
+    times = np.array([[seconds_of(work) for work in works.values()] for _ in range(rounds)])
+    multiples = np.median(times / times[:, :1], 0)
+    for name, seconds, multiple in zip(works, np.median(times, 0), multiples, strict=True):
+        print(f"{name}: {1000 * seconds:.1f} ms, {multiple:.2f} times the convolutions")
+    print(f"(medians of {rounds} rounds, {torch.get_num_threads()} threads)")
+
+
+def seconds_of(work: Callable[..., object], *arguments: object) -> float:
+    """Wall-clock time of one call."""
+    started = time.perf_counter()
+    work(*arguments)
+    return time.perf_counter() - started
+
+
+def _small_works() -> Works:
+    cells = torch.rand(1, 64, 64, 64).contiguous(memory_format=torch.channels_last)
+    convolution = torch.nn.Conv2d(64, 64, 3, padding=1).requires_grad_(False)
+    convolution.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fast = FastRestorer()
+    return {
+        "ten convolutions": partial(torch.nn.Sequential(*[convolution] * 10), cells),
+        "encoder": partial(EmbeddedRecogniser().embed, torch.zeros(1, 3, 112, 112, dtype=torch.uint8)),
+        "fast": partial(fast.restore, [Request(_black(fast.crop_size), References())]),
+    }
+
+
+def iconface_works(checkpoint: Checkpoint) -> Works:
+    """`iconface` as it restores a film: its draft and autoencoder included, its references known already.
+
+    The first call of each works out its references; time the later ones.
+    """
+    # Only here: diffusers takes seconds.
+    from models.iconface.restorer import IconFaceRestorer
+    from models.iconface.sampling import SamplingSettings
+
+    works: Works = {}
+    for steps in ICONFACE_STEPS:
+        restorer = IconFaceRestorer(checkpoint, settings=SamplingSettings(steps=steps))
+        crop = _black(restorer.crop_size)
+        one = References((crop,), torch.ones(1, restorer.model.network.shape.embedding), version=1)
+        for references, words in ((References(), "no reference"), (one, "one reference")):
+            name = f"iconface, {steps} {'step' if steps == 1 else 'steps'}, {words}"
+            works[name] = partial(restorer.restore, [Request(crop, references)])
+    return works
+
+
+def _black(side: int) -> torch.Tensor:
+    return torch.zeros(3, side, side, dtype=torch.uint8)
