@@ -18,8 +18,8 @@ from skimage.data import astronaut
 from torch import nn
 from training_networks import CPU, SMALL_CODEC, small_flow_config, small_flow_task, write_flow_folder
 
-from configs import load
-from models.iconface.model import build_autoencoder
+from configs import ConfigError, load
+from models.iconface.model import build_autoencoder, build_iconface
 from models.iconface.restorer import IconFaceRestorer
 from models.iconface.shape import IconFaceShape
 from models.protocols import References, Request
@@ -30,7 +30,8 @@ from models.training.flow_settings import AutoencoderSettings
 from models.training.loop import TrainingConfig, train
 from models.training.other_views import another_view, other_views
 from models.training.pairs import Pairs
-from models.weights import load_checkpoint
+from models.training.publish import publish
+from models.weights import load_checkpoint, load_embedded
 
 ROOT = Path(__file__).parents[1]
 
@@ -91,6 +92,20 @@ def test_flow_learns_and_its_checkpoint_restores(
     crop = torch.from_numpy(np.asarray(task.faces.pictures[0]).copy()).permute(2, 0, 1)
     result = IconFaceRestorer(load_checkpoint(path)).restore([Request(crop, References())])[0]
     assert tuple(result.image.shape) == (3, 256, 256)
+
+
+def test_a_run_of_the_flow_is_published_as_iconface(
+    flow_task: Callable[..., FlowTask], config: TrainingConfig, tmp_path: Path
+) -> None:
+    train(flow_task(references=(1.0,)), replace(config, images=2))
+    recipe = tmp_path / "train_tiny.toml"
+    recipe.write_text(
+        f'task = "flow"\nfaces = "{config.faces}"\ncache = "{config.cache}"\nrun = "{config.run}"\n'
+    )
+    with pytest.raises(ConfigError, match="task is flow, and fast is made by fast"):
+        publish("fast", recipe, "2026-01-31", tmp_path)
+    publish("iconface", recipe, "2026-01-31", tmp_path)
+    assert build_iconface(load_embedded("iconface", tmp_path)).network.shape.rows == 16
 
 
 def test_flow_batches_depend_on_seed_and_images_only(flow_task: Callable[..., FlowTask]) -> None:

@@ -195,7 +195,7 @@ def test_encoder_learns_the_teacher_and_is_published(
     recipe.write_text(
         f'task = "encoder"\nimages_before = 4\nfaces = "{folder}"\ncache = "{folder / "cache"}"\nrun = "{config.run}"\n'
     )
-    with pytest.raises(ConfigError, match="trains encoder, not fast"):
+    with pytest.raises(ConfigError, match="task is encoder, and fast is made by fast"):
         publish("fast", recipe, "2026-01-31", tmp_path)
     publish("encoder", recipe, "2026-01-31", tmp_path)
     assert load_embedded("encoder", tmp_path).images_seen == 96

@@ -93,19 +93,23 @@ class AutoencoderTask:
         corners = torch.from_numpy(random.integers(0, (CROP_PX - size) // CELL_PX + 1, (count, 2)) * CELL_PX)
         seeds = [int(seed) for seed in random.integers(2**62, size=count)]
         pairs = self.source.pairs(indices, corners, size, seeds)
-        degraded = pairs.degraded
-        if self.draft is not None:
-            with torch.no_grad():
-                nobody = degraded.new_zeros(count, self.draft.shape.anchor)
-                degraded = self.draft(degraded, nobody, corners.to(self.device)).clamp(0, 1)
         drawn = (random.random(count) < settings.inexact) * random.uniform(0, settings.farthest, count)
         return AutoencoderBatch(
-            degraded,
+            self._drafted(pairs.degraded, corners),
             pairs.targets,
             torch.from_numpy(drawn.astype(np.float32)).to(self.device),
             torch.from_numpy(random.random(count) < 0.5).to(self.device),
             torch.tensor(random.random() < settings.blind),
         )
+
+    @torch.no_grad()
+    def _drafted(self, degraded: Tensor, corners: Tensor) -> Tensor:
+        """What stands for `degraded`, parts (B, 3, H, W) at `corners`: their drafts where the recipe has them."""
+        if self.draft is None:
+            return degraded
+        nobody = degraded.new_zeros(len(degraded), self.draft.shape.anchor)
+        drafts: Tensor = self.draft(degraded, nobody, corners.to(self.device))
+        return drafts.clamp(0, 1)
 
     def losses(
         self, network: nn.Module, critic: nn.Module | None, batch: AutoencoderBatch
@@ -135,13 +139,15 @@ class AutoencoderTask:
 
     @torch.inference_mode()
     def sheet(self, network: nn.Module) -> Picture | None:
-        """Rows of degraded, the target decoded without and with it, the degraded decoded, target."""
+        """Rows of degraded or its draft, the target decoded without and with it, it decoded, target."""
         assert isinstance(network, TinyAutoencoder)
         random = np.random.default_rng(self.seed + 1)
         indices = self.targets.draw(random, 6)
-        pairs = self.source.pairs(indices, torch.zeros(6, 2, dtype=torch.int64), CROP_PX, list(range(6)))
+        corners = torch.zeros(6, 2, dtype=torch.int64)
+        pairs = self.source.pairs(indices, corners, CROP_PX, list(range(6)))
+        degraded = self._drafted(pairs.degraded, corners)
         latents, _ = network.encode(pairs.targets)
-        own, features = network.encode(pairs.degraded)
+        own, features = network.encode(degraded)
         decoded = [network.decode(*given) for given in ((latents,), (latents, features), (own, features))]
-        rows = torch.cat([pairs.degraded, *decoded, pairs.targets], 3)
+        rows = torch.cat([degraded, *decoded, pairs.targets], 3)
         return to_picture(torch.cat(list(rows), 1))

@@ -23,6 +23,7 @@ ARCHITECTURES = {
     "fast": "models.fast.network.FastNetwork",
     "iconface": "models.iconface.model.IconFaceModel",
 }
+TASKS = {"encoder": "encoder", "fast": "fast", "iconface": "flow"}
 LICENCE = (
     "non-commercial (trained partly on CelebAMask-HQ and on generated faces that came without a licence)"
 )
@@ -48,8 +49,10 @@ def publish(name: str, recipe: Path, date: str, folder: Path = EMBEDDED) -> None
     Raises `ConfigError` for the recipe of another network, `FileNotFoundError` without a checkpoint.
     """
     config = load(TrainingConfig, recipe)
-    if config.task != name:
-        raise ConfigError(f"{recipe}: this recipe trains {config.task}, not {name}")
+    if config.task != TASKS[name]:
+        raise ConfigError(
+            f"{recipe}: this recipe's task is {config.task}, and {name} is made by {TASKS[name]}"
+        )
     content = (config.run / "checkpoint.safetensors").read_bytes()
     target = folder / f"{name}.safetensors"
     target.write_bytes(content)
