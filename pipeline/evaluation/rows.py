@@ -1,0 +1,193 @@
+"""One clip through all settings: faces are followed once, and every row is measured at the same places."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import repeat
+from typing import Any
+
+import av
+
+import configs
+from configs import ConfigError
+from models.protocols import Request, Restorer, Result
+from pipeline.build import build
+from pipeline.config import PipelineConfig
+from pipeline.errors import SourceError
+from pipeline.evaluation.clips import Clip
+from pipeline.evaluation.meter import Instruments, Meter
+from pipeline.evaluation.regions import Place
+from pipeline.evaluation.scores import ClipScores, Row
+from pipeline.flow import run
+from pipeline.frames import Frame, TrackedFrame
+from pipeline.geometry import Geometry
+from pipeline.report import Report
+from pipeline.track import track
+
+SOURCE, TRUTH, DEFAULT = "source", "ground truth", "as configured"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One setting to be measured."""
+
+    name: str
+    config: PipelineConfig
+
+
+def read_trials(texts: Sequence[str], common: Sequence[str]) -> list[Trial]:
+    """The settings of `NAME:a.b=c,d.e=f` texts over the `common` changes; without any, these alone.
+
+    A comma inside a value is kept: only one before another `name=` separates. Raises ConfigError.
+    """
+    trials: list[Trial] = []
+    for text in texts or [f"{DEFAULT}:"]:
+        name, colon, changes = text.partition(":")
+        name = name.strip()
+        if not colon or not name or name in (SOURCE, TRUTH) or name in [trial.name for trial in trials]:
+            raise ConfigError(
+                f"a trial must look like NAME:blend.steadiness=0,blend.grain=0, each with a name of its own "
+                f"that is neither {SOURCE!r} nor {TRUTH!r}, got {text!r}"
+            )
+        own = [change for change in re.split(r",(?=\s*[\w.]+\s*=)", changes) if change.strip()]
+        trials.append(Trial(name, configs.load(PipelineConfig, None, [*common, *own])))
+    return trials
+
+
+def measure_clip(
+    clip: Clip, common: PipelineConfig, trials: Sequence[Trial], instruments: Instruments
+) -> ClipScores:
+    """Rows of the source, of each trial, and of the ground truth where there is one.
+
+    Raises SourceError where no face can be followed.
+    """
+    survey = _survey(clip, common, instruments)
+    faces = sum(len(places) for places in survey.places)
+    if not faces:
+        raise SourceError(
+            f"{clip.name}: no face in it is followed and trusted, so there is nothing to measure"
+        )
+    rows = [survey.source, *(_restored(clip, trial, survey, instruments) for trial in trials)]
+    if survey.truth is not None:
+        rows.append(survey.truth)
+    flow_from = TRUTH if clip.truth is not None else SOURCE
+    count = len(survey.places)
+    return ClipScores(clip.name, clip.damage, flow_from, count, faces, survey.seconds, tuple(rows))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Survey:
+    """What a first pass over a clip sees."""
+
+    places: list[tuple[Place, ...]]
+    """Of each frame: numbers, no pictures."""
+    geometry: Geometry
+    source: Row
+    truth: Row | None
+    seconds: float
+
+
+def _survey(clip: Clip, common: PipelineConfig, instruments: Instruments) -> _Survey:
+    """Follows the faces of the ground truth, else of the source, and measures both."""
+    # No network runs, so that the crop's side does not depend on the restorer.
+    config = replace(common, restorer=replace(common.restorer, kind="none"))
+    source = clip.source(config)
+    perception = build(config, source).perception
+    geometry = perception.geometry
+    before = Meter(SOURCE, instruments, geometry)
+    truth = Meter(TRUTH, instruments, geometry) if clip.truth is not None else None
+    places: list[tuple[Place, ...]] = []
+    followed = track(clip.truth or source, perception, config.track, crops=False)
+    seconds = 0.0
+    with closing(_frames(source if clip.truth is not None else None)) as degraded:
+        for tracked, other in zip(followed, degraded, strict=False):
+            native = tracked.frame.native
+            seconds = float(tracked.frame.pts * tracked.frame.time_base)
+            places.append(_places(tracked, instruments, geometry, judged=truth is not None))
+            if truth is None or other is None:
+                before.add(native, places[-1], reference=native)
+            else:
+                before.add(other.native, places[-1], reference=native, truth=native)
+                truth.add(native, places[-1], reference=native)
+    return _Survey(places, geometry, before.row, truth.row if truth else None, seconds)
+
+
+def _places(
+    tracked: TrackedFrame, instruments: Instruments, geometry: Geometry, *, judged: bool
+) -> tuple[Place, ...]:
+    """The faces that the pipeline would restore; with the embeddings that are wanted where `judged`."""
+    places = [Place(f.track_id, f.face, f.matrix) for f in tracked.faces if f.strength > 0]
+    if not judged:
+        return tuple(places)
+    targets = instruments.embed(tracked.frame.native, places, geometry)
+    return tuple(replace(place, target=target) for place, target in zip(places, targets, strict=True))
+
+
+def _restored(clip: Clip, trial: Trial, survey: _Survey, instruments: Instruments) -> Row:
+    """The row of one trial."""
+    # In one thread, so that neither the network nor the measuring takes time from the other.
+    config = replace(trial.config, depth=0)
+    source = clip.source(config)
+    parts = build(config, source)
+    restorer = CountingRestorer(parts.restorer) if parts.restorer is not None else None
+    meter = Meter(trial.name, instruments, survey.geometry)
+    report = Report()
+    with closing(_frames(clip.truth)) as truth:
+        sink = _MeasuringSink(meter, iter(survey.places), truth)
+        parts = replace(parts, restorer=restorer)
+        run(source, sink, parts, config, report=report, arrange=sink.arrange)
+    row = meter.row
+    row.restored = report.restored
+    row.seconds = sum(spent for stage, spent in report.stage_seconds.items() if stage != "encode")
+    if restorer is not None:
+        row.calls, row.given = restorer.calls, restorer.faces
+    return row
+
+
+class CountingRestorer:
+    """`restorer`, with a count of what it is asked."""
+
+    def __init__(self, restorer: Restorer) -> None:
+        self._restorer = restorer
+        self.crop_size = restorer.crop_size
+        self.calls = 0
+        self.faces = 0
+
+    def restore(self, requests: Sequence[Request]) -> list[Result]:
+        """What the restorer gives."""
+        self.calls += 1
+        self.faces += len(requests)
+        return self._restorer.restore(requests)
+
+    def __getattr__(self, name: str) -> Any:
+        # What a restorer offers beyond the protocol stays within reach.
+        return getattr(self._restorer, name)
+
+
+class _MeasuringSink:
+    """Measures each finished picture and forgets it."""
+
+    def __init__(
+        self, meter: Meter, places: Iterator[tuple[Place, ...]], truth: Iterator[Frame | None]
+    ) -> None:
+        self._meter, self._places, self._truth = meter, places, truth
+        self._before: av.VideoFrame | None = None
+
+    def arrange(self, before: av.VideoFrame, after: av.VideoFrame) -> av.VideoFrame:
+        self._before = before
+        return after
+
+    def write(self, native: av.VideoFrame, pts: int) -> None:
+        truth = next(self._truth)
+        target = truth.native if truth is not None else None
+        reference = self._before if target is None else target
+        assert reference is not None
+        self._meter.add(native, next(self._places), reference=reference, truth=target)
+
+
+def _frames(source: Iterable[Frame] | None) -> Generator[Frame | None, None, None]:
+    """Frames of a source; without one, None for ever."""
+    yield from repeat(None) if source is None else source
