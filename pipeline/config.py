@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from models.engine import EngineConfig
 from models.fast.restorer import CROP_SIZES
 from pipeline.blend import BlendConfig
 from pipeline.restore import RestoreConfig
@@ -113,6 +114,8 @@ class RestorerConfig:
     """Let `iconface` look at each reference by itself and average, as in RefID, instead of at all of them at once."""
     seed: int = 42
     """Seed of the noise that `iconface` and `klein` start from."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """How `fast` runs on a GPU."""
 
     def __post_init__(self) -> None:
         if self.crop_size not in CROP_SIZES:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 import av
 import numpy as np
@@ -80,6 +81,11 @@ class Patch:
     """x, y of the grain's first pixel in the frame."""
 
 
+Origin = Literal["network", "carried", "still"]
+"""Where a restored face comes from: the restorer, or the track's last keyframe, carried along the motion of the face
+or, where the face is still, as it lies."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RestoredFace:
     """One face with its restoration."""
@@ -89,6 +95,8 @@ class RestoredFace:
     """uint8 (3, S, S) RGB full range."""
     free: Tensor | None = None
     """float32 (S, S) in [0, 1], 1 where nothing covers the face; None = everywhere."""
+    origin: Origin = "network"
+    """What gave the image."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

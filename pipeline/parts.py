@@ -72,7 +72,7 @@ def build_restorer(config: RestorerConfig) -> Restorer | None:
     _refuse_settings_of_others(config, kind)
     device = _device(config.device)
     if kind == "fast":
-        return FastRestorer(checkpoint, device, config.crop_size)
+        return FastRestorer(checkpoint, device, config.crop_size, config.engine)
     if kind in ("iconface", "klein"):
         return _flow_restorer(config, device, kind, checkpoint)
     if kind == "spandrel":

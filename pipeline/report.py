@@ -23,6 +23,8 @@ class Report:
     """Faces followed, counted per frame."""
     restored: int = 0
     """Faces restored, counted per frame."""
+    origins: Counter[str] = field(default_factory=Counter)
+    """Restored faces by what gave them: network, carried, still."""
     passed: Counter[str] = field(default_factory=Counter)
     """Faces left as they were, by reason."""
     people: set[int] = field(default_factory=set)
@@ -43,6 +45,7 @@ class Report:
     def add(self, frame: RestoredFrame) -> None:
         """Counts one frame that was written."""
         self.frames += 1
+        self.origins.update(face.origin for face in frame.faces)
         restored = {face.tracked.track_id for face in frame.faces}
         for face in frame.tracked.faces:
             self.faces += 1
@@ -67,7 +70,8 @@ class Report:
         lines = [
             f"{self.frames} frames in {self.seconds:.1f} s ({rate:.1f} frames per second)",
             f"people: {len(self.people)}, tracks: {len(self.tracks)}",
-            f"faces restored: {self.restored} ({with_references if self.uses_references else 'references not used'}), "
+            f"faces restored: {self.restored} ({with_references if self.uses_references else 'references not used'}; "
+            f"{self.origins['network']} by the network, {self.restored - self.origins['network']} carried over), "
             f"passed through: {sum(self.passed.values())}" + _reasons(self.passed),
             "ms per frame: " + ", ".join(f"{name} {ms:.1f}" for name, ms in self.stage_ms.items()),
         ]
@@ -83,6 +87,7 @@ class Report:
             "frames": self.frames,
             "faces": self.faces,
             "restored": self.restored,
+            "origins": dict(self.origins),
             "passed": dict(self.passed),
             "people": sorted(self.people),
             "tracks": len(self.tracks),

@@ -25,9 +25,12 @@ def clip(frames: int = 20) -> list[TrackedFrame]:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 @pytest.mark.parametrize("max_waiting", [0, 2, 100])
-def test_every_frame_leaves_once_in_order_with_all_its_faces(batch_size: int, max_waiting: int) -> None:
+@pytest.mark.parametrize("reuse", [True, False])
+def test_every_frame_leaves_once_in_order_with_all_its_faces(
+    batch_size: int, max_waiting: int, reuse: bool
+) -> None:
     frames = clip()
-    done = list(restore(frames, InvertingRestorer(), RestoreConfig(batch_size, max_waiting)))
+    done = list(restore(frames, InvertingRestorer(), RestoreConfig(batch_size, max_waiting, reuse)))
     assert [frame.tracked for frame in done] == frames
     for frame in done:
         wanted = [face for face in frame.tracked.faces if face.strength > 0]
@@ -38,7 +41,7 @@ def test_every_frame_leaves_once_in_order_with_all_its_faces(batch_size: int, ma
 def test_batches_fill_over_frames() -> None:
     restorer = InvertingRestorer()
     frames = [tracked_frame(index, [tracked_face()]) for index in range(16)]
-    list(restore(frames, restorer, RestoreConfig(batch_size=8, max_waiting=100)))
+    list(restore(frames, restorer, RestoreConfig(batch_size=8, max_waiting=100, reuse=False)))
     assert restorer.batches == [8, 8]
 
 
@@ -74,7 +77,7 @@ class SmallDevice(InvertingRestorer):
 def test_out_of_memory_halves_the_batch_and_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     restorer = SmallDevice()
     frames = [tracked_frame(index, [tracked_face()]) for index in range(8)]
-    done = list(restore(frames, restorer, RestoreConfig(batch_size=8, max_waiting=100)))
+    done = list(restore(frames, restorer, RestoreConfig(batch_size=8, max_waiting=100, reuse=False)))
     assert len(done) == 8
     assert max(restorer.batches) == 2
     assert "out of memory: going on with 2 faces" in caplog.text

@@ -1,0 +1,190 @@
+"""What was restored is used again: some faces are carried over from their track's last keyframe, others steadied.
+
+The faces of a track are keyframes, which the restorer restores, or carried: what was restored of the last keyframe
+is moved along the motion of the degraded crops. A keyframe is mixed with the one before, moved here too, so that
+detail does not flicker; a carried face needs no mixing, as it has the detail of its keyframe. What is carried is
+decided from degraded crops alone, when a face comes in: it depends on no result, no batch and no thread.
+Legend: S side of an aligned crop in pixels.
+
+Sources: Zhu et al., "Deep feature flow for video recognition", CVPR 2017 (keyframes and motion between them), and
+Feng et al., "Kalman-inspired feature propagation for video face super-resolution", ECCV 2024 (mixing with the
+moved result of before).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.align import invert, transform
+from pipeline.frames import Origin, TrackedFace
+from pipeline.reuse_motion import Look, Motion, MotionMeter, carried, look_at, steadied, strength, unmoved
+
+
+@dataclass(slots=True, eq=False)
+class Keyframe:
+    """A face that the restorer restores; `Reuse` alone writes into it."""
+
+    look: Look
+    image: NDArray[np.float32] | None = None
+    """float32 (S, S, 3) RGB, 8-bit code values, restored and steadied; None until then."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Earlier:
+    """The last keyframe, as seen from a later face of its track."""
+
+    key: Keyframe
+    motion: Motion
+    """From the keyframe to the later face."""
+    distance: int
+    """Frames between the two."""
+
+    @property
+    def image(self) -> NDArray[np.float32]:
+        assert self.key.image is not None, "a face is finished before the keyframe it looks back to"
+        return self.key.image
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Planned:
+    """A face, and how it will be restored."""
+
+    tracked: TrackedFace
+    origin: Origin
+    key: Keyframe | None = None
+    """The track's last keyframe, which is this very face where it asks the restorer; None: nothing is kept."""
+    earlier: Earlier | None = None
+    """What is carried here, or mixed in. None where a track starts, or starts afresh."""
+
+    @property
+    def asks(self) -> bool:
+        """The restorer is asked for this face; a carried one needs it not."""
+        return self.origin == "network"
+
+
+class Reuse:
+    """Remembers the last keyframe of each track. Faces are planned, and later finished, in the order of frames."""
+
+    def __init__(self, *, most_carried: int, most_still: int, steadiness: float, follow: bool = True) -> None:
+        """Faces carried after a keyframe, at most, while they move and while they do not.
+
+        `steadiness` in [0, 1): share of the frame before that is mixed in. Without `follow` nothing is moved.
+        """
+        self._most_carried, self._most_still = most_carried, most_still
+        self._steadiness = steadiness
+        self._is_idle = not (most_carried or most_still or steadiness)
+        self._meter = MotionMeter() if follow else None
+        self._last: dict[int, Planned] = {}
+
+    def plan(self, faces: Sequence[TrackedFace]) -> list[Planned]:
+        """How the faces of one frame are to be restored, from degraded crops alone.
+
+        A track that is not among them is forgotten, and starts afresh when it comes back.
+        """
+        planned = [self._plan(face) for face in faces]
+        self._last = {face.tracked.track_id: face for face in planned}
+        return planned
+
+    def finish(self, face: Planned, restored: Tensor | None) -> Tensor:
+        """uint8 (3, S, S) RGB. `restored` is what the restorer made of a face of its own, None for a carried one."""
+        if restored is None:
+            assert face.earlier is not None
+            degraded = face.tracked.crop.numpy().transpose(1, 2, 0).astype(np.float32)
+            return _as_picture(carried(face.earlier.image, degraded, face.earlier.motion))
+        if face.key is None:
+            return restored
+        image = restored.numpy().transpose(1, 2, 0).astype(np.float32)
+        if self._steadiness and face.earlier is not None:
+            # So that as much is left after a number of frames, however many keyframes are among them.
+            share = self._steadiness**face.earlier.distance
+            image = steadied(image, face.earlier.image, face.earlier.motion, share)
+        face.key.image = image
+        return _as_picture(image)
+
+    def _plan(self, face: TrackedFace) -> Planned:
+        if self._is_idle:
+            return Planned(face, "network")
+        look = look_at(face.crop)
+        afresh = Planned(face, "network", Keyframe(look))
+        last = self._last.get(face.track_id)
+        if last is None or last.key is None or _is_other(last.tracked, face):
+            return afresh
+        key, distance = last.key, _distance(last) + 1
+        still = is_still(look, key.look)
+        measure = unmoved if still or self._meter is None else self._meter.measure
+        motion = measure(look, key.look)
+        if motion.gate[_face_region(len(motion.gate))].mean() < _SAME:
+            return afresh
+        origin: Origin = "network"
+        if _same_references(last.tracked, face):
+            if still and distance <= self._most_still:
+                origin = "still"
+            elif distance <= self._most_carried and is_explained(motion):
+                origin = "carried"
+        ours = Keyframe(look) if origin == "network" else key
+        return Planned(face, origin, ours, Earlier(key, motion, distance))
+
+
+def _distance(face: Planned) -> int:
+    """Frames from the last keyframe to `face`."""
+    return 0 if face.asks or face.earlier is None else face.earlier.distance
+
+
+_SAME = 0.5
+"""A face of which motion explains less than this share is another face, or a covered one."""
+_JUMP = 0.25
+"""Share of the crop's side that its corners never move from one frame to the next on one and the same face."""
+_TURN = 0.05
+"""Share of the crop's side that no landmark moves within the crop."""
+
+
+def _is_other(last: TrackedFace, face: TrackedFace) -> bool:
+    """Something happened between two successive faces of a track, over which nothing may be used again."""
+    if last.crop.shape != face.crop.shape:
+        return True
+    if last.person_id is not None and face.person_id is not None and last.person_id != face.person_id:
+        return True
+    side = face.crop.shape[-1]
+    corners = np.array([[0, 0], [side, 0], [0, side], [side, side]], np.float32)
+    jump = transform(face.matrix, transform(invert(last.matrix), corners)) - corners
+    turn = transform(face.matrix, face.face.landmarks) - transform(last.matrix, last.face.landmarks)
+    return bool(np.hypot(*jump.T).max() > _JUMP * side or np.hypot(*turn.T).max() > _TURN * side)
+
+
+def _same_references(last: TrackedFace, face: TrackedFace) -> bool:
+    # A better set asks for a new restoration, but is mixed in: the person is the same, and must not pop.
+    return (last.person_id, last.references.version) == (face.person_id, face.references.version)
+
+
+def is_still(now: Look, before: Look) -> bool:
+    """Two crops, compared as they lie, differ by no more than a codec's noise."""
+    difference = cv2.blur(strength(now.colour - before.colour), (5, 5))
+    difference = difference[_face_region(len(difference))]
+    return bool(np.median(difference) <= 1 and difference.max() <= 4)
+
+
+def is_explained(motion: Motion) -> bool:
+    """Motion explains the whole face: also no eye and no lip is left out, which are small shares of it."""
+    refused = 1 - motion.gate
+    side = len(refused)
+    spot = max(side // 10, 1)
+    return bool(refused.mean() <= 0.1 and cv2.blur(refused, (spot, spot))[_face_region(side)].max() <= 0.3)
+
+
+@lru_cache(maxsize=8)
+def _face_region(side: int) -> NDArray[np.bool_]:
+    """Brows to chin in the FFHQ alignment, bool (side, side)."""
+    y, x = (np.mgrid[:side, :side] + 0.5) / side
+    return np.asarray(((x - 0.5) / 0.33) ** 2 + ((y - 0.56) / 0.38) ** 2 < 1)
+
+
+def _as_picture(image: NDArray[np.float32]) -> Tensor:
+    return torch.from_numpy(image.round().clip(0, 255).astype(np.uint8).transpose(2, 0, 1).copy())
