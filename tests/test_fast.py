@@ -244,4 +244,5 @@ def test_damaged_weights_give_one_sentence(tmp_path: Path) -> None:
 
 def test_embedded_files_stay_small() -> None:
     assert (EMBEDDED / "fast.safetensors").stat().st_size < 25e6
+    assert (EMBEDDED / "iconface.safetensors").stat().st_size < 60e6
     assert (EMBEDDED / "encoder.safetensors").stat().st_size < 8e6

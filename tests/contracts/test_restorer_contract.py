@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.fast.restorer import FastRestorer
+from models.iconface.restorer import IconFaceRestorer
 from models.protocols import References, Request, Restorer
 from models.spandrel_restorer import SpandrelRestorer
 
@@ -26,6 +27,7 @@ def restoreformer(folder: Path) -> Restorer:
 
 RESTORERS: dict[str, Callable[[Path], Restorer]] = {
     "fast": lambda folder: FastRestorer(),
+    "iconface": lambda folder: IconFaceRestorer(),
     "spandrel": restoreformer,
 }
 
