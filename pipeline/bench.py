@@ -1,4 +1,4 @@
-"""Measurements as commands: `python -m pipeline.bench overhead|flicker|memory CLIP ...` or `networks`."""
+"""Measurements as commands: `python -m pipeline.bench overhead|flicker|memory CLIP ...`, `live CLIP` or `networks`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from pipeline.build import build, open_source, restore_video
 from pipeline.config import PipelineConfig
 from pipeline.flicker import WarpingErrors
 from pipeline.flow import run
+from pipeline.live.bench import live
 from pipeline.report import Report
 from pipeline.speed import networks, seconds_of
 
@@ -40,6 +41,10 @@ def main() -> None:
         command.add_argument("--set", dest="changes", metavar="A.B=C", action="append", default=[])
         command.add_argument("--runs", type=int, default=3, help="medians are taken over so many runs")
         command.set_defaults(measure=measure)
+    live_command = commands.add_parser("live", help=(live.__doc__ or "").partition("\n")[0])
+    live_command.add_argument("clip", metavar="CLIP", type=Path)
+    live_command.add_argument("--seconds", type=float, default=60.0, help="so long, the clip again and again")
+    live_command.add_argument("--set", dest="changes", metavar="A.B=C", action="append", default=[])
     options = parser.parse_args()
     if options.command == "networks":
         try:
@@ -47,7 +52,11 @@ def main() -> None:
         except CheckpointError as error:
             networks_command.error(str(error))
         return
-    config = configs.load(PipelineConfig, None, options.changes)
+    preset = configs.preset("live") if options.command == "live" else None
+    config = configs.load(PipelineConfig, preset, options.changes)
+    if options.command == "live":
+        live(options.clip, config, options.seconds, _repeat)
+        return
     options.measure(options.clips, config, options.runs)
 
 

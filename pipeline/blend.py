@@ -59,7 +59,7 @@ def blend(frame: RestoredFrame, config: BlendConfig) -> av.VideoFrame:
     patches = [
         _patch(native, face, config, monochrome=frame.tracked.monochrome)
         for face in frame.faces
-        if face.tracked.strength * config.strength > 0
+        if face.tracked.strength * face.allowed * config.strength > 0
     ]
     return add_patches(native, patches) if patches else native
 
@@ -80,7 +80,7 @@ def _patch(native: av.VideoFrame, face: RestoredFace, config: BlendConfig, *, mo
     # Of a face that is larger on screen than in the crop, the crop holds this share of the samples: the restorer has
     # seen less of it than the film shows, and may change it no more than that.
     seen = min(scale_of(tracked.matrix), 1.0) ** 2
-    weight = mask * np.float32(tracked.strength * config.strength * seen)
+    weight = mask * np.float32(tracked.strength * face.allowed * config.strength * seen)
     delta = delta * weight[..., None]
     grain, origin = None, (0, 0)
     if config.grain and delta.any():

@@ -5,20 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
+from typing import Protocol
 
 from configs import ConfigError
+from models.likeness import LikenessMeter
 from models.protocols import Restorer, uses_references
+from models.recogniser import EmbeddedRecogniser
 from pipeline import __version__
 from pipeline.compare import side_by_side
 from pipeline.config import PipelineConfig
-from pipeline.flow import Parts, Watch, keep_after, run
+from pipeline.flow import Note, Parts, Watch, keep_after, leave_unnoted, run
+from pipeline.gate import Gate
 from pipeline.geometry import Geometry
 from pipeline.parts import AUTO, build_detector, build_masker, build_recogniser, build_restorer
 from pipeline.perception import Perception
 from pipeline.photos import PhotoSink, PhotoSource
 from pipeline.portraits import Portraits
 from pipeline.report import Report
+from pipeline.report_page import ReportPage
 from pipeline.sink import FileSink
 from pipeline.source import FileSource
 from trackers.norfair_tracker import NorfairTracker
@@ -31,11 +37,26 @@ __all__ = [
     "build_masker",
     "build_recogniser",
     "build_restorer",
+    "open_sink",
     "open_source",
     "restore_video",
 ]
 
 Open = Callable[[FileSource | PhotoSource], None]
+
+
+class _Shown(Protocol):
+    @property
+    def rotation(self) -> int: ...
+    @property
+    def sample_aspect_ratio(self) -> Fraction | None: ...
+
+
+class Film(Protocol):
+    """A file or a live source: its neighbouring frames are neighbours in time."""
+
+    @property
+    def info(self) -> _Shown: ...
 
 
 def restore_video(
@@ -50,13 +71,23 @@ def restore_video(
 
     `opened` is called once with the source (its `info` tells length and size), `watch` after each frame with the
     counts so far. Raises ConfigError, CheckpointError, SourceError or SinkError, each with one clear sentence;
-    then, and when interrupted, nothing is left under the name `output`.
+    then, and when interrupted, nothing is left under the name `output`. With `chunks.resume`, or several
+    `chunks.workers`, finished chunks are kept beside it, and the same call with `chunks.resume` goes on from there.
     """
     config = config or PipelineConfig()
     input, output = Path(input), Path(output)
+    if config.chunks.resume or config.chunks.workers > 1:
+        if config.output.report is not None:
+            raise ConfigError(
+                "--report sees a film as a whole; leave out --resume and --workers, or the report"
+            )
+        from pipeline.jobs.resume import restore_in_chunks
+
+        return restore_in_chunks(input, output, config, opened=opened, watch=watch)
     source = open_source(input, config)
     # The output is checked first: nobody wants to wait for models and then hear that it exists already.
-    sink = _open_sink(output, source, config)
+    sink = open_sink(output, source, config)
+    page = _open_page(input, output, config)
     parts = build(config, source)
     opened(source)
     report = Report(
@@ -64,22 +95,39 @@ def restore_video(
     )
     people = parts.perception.people
     arrange = side_by_side if config.output.compare else keep_after
+    note: Note = page.note if page is not None else leave_unnoted
     with sink:
-        run(source, sink, parts, config, report=report, arrange=arrange, watch=watch)
+        run(source, sink, parts, config, report=report, arrange=arrange, watch=watch, note=note)
         report.damage = list(source.damage)
-    # People who turned out to be the same while the film went on count once.
-    report.people = {now for person in report.people if (now := people.current(person)) is not None}
+    report.merge_people(people.current)
     unmatched = [name for person, name in people.photos().items() if person not in report.people]
     report.warnings = [*source.warnings, *sink.warnings]
     report.warnings += [f"the reference {name} matched nobody in {input.name}" for name in unmatched]
+    if page is not None:
+        page.write(report, people)
     return report
 
 
-def build(config: PipelineConfig, source: FileSource | PhotoSource) -> Parts:
+def _open_page(input: Path, output: Path, config: PipelineConfig) -> ReportPage | None:
+    if config.output.report is None:
+        return None
+    return ReportPage(config.output.report.expanduser(), input=input, output=output, config=config)
+
+
+def build(config: PipelineConfig, source: PhotoSource | Film) -> Parts:
     """The parts of one run over `source`."""
     # Strength 0 asks for nothing: no network needs to run.
     restorer = build_restorer(config.restorer) if config.blend.strength else None
-    return Parts(_perception(config, restorer, source), restorer, build_masker(config.masker))
+    masker = build_masker(config.masker)
+    return Parts(_perception(config, restorer, source), restorer, masker, _gate(config, restorer))
+
+
+def _gate(config: PipelineConfig, restorer: Restorer | None) -> Gate | None:
+    if restorer is None or not config.gate.enabled:
+        return None
+    # Always the embedded encoder, whichever tells people apart: the thresholds are in its space.
+    encoder = EmbeddedRecogniser(device=getattr(restorer, "device", "cpu"))
+    return Gate(config.gate, LikenessMeter(encoder))
 
 
 def open_source(path: Path, config: PipelineConfig) -> FileSource | PhotoSource:
@@ -98,9 +146,10 @@ def open_source(path: Path, config: PipelineConfig) -> FileSource | PhotoSource:
     )
 
 
-def _open_sink(
-    output: Path, source: FileSource | PhotoSource, config: PipelineConfig
+def open_sink(
+    output: Path, source: FileSource | PhotoSource, config: PipelineConfig, folder: Path | None = None
 ) -> FileSink | PhotoSink:
+    """The sink for a path; `folder` takes the unfinished file of a video."""
     if isinstance(source, PhotoSource):
         return PhotoSink(output, source, overwrite=config.output.overwrite)
     kind = AUTO if config.restorer.kind == "auto" else config.restorer.kind
@@ -112,12 +161,11 @@ def _open_sink(
         columns=2 if config.output.compare else 1,
         # Of a checkpoint the file's name alone: where it lies is nobody's business.
         note=f"faces restored by anchorface {__version__} ({Path(kind).name})",
+        folder=folder,
     )
 
 
-def _perception(
-    config: PipelineConfig, restorer: Restorer | None, source: FileSource | PhotoSource
-) -> Perception:
+def _perception(config: PipelineConfig, restorer: Restorer | None, source: PhotoSource | Film) -> Perception:
     # Neighbours in a folder of photos are not neighbours in time: each is a shot of its own.
     photos = isinstance(source, PhotoSource)
     geometry = Geometry() if isinstance(source, PhotoSource) else _geometry(source)
@@ -144,5 +192,5 @@ def _perception(
     )
 
 
-def _geometry(source: FileSource) -> Geometry:
+def _geometry(source: Film) -> Geometry:
     return Geometry(source.info.rotation, float(source.info.sample_aspect_ratio or 1))

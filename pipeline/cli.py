@@ -14,14 +14,18 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import configs
 from configs import ConfigError
 from pipeline import __version__
 
-DAMAGED, INTERRUPTED = 5, 130
+if TYPE_CHECKING:
+    from pipeline.config import PipelineConfig
+
+FAILED, DAMAGED, INTERRUPTED = 4, 5, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,9 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
         if arguments[:1] == ["demo"]:
             return _demo(_demo_parser().parse_args(arguments[1:]))
+        if arguments[:1] == ["live"]:
+            return _live(arguments[1:])
         return _restore(_parser().parse_args(arguments))
-    except KeyboardInterrupt:
-        print("interrupted; no unfinished file was left", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(str(interrupt) or "interrupted; no unfinished file was left", file=sys.stderr)
         return INTERRUPTED
     except (ConfigError, ModuleNotFoundError) as error:
         return _refuse(error, 2)
@@ -69,17 +75,23 @@ def _refuse(error: Exception, code: int) -> int:
 def _restore(options: argparse.Namespace) -> int:
     from pipeline.build import open_source, restore_video
     from pipeline.config import PipelineConfig
+    from pipeline.jobs.queue import is_queue
     from pipeline.progress import progress
 
     config = configs.load(PipelineConfig, options.config, _changes(options))
     if options.dry_run:
         print(configs.dump(config))
-        print("# input")
-        for name, value in open_source(options.input, config).info.as_dict().items():
-            print(f"#   {name}: {value}")
+        for path in options.inputs:
+            print("# input")
+            for name, value in open_source(path, config).info.as_dict().items():
+                print(f"#   {name}: {value}")
         return 0
+    if is_queue(options.inputs):
+        return _restore_several(options, config)
     with progress(options.progress) as watch:
-        report = restore_video(options.input, options.output, config, opened=watch.opened, watch=watch.update)
+        report = restore_video(
+            options.inputs[0], options.output, config, opened=watch.opened, watch=watch.update
+        )
     if options.progress == "json":
         print(json.dumps({"event": "done", **report.as_dict()}))
     else:
@@ -87,11 +99,49 @@ def _restore(options: argparse.Namespace) -> int:
     return DAMAGED if report.damage else 0
 
 
+def _restore_several(options: argparse.Namespace, config: PipelineConfig) -> int:
+    """A queue: one summary, and the code of the first thing that went wrong."""
+    from pipeline.jobs.queue import Item, Summary, make_queue, run_queue
+    from pipeline.progress import Watcher, progress
+
+    if config.output.report is not None:
+        raise ConfigError("--report is a page about one film; give one input")
+
+    def watching(item: Item) -> AbstractContextManager[Watcher]:
+        if options.progress in ("bar", "plain"):
+            print(f"{item.input} ({item.place} of {item.of})", file=sys.stderr, flush=True)
+        return progress(options.progress)
+
+    summary = Summary()
+    items = make_queue(options.inputs, options.output)
+    try:
+        run_queue(items, config, watching, summary)
+    finally:
+        if options.progress == "json":
+            print(json.dumps({"event": "done", **summary.as_dict()}))
+        else:
+            print(summary.text())
+    if summary.failed:
+        return FAILED
+    return DAMAGED if any(report.damage for _, report in summary.done) else 0
+
+
 def _demo(options: argparse.Namespace) -> int:
     from pipeline.demo import demo
 
     print(demo(options.output, overwrite=options.overwrite).summary())
     return 0
+
+
+def _live(arguments: Sequence[str]) -> int:
+    from pipeline.live.command import add_arguments, command
+
+    parser = _Parser(prog="python -m pipeline live", description="Restores faces in live pictures, in time.")
+    add_arguments(parser)
+    _add_common(parser)
+    parser.add_argument("--progress", choices=["plain", "json", "none"], default="plain")
+    options = parser.parse_args(arguments)
+    return command(options, _changes(options))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -103,10 +153,44 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m pipeline",
         description="Restores faces in video, anchored to each person's own best frames.",
-        epilog="`python -m pipeline demo OUT.mp4` makes a short damaged clip, restores it and writes before | after.",
+        epilog="`python -m pipeline demo OUT.mp4` makes a short damaged clip, restores it and writes before | after; "
+        "`python -m pipeline live SOURCE SINK` restores cameras and streams as they come.",
     )
-    parser.add_argument("input", metavar="IN", type=Path, help="a video, a photo, or a folder of photos")
-    parser.add_argument("output", metavar="OUT", type=Path, help="where the result goes (same kind as IN)")
+    inputs = "a video, a photo, a folder of photos or of videos; several are restored one after the other"
+    parser.add_argument("inputs", metavar="IN", type=Path, nargs="+", help=inputs)
+    parser.add_argument(
+        "output",
+        metavar="OUT",
+        type=Path,
+        help="where the result goes: the kind of IN, or a folder for several",
+    )
+    _add_common(parser)
+    parser.add_argument("--compare", action="store_true", help="write before | after side by side")
+    page = "also write what was done to whom as a page that needs nothing else"
+    parser.add_argument("--report", type=Path, metavar="FILE.html", help=page)
+    parser.add_argument("--start", type=float, metavar="SECONDS", help="begin here (a trial)")
+    parser.add_argument("--duration", type=float, metavar="SECONDS", help="stop after this much (a trial)")
+    parser.add_argument("--codec", help="video encoder: auto, libx264, libx265, libsvtav1, ffv1, ...")
+    parser.add_argument("--crf", type=float, help="quality of the encoder, lower is better")
+    parser.add_argument("--preset", help="speed of the encoder, for example fast, medium, slow")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings as TOML (see configs/default.toml)"
+    )
+    shown = "bar" if sys.stderr.isatty() else "plain"
+    parser.add_argument("--progress", choices=["bar", "plain", "json", "none"], default=shown)
+    resume = "keep finished chunks in OUT.parts, so that the same command goes on after an interruption"
+    parser.add_argument("--resume", action="store_true", help=resume)
+    parser.add_argument("--workers", type=int, metavar="N", help="restore chunks in N processes")
+    parser.add_argument(
+        "--strict", action="store_true", help="fail on damaged input instead of keeping the rest"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print all settings and facts of IN, and stop")
+    parser.add_argument("--version", action="version", version=f"anchorface {__version__}")
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    """What files and live pictures share."""
     parser.add_argument(
         "--restorer",
         metavar="auto|fast|iconface|klein|none|PATH",
@@ -119,30 +203,13 @@ def _parser() -> argparse.ArgumentParser:
     steps = "passes of iconface or klein for each face (default: as many as the model was made for)"
     parser.add_argument("--steps", type=int, metavar="N", help=steps)
     parser.add_argument("--strength", type=float, help="0 changes nothing, 1 restores fully (default: 1)")
-    parser.add_argument("--compare", action="store_true", help="write before | after side by side")
-    parser.add_argument("--start", type=float, metavar="SECONDS", help="begin here (a trial)")
-    parser.add_argument("--duration", type=float, metavar="SECONDS", help="stop after this much (a trial)")
-    parser.add_argument("--codec", help="video encoder: auto, libx264, libx265, libsvtav1, ffv1, ...")
-    parser.add_argument("--crf", type=float, help="quality of the encoder, lower is better")
-    parser.add_argument("--preset", help="speed of the encoder, for example fast, medium, slow")
     parser.add_argument("--device", metavar="auto|cpu|cuda", help="where faces are restored (default: auto)")
     parser.add_argument(
         "--seed", type=int, help="seed of everything random: of grain and of what restorers draw"
     )
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="settings as TOML (see configs/default.toml)"
-    )
     change = "change one setting, for example track.lookahead=48; may be repeated"
     parser.add_argument("--set", metavar="A.B=C", action="append", default=[], dest="changes", help=change)
-    shown = "bar" if sys.stderr.isatty() else "plain"
-    parser.add_argument("--progress", choices=["bar", "plain", "json", "none"], default=shown)
     parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    parser.add_argument(
-        "--strict", action="store_true", help="fail on damaged input instead of keeping the rest"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="print all settings and facts of IN, and stop")
-    parser.add_argument("--version", action="version", version=f"anchorface {__version__}")
-    return parser
 
 
 def _demo_parser() -> argparse.ArgumentParser:
@@ -154,22 +221,26 @@ def _demo_parser() -> argparse.ArgumentParser:
 
 def _changes(options: argparse.Namespace) -> list[str]:
     """The options as settings; they come last, so they win over the file, and `--set` wins over them."""
+    given = vars(options).get
     settings = {
-        "restorer.kind": options.restorer,
-        "restorer.device": options.device,
-        "restorer.steps": options.steps,
-        "restorer.seed": options.seed,
-        "input.references": options.reference or None,
-        "input.start_seconds": options.start,
-        "input.duration_seconds": options.duration,
-        "input.strict": options.strict or None,
-        "blend.strength": options.strength,
-        "blend.seed": options.seed,
-        "encode.codec": options.codec,
-        "encode.crf": options.crf,
-        "encode.preset": options.preset,
-        "output.compare": options.compare or None,
-        "output.overwrite": options.overwrite or None,
+        "restorer.kind": given("restorer"),
+        "restorer.device": given("device"),
+        "restorer.steps": given("steps"),
+        "restorer.seed": given("seed"),
+        "input.references": given("reference") or None,
+        "input.start_seconds": given("start"),
+        "input.duration_seconds": given("duration"),
+        "input.strict": given("strict") or None,
+        "blend.strength": given("strength"),
+        "blend.seed": given("seed"),
+        "encode.codec": given("codec"),
+        "encode.crf": given("crf"),
+        "encode.preset": given("preset"),
+        "output.compare": given("compare") or None,
+        "output.overwrite": given("overwrite") or None,
+        "output.report": str(options.report) if given("report") else None,
+        "chunks.resume": given("resume") or None,
+        "chunks.workers": given("workers"),
     }
     # A JSON scalar or list of strings is a TOML value too, and Python writes inf and nan as TOML does.
     written = {

@@ -9,6 +9,9 @@ from pathlib import Path
 from models.engine import EngineConfig
 from models.fast.restorer import CROP_SIZES
 from pipeline.blend import BlendConfig
+from pipeline.gate import GateConfig
+from pipeline.jobs.config import ChunkConfig
+from pipeline.live.settings import LiveConfig
 from pipeline.restore import RestoreConfig
 from pipeline.sink import EncodeConfig
 from pipeline.track import TrackConfig
@@ -52,6 +55,8 @@ class OutputConfig:
     """Write before and after side by side, with captions."""
     overwrite: bool = False
     """Replace an existing output file."""
+    report: Path | None = None
+    """Write what was done to whom as a page, `NAME.html`; none = no page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +151,7 @@ class PipelineConfig:
 
     input: InputConfig = field(default_factory=InputConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
+    chunks: ChunkConfig = field(default_factory=ChunkConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     recogniser: RecogniserConfig = field(default_factory=RecogniserConfig)
     shots: ShotConfig = field(default_factory=ShotConfig)
@@ -155,8 +161,10 @@ class PipelineConfig:
     restorer: RestorerConfig = field(default_factory=RestorerConfig)
     masker: MaskerConfig = field(default_factory=MaskerConfig)
     restore: RestoreConfig = field(default_factory=RestoreConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
     blend: BlendConfig = field(default_factory=BlendConfig)
     encode: EncodeConfig = field(default_factory=EncodeConfig)
+    live: LiveConfig = field(default_factory=LiveConfig)
     depth: int = 4
     """Frames that may wait between two stages; 0 runs all stages in one thread."""
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.face import Face
+from models.likeness import Likeness
 from models.protocols import References
 
 
@@ -62,6 +63,8 @@ class TrackedFrame:
     faces: tuple[TrackedFace, ...]
     monochrome: bool
     """The shot is black-and-white: its colour planes must stay as they are."""
+    shot: int = 0
+    """Cuts before this frame; over a cut nothing of a frame is used again."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,6 +100,10 @@ class RestoredFace:
     """float32 (S, S) in [0, 1], 1 where nothing covers the face; None = everywhere."""
     origin: Origin = "network"
     """What gave the image."""
+    likeness: Likeness | None = None
+    """Whether it is still the person, as last measured on a keyframe of the track; None = not watched."""
+    allowed: float = 1.0
+    """In [0, 1]: how much of the restoration may be used so that the person stays the person."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,13 +14,14 @@ class PartialFile:
     """Writes beside `target` and renames on success.
 
     Raises SinkError where `target` cannot or must not be written: it is `source` itself (links included), it
-    exists and `overwrite` is not set, its name is too long, or its folder is missing or not writable.
+    exists and `overwrite` is not set, its name is too long, or its folder is missing or not writable. `folder`, of the
+    same disk, takes the unfinished file in place of the target's own.
     """
 
     path: Path
     """Where to write meanwhile: `.name.RANDOM.partial.ext`, hidden, this run's own, of the same kind."""
 
-    def __init__(self, target: Path, *, source: Path, overwrite: bool) -> None:
+    def __init__(self, target: Path, *, source: Path, overwrite: bool, folder: Path | None = None) -> None:
         self.target = target
         self._overwrite = overwrite
         try:
@@ -32,7 +33,8 @@ class PartialFile:
             raise SinkError(f"{target}: cannot be written ({reason}); give another name") from error
         # A name of its own: it must neither hit a user's file nor another run's; short enough for every disk.
         stem = os.fsencode(target.stem)[:100].decode(errors="ignore")
-        self.path = target.with_name(f".{stem}.{secrets.token_hex(6)}.partial{target.suffix}")
+        name = f".{stem}.{secrets.token_hex(6)}.partial{target.suffix}"
+        self.path = target.with_name(name) if folder is None else folder / name
 
     def create(self) -> None:
         """Makes the empty file, so that a folder without permission is found out at once."""

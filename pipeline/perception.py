@@ -113,6 +113,10 @@ class Perception:
         geometry: Geometry | None = None,
     ) -> None:
         self._config = config
+        self.rest = 1
+        """So many times as long between two detections as is set; may be changed between two frames."""
+        self.looked = False
+        """Whether faces were sought in the last frame, and not only followed."""
         self._detector, self._recogniser = detector, recogniser
         self._tracker, self._shots, self.people = tracker, shots, people
         self.geometry = geometry or Geometry()
@@ -143,19 +147,18 @@ class Perception:
         luma = luma_thumbnail(frame.native, 160)[0]
         is_cut = self._shots.is_cut(luma)
         if is_cut:
-            self._tracker.reset()
-            self._living.clear()
-            self._norms.clear()
-            self._detections, self._until_detection, self._retries = 0, 0, 0
+            self.start_shot()
         self._since_update += 1
         lost = self._carry(frame)
         if lost:
             self._retries = self._config.retries
-        if self._until_detection <= 0 or lost:
+        self.looked = self._until_detection <= 0 or lost
+        if self.looked:
             living = len(self._living)
             self._detect(frame)
             self._retries = 0 if len(self._living) > living else max(self._retries - 1, 0)
-            self._until_detection = self._config.retry_every if self._retries else self._config.detect_every
+            every = self._config.retry_every if self._retries else self._config.detect_every
+            self._until_detection = self.rest * every
         elif self._living:
             # The tracker's own motion model is kept up to date, so that the next detection finds its track.
             self._update([followed.sighting.face for followed in self._living.values()])
@@ -163,6 +166,13 @@ class Perception:
         self._previous = frame.native
         sightings = {track_id: followed.sighting for track_id, followed in self._living.items()}
         return Seen(is_cut, float(luma.std()), sightings)
+
+    def start_shot(self) -> None:
+        """Follows nobody any more: the next frame has nothing to do with those before."""
+        self._tracker.reset()
+        self._living.clear()
+        self._norms.clear()
+        self._detections, self._until_detection, self._retries = 0, 0, 0
 
     def _carry(self, frame: Frame) -> bool:
         """Moves every living face on by optical flow; says whether one was lost just now."""

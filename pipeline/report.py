@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from pipeline.frames import RestoredFrame
+from pipeline.frames import RestoredFace, RestoredFrame
+
+N = TypeVar("N", int, float)
 
 
 @dataclass(slots=True)
@@ -19,6 +22,8 @@ class Report:
     """Whether the restorer looks at the references it is given."""
     frames: int = 0
     """Frames written."""
+    kept: int = 0
+    """Those of them that an earlier run had restored already."""
     faces: int = 0
     """Faces followed, counted per frame."""
     restored: int = 0
@@ -33,6 +38,16 @@ class Report:
     """Ids of the tracks seen (continuous appearances of a person)."""
     references: Counter[int] = field(default_factory=Counter)
     """Restored faces by the number of references they were restored with; 0 where the restorer ignores them."""
+    held_back: int = 0
+    """Restored faces that were used in part or not at all, so that the person stays the person."""
+    held_back_fully: int = 0
+    """Those of them that were left as they were."""
+    compared: Counter[int] = field(default_factory=Counter)
+    """Restored faces with references whose likeness is known, by person."""
+    likeness_before: dict[int, float] = field(default_factory=dict)
+    """Sum of their cosines to the person's references before restoration, by person."""
+    likeness_after: dict[int, float] = field(default_factory=dict)
+    """The same after it, at full strength."""
     seconds: float = 0.0
     """Wall-clock time of the run."""
     stage_seconds: dict[str, float] = field(default_factory=dict)
@@ -47,6 +62,8 @@ class Report:
         self.frames += 1
         self.origins.update(face.origin for face in frame.faces)
         restored = {face.tracked.track_id for face in frame.faces}
+        for done in frame.faces:
+            self._add_likeness(done)
         for face in frame.tracked.faces:
             self.faces += 1
             self.tracks.add(face.track_id)
@@ -58,6 +75,29 @@ class Report:
             else:
                 self.passed[face.reason or "not asked for"] += 1
 
+    def _add_likeness(self, face: RestoredFace) -> None:
+        self.held_back += face.allowed < 1
+        self.held_back_fully += face.allowed == 0
+        person, likeness = face.tracked.person_id, face.likeness
+        if person is not None and likeness is not None and len(face.tracked.references):
+            self.compared[person] += 1
+            self.likeness_before[person] = self.likeness_before.get(person, 0.0) + likeness.before
+            self.likeness_after[person] = self.likeness_after.get(person, 0.0) + likeness.after
+
+    def merge_people(self, current: Callable[[int], int | None]) -> None:
+        """Counts people who turned out to be the same once; `current` gives the id a person has now, if any."""
+        self.people = {now for person in self.people if (now := current(person)) is not None}
+        self.compared = Counter(_merged(self.compared, current))
+        self.likeness_before = _merged(self.likeness_before, current)
+        self.likeness_after = _merged(self.likeness_after, current)
+
+    def likeness(self) -> dict[int, tuple[float, float]]:
+        """Mean cosine to the person's references before and after restoration, by person."""
+        return {
+            person: (self.likeness_before[person] / faces, self.likeness_after[person] / faces)
+            for person, faces in sorted(self.compared.items())
+        }
+
     @property
     def stage_ms(self) -> dict[str, float]:
         """Milliseconds per frame of each stage."""
@@ -65,7 +105,7 @@ class Report:
 
     def summary(self) -> str:
         """A few lines for a person."""
-        rate = self.frames / self.seconds if self.seconds else 0.0
+        rate = (self.frames - self.kept) / self.seconds if self.seconds else 0.0
         with_references = f"{self.restored - self.references[0]} with references"
         lines = [
             f"{self.frames} frames in {self.seconds:.1f} s ({rate:.1f} frames per second)",
@@ -75,6 +115,13 @@ class Report:
             f"passed through: {sum(self.passed.values())}" + _reasons(self.passed),
             "ms per frame: " + ", ".join(f"{name} {ms:.1f}" for name, ms in self.stage_ms.items()),
         ]
+        if self.held_back:
+            lines.append(
+                f"identity: {self.held_back} of these faces were held back, {self.held_back_fully} of them fully, "
+                "as restoration made somebody else of them"
+            )
+        if self.kept:
+            lines.insert(1, f"kept of an earlier run: {self.kept} frames")
         lines += [f"warning: {sentence}" for sentence in self.warnings]
         lines += [f"damaged input: {sentence}" for sentence in self.damage]
         lines.append(f"output: {self.output}")
@@ -85,6 +132,7 @@ class Report:
         return {
             "output": self.output,
             "frames": self.frames,
+            "kept": self.kept,
             "faces": self.faces,
             "restored": self.restored,
             "origins": dict(self.origins),
@@ -92,11 +140,26 @@ class Report:
             "people": sorted(self.people),
             "tracks": len(self.tracks),
             "references": {str(count): faces for count, faces in sorted(self.references.items())},
+            "held_back": self.held_back,
+            "held_back_fully": self.held_back_fully,
+            "likeness": {
+                str(person): {"before": round(before, 4), "after": round(after, 4)}
+                for person, (before, after) in self.likeness().items()
+            },
             "seconds": round(self.seconds, 3),
             "stage_ms": {name: round(ms, 3) for name, ms in self.stage_ms.items()},
             "warnings": self.warnings,
             "damage": self.damage,
         }
+
+
+def _merged(values: Mapping[int, N], current: Callable[[int], int | None]) -> dict[int, N]:
+    """`values` by the id that a person has now, those of one person added up."""
+    merged: dict[int, N] = {}
+    for person, value in values.items():
+        if (now := current(person)) is not None:
+            merged[now] = merged[now] + value if now in merged else value
+    return merged
 
 
 def _reasons(passed: Counter[str]) -> str:

@@ -73,13 +73,15 @@ def restore(
     config: RestoreConfig,
     masker: Masker | None = None,
     steadiness: float = 0.0,
+    reuse: Reuse | None = None,
 ) -> Iterator[RestoredFrame]:
     """Restores the faces of `frames`; a face of strength 0 and every face without a restorer passes through.
 
-    `steadiness` in [0, 1): share of the frame before that is used where a face did not change.
+    `steadiness` in [0, 1): share of the frame before that is used where a face did not change. `reuse`: what is known
+    of earlier frames (of `make_reuse`), which goes on here; None begins afresh.
     """
     batches = _Batches(restorer, config.batch_size)
-    reuse = _reuse(config, steadiness)
+    reuse = reuse or make_reuse(config, steadiness)
     waiting: deque[_Waiting] = deque()
     for frame in frames:
         faces = [] if restorer is None else [face for face in frame.faces if face.strength > 0]
@@ -94,7 +96,8 @@ def restore(
     yield from _leave(waiting, reuse, masker)
 
 
-def _reuse(config: RestoreConfig, steadiness: float) -> Reuse:
+def make_reuse(config: RestoreConfig, steadiness: float) -> Reuse:
+    """What remembers restored faces as `config` asks for it."""
     if not config.reuse:
         return Reuse(most_carried=0, most_still=0, steadiness=0)
     return Reuse(

@@ -78,11 +78,22 @@ class Reuse:
 
         `steadiness` in [0, 1): share of the frame before that is mixed in. Without `follow` nothing is moved.
         """
-        self._most_carried, self._most_still = most_carried, most_still
+        self.most_carried = most_carried
+        """May be changed between two frames."""
+        self._most_still = most_still
         self._steadiness = steadiness
         self._is_idle = not (most_carried or most_still or steadiness)
         self._meter = MotionMeter() if follow else None
         self._last: dict[int, Planned] = {}
+
+    @property
+    def last(self) -> dict[int, Planned]:
+        """The faces of the last frame, by track: all that later frames depend on."""
+        return dict(self._last)
+
+    def go_on_from(self, last: dict[int, Planned]) -> None:
+        """Goes on as after the frame whose `last` this is; its faces must be finished."""
+        self._last = dict(last)
 
     def plan(self, faces: Sequence[TrackedFace]) -> list[Planned]:
         """How the faces of one frame are to be restored, from degraded crops alone.
@@ -127,7 +138,7 @@ class Reuse:
         if _same_references(last.tracked, face):
             if still and distance <= self._most_still:
                 origin = "still"
-            elif distance <= self._most_carried and is_explained(motion):
+            elif distance <= self.most_carried and is_explained(motion):
                 origin = "carried"
         ours = Keyframe(look) if origin == "network" else key
         return Planned(face, origin, ours, Earlier(key, motion, distance))

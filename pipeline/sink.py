@@ -12,14 +12,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import av
-from av.container import InputContainer
+from av.container import InputContainer, OutputContainer
+from av.packet import Packet
 from av.video.stream import VideoStream
 
 from pipeline.coding import chroma_step
 from pipeline.containers import open_input
-from pipeline.encode import EncodeConfig, choose_encoding
+from pipeline.encode import EncodeConfig, Encoding, choose_encoding
 from pipeline.errors import MediaError, SinkError
 from pipeline.partial import PartialFile
+from pipeline.probe import SourceInfo
 from pipeline.source import FileSource, repack
 from pipeline.streams import StreamCopier, carried_tags, file_tags
 
@@ -40,8 +42,9 @@ class FileSink:
     """Encodes frames into `path` beside the copied streams of `source`.
 
     A context manager: the file gets its name when the block ends well, else nothing of it is left. `columns`
-    frames stand side by side (for comparisons); `note` says in the file's comment what was done to it. Raises
-    SinkError: at once where `path` must not be written, later where encoding or the disk fails.
+    frames stand side by side (for comparisons); `note` says in the file's comment what was done to it; `folder` takes
+    the unfinished file. Raises SinkError: at once where `path` must not be written, later where encoding or the disk
+    fails.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class FileSink:
         overwrite: bool = False,
         columns: int = 1,
         note: str = "faces restored by anchorface",
+        folder: Path | None = None,
     ) -> None:
         info = source.info
         self.path = path
@@ -61,11 +65,17 @@ class FileSink:
         )
         self._source = source
         self._note = note
-        self._file = PartialFile(path, source=source.path, overwrite=overwrite)
+        self._file = PartialFile(path, source=source.path, overwrite=overwrite, folder=folder)
         self._encoding = choose_encoding(path, info, self.width, self.height, encode or EncodeConfig())
         self._warnings = list(self._encoding.warnings)
         self._written = 0
+        self._encodes = True
         self._stack = ExitStack()
+
+    @property
+    def unfinished(self) -> Path:
+        """The file that gets the name in the end."""
+        return self._file.path
 
     @property
     def warnings(self) -> list[str]:
@@ -86,12 +96,18 @@ class FileSink:
 
     def write(self, native: av.VideoFrame, pts: int) -> None:
         """Encodes `native`, to be shown at `pts` ticks of the source's time base; times must increase."""
-        if native.format.name != self._encoding.pixel_format:
-            native = repack(native, self._encoding.pixel_format)
-        native.pict_type = 0
-        native.pts, native.time_base = pts, self._source.info.time_base
         try:
-            self._mux(native)
+            self._mux(ready(native, self._encoding, pts, self._source.info.time_base))
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise self._sentence(error) from error
+        self._written += 1
+
+    def copy(self, packet: Packet[VideoStream]) -> None:
+        """Writes a packet of an encoder like this one's (`add_encoder`), in place of encoding a frame."""
+        self._encodes = False
+        packet.stream = self._stream
+        try:
+            self._mux_packet(packet)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._sentence(error) from error
         self._written += 1
@@ -103,7 +119,8 @@ class FileSink:
             self._abandon()
             return
         try:
-            self._mux(None)
+            if self._encodes:
+                self._mux(None)
             self._copier.copy_until(None)
             self._output.close()
             self._stack.close()
@@ -137,41 +154,21 @@ class FileSink:
         self._output.set_chapters(self._chapters(source))
 
     def _add_video(self, template: VideoStream) -> None:
-        info = self._source.info
-        if self._encoding.codec == "libsvtav1":
-            # It writes its settings to stderr, past every log level but its own.
-            os.environ.setdefault("SVT_LOG", "1")
-        stream = self._output.add_stream(
-            self._encoding.codec, rate=info.average_rate, options=dict(self._encoding.options)
-        )
-        assert isinstance(stream, VideoStream)
-        context = stream.codec_context
-        context.width, context.height = self.width, self.height
-        context.pix_fmt = self._encoding.pixel_format
-        # MPEG-1 and 2 know nothing but a frame rate: their frames are put on its grid.
-        gridded = self._encoding.codec in ("mpeg1video", "mpeg2video")
-        context.time_base = stream.time_base = 1 / info.average_rate if gridded else info.time_base
-        context.thread_type = "AUTO"
-        context.flags |= av.codec.context.Flags.frame_duration
-        context.color_range = info.color_range
-        context.color_primaries = info.color_primaries
-        context.color_trc = info.color_transfer
-        context.colorspace = info.color_matrix
-        if info.sample_aspect_ratio:
-            context.sample_aspect_ratio = info.sample_aspect_ratio
-        if info.display_matrix:
-            stream.set_display_matrix(info.display_matrix)
-        if self._encoding.codec == "libx265" and self._encoding.container in ("mp4", "mov"):
-            context.codec_tag = "hvc1"
+        stream = add_encoder(self._output, self._encoding, self._source.info, self.width, self.height)
+        if self._source.info.display_matrix:
+            stream.set_display_matrix(self._source.info.display_matrix)
         stream.metadata.update(carried_tags(template.metadata))
         stream.disposition = template.disposition
         self._stream = stream
 
     def _mux(self, native: av.VideoFrame | None) -> None:
         for packet in self._stream.encode(native):
-            if packet.dts is not None:
-                self._copier.copy_until(packet.dts * packet.time_base)
-            self._output.mux(packet)
+            self._mux_packet(packet)
+
+    def _mux_packet(self, packet: Packet[VideoStream]) -> None:
+        if packet.dts is not None:
+            self._copier.copy_until(packet.dts * packet.time_base)
+        self._output.mux(packet)
 
     def _chapters(self, source: InputContainer) -> list[Chapter]:
         offset, (start, end) = self._source.offset, self._source.stretch
@@ -207,6 +204,43 @@ class FileSink:
             f"{self.path}: {self._encoding.codec} in {self._encoding.container} failed after {self._written} "
             f"frames ({str(error).lower()}); try another container or --codec"
         )
+
+
+def add_encoder(
+    output: OutputContainer, encoding: Encoding, info: SourceInfo, width: int, height: int
+) -> VideoStream:
+    """A stream of `output` that encodes frames of `width` x `height` like those of `info`."""
+    if encoding.codec == "libsvtav1":
+        # It writes its settings to stderr, past every log level but its own.
+        os.environ.setdefault("SVT_LOG", "1")
+    stream = output.add_stream(encoding.codec, rate=info.average_rate, options=dict(encoding.options))
+    assert isinstance(stream, VideoStream)
+    context = stream.codec_context
+    context.width, context.height = width, height
+    context.pix_fmt = encoding.pixel_format
+    # MPEG-1 and 2 know nothing but a frame rate: their frames are put on its grid.
+    gridded = encoding.codec in ("mpeg1video", "mpeg2video")
+    context.time_base = stream.time_base = 1 / info.average_rate if gridded else info.time_base
+    context.thread_type = "AUTO"
+    context.flags |= av.codec.context.Flags.frame_duration
+    context.color_range = info.color_range
+    context.color_primaries = info.color_primaries
+    context.color_trc = info.color_transfer
+    context.colorspace = info.color_matrix
+    if info.sample_aspect_ratio:
+        context.sample_aspect_ratio = info.sample_aspect_ratio
+    if encoding.codec == "libx265" and encoding.container in ("mp4", "mov"):
+        context.codec_tag = "hvc1"
+    return stream
+
+
+def ready(native: av.VideoFrame, encoding: Encoding, pts: int, time_base: Fraction) -> av.VideoFrame:
+    """`native` as the encoder takes it, to be shown at `pts` ticks of `time_base`."""
+    if native.format.name != encoding.pixel_format:
+        native = repack(native, encoding.pixel_format)
+    native.pict_type = 0
+    native.pts, native.time_base = pts, time_base
+    return native
 
 
 def frame_size(width: int, height: int, rotation: int, *, columns: int, pixel_format: str) -> tuple[int, int]:

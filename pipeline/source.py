@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -91,29 +91,41 @@ class FileSource:
             return [*self.info.warnings]
         return [*self.info.warnings, f"{self._untimed} frames had no time that grows; it was filled in"]
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Generator[Frame]:
         self._losses, self._untimed = Losses(self.path, strict=self.strict), 0
-        base = self.info.time_base
         index = -1
-        for index, (native, pts) in enumerate(self._wanted()):
-            self._check_shape(native, index)
-            planar = self._planar(native, index)
-            # Where chroma lies; and the source's choice of I, P and B must not bind the encoder.
-            planar.opaque = Siting(self.info.chroma_location or "left")
-            planar.pict_type = 0
-            planar.pts, planar.time_base = pts - self._zero, base
-            yield Frame(index, pts - self._zero, base, planar)
+        for index, (native, pts) in enumerate(self._wanted(self._losses, self._start)):
+            yield self._frame(native, index, pts - self._zero)
         if index < 0:
             length = f" of {self.info.duration_seconds:.1f} s" if self.info.duration_seconds else ""
             raise SourceError(
                 f"{self.path}: no frame lies in the wanted stretch, the video{length} is shorter"
             )
 
-    def _wanted(self) -> Iterator[tuple[av.VideoFrame, int]]:
-        """Frames of the wanted stretch with times that strictly increase, by the file's own clock."""
+    def from_frame(self, first: int, pts: int) -> Generator[Frame]:
+        """The frames from number `first` on, shown at `pts` ticks, reached by seeking; counts no damage.
+
+        In a file with damage or without times they may be others than an iteration from the start gives.
+        """
+        losses = Losses(self.path, strict=False)
+        for index, (native, shown) in enumerate(self._wanted(losses, pts + self._zero), first):
+            yield self._frame(native, index, shown - self._zero)
+
+    def _frame(self, native: av.VideoFrame, index: int, pts: int) -> Frame:
+        self._check_shape(native, index)
+        planar = self._planar(native, index)
+        # Where chroma lies; and the source's choice of I, P and B must not bind the encoder.
+        planar.opaque = Siting(self.info.chroma_location or "left")
+        planar.pict_type = 0
+        planar.pts, planar.time_base = pts, self.info.time_base
+        return Frame(index, pts, self.info.time_base, planar)
+
+    def _wanted(self, losses: Losses, start: int | None) -> Iterator[tuple[av.VideoFrame, int]]:
+        """Frames from `start` to the end of the wanted stretch with times that strictly increase, by the file's
+        own clock."""
         step = max(1, round(1 / self.info.average_rate / self.info.time_base))
         last: int | None = None
-        for native in decode(self.path, self.info.video_index, self._losses, self._start):
+        for native in decode(self.path, self.info.video_index, losses, start):
             pts = native.pts
             if pts is None:
                 pts = self._zero if last is None else last + step
@@ -125,7 +137,7 @@ class FileSource:
             last = pts
             if self._end is not None and pts >= self._end:
                 return
-            if self._start is None or pts >= self._start:
+            if start is None or pts >= start:
                 yield native, pts
 
     def _check_shape(self, native: av.VideoFrame, index: int) -> None:

@@ -94,7 +94,7 @@ def _leave(line: _DelayLine, perception: Perception, config: TrackConfig, crops:
             reason="" if strength else allowed.reason,
         )
         faces.append(face)
-    return TrackedFrame(entry.frame, tuple(faces), monochrome=line.leave())
+    return TrackedFrame(entry.frame, tuple(faces), monochrome=line.leave(), shot=entry.shot)
 
 
 class _DelayLine:

@@ -50,10 +50,10 @@ LOST = Trust(0.0, "lost")
 def trust(face: Face, *, reliability: float, missed: int, clarity: float, config: TrustConfig) -> Trust:
     """Trust in one face of one frame by itself."""
     limits = {
-        "small": _ramp(face.eye_distance_px, config.eye_px),
-        "profile": _ramp(abs(pose(face.landmarks).yaw), config.yaw_degrees),
-        "covered": min(_ramp(clarity, config.clarity), 1.0 if missed == 0 else 0.5),
-        "lost": _ramp(reliability, config.reliability),
+        "small": ramp(face.eye_distance_px, config.eye_px),
+        "profile": ramp(abs(pose(face.landmarks).yaw), config.yaw_degrees),
+        "covered": min(ramp(clarity, config.clarity), 1.0 if missed == 0 else 0.5),
+        "lost": ramp(reliability, config.reliability),
     }
     reason = min(limits, key=lambda name: limits[name])
     return Trust(limits[reason], reason) if limits[reason] < 1 else FULL
@@ -80,7 +80,7 @@ def _around(values: Sequence[Trust | None], at: int, frames: int) -> Sequence[Tr
     return values[max(at - frames, 0) : at + frames + 1]
 
 
-def _ramp(value: float, ends: tuple[float, ...]) -> float:
+def ramp(value: float, ends: tuple[float, ...]) -> float:
     """0 at `ends[0]`, 1 at `ends[1]`, smooth between (either may be the larger)."""
     share = min(max((value - ends[0]) / (ends[1] - ends[0]), 0.0), 1.0)
     return share * share * (3 - 2 * share)

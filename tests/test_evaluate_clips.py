@@ -113,6 +113,9 @@ def test_the_command_measures_all_rows_of_a_degraded_clip(
         "0.2",
         "--set",
         "restorer.kind=fakes:InvertingRestorer",
+        # A negative is nobody's face: the gate would hold it back.
+        "--set",
+        "gate.enabled=false",
     ]
     command += ["--try", "untouched:blend.strength=0", "--try", "negative:blend.grain=0,blend.steadiness=0"]
     command += ["--json", str(values), "--plots", str(plots), "--table", str(written)]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_iconface_restorer import CODEC, SHAPE
 from torch import Tensor
 
 from models.fast.network import FastNetwork, FastShape
@@ -17,7 +18,6 @@ from models.iconface.network import start_small
 from models.iconface.restorer import IconFaceRestorer
 from models.protocols import References, Request
 from models.weights import Checkpoint, load_checkpoint, save_checkpoint
-from test_iconface_restorer import CODEC, SHAPE
 
 DRAFT = FastShape(
     widths=(8, 8, 16, 16), encoder_depths=(1, 1, 1), middle_depth=1, decoder_depths=(1, 1, 1), grain=True

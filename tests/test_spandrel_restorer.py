@@ -247,7 +247,7 @@ def test_references_that_are_not_looked_at_are_not_counted(
 ) -> None:
     photo = tmp_path / "her.png"
     Image.fromarray(astronaut()).save(photo)
-    for restorer, words in ((weights, "2 (references not used)"), ("fast", "2 (2 with references)")):
+    for restorer, words in ((weights, "2 (references not used;"), ("fast", "2 (2 with references;")):
         output = str(tmp_path / f"{len(words)}.mp4")
         command = [str(clip), output, "--restorer", str(restorer), "--reference", str(photo)]
         assert cli.main([*command, "--progress", "none"]) == 0

@@ -1,0 +1,81 @@
+"""What a chunk leaves to the next one of the same shot, as bytes: the last restored keyframe of each track, and how
+the track stands with the identity gate."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.face import Face
+from models.likeness import Likeness
+from models.protocols import References
+from pipeline.frames import TrackedFace
+from pipeline.gate import Standing
+from pipeline.reuse import Earlier, Keyframe, Planned
+from pipeline.reuse_motion import Look, Motion
+
+_NONE = -1
+
+
+def to_bytes(last: Mapping[int, Planned], standings: Mapping[int, Standing]) -> bytes:
+    """The last frame's faces and standings (of `Reuse.last`, `Gate.last`), as an .npz file without pickled parts."""
+    kept = {track: face for track, face in last.items() if face.key is not None}
+    values: dict[str, NDArray[Any]] = {"tracks": np.array(list(kept), np.int64)}
+    values["standings"] = np.array(json.dumps([[track, asdict(each)] for track, each in standings.items()]))
+    for track, face in kept.items():
+        assert face.key is not None
+        assert face.key.image is not None
+        tracked = face.tracked
+        person = _NONE if tracked.person_id is None else tracked.person_id
+        distance = 0 if face.asks or face.earlier is None else face.earlier.distance
+        values |= {
+            f"{track}.colour": face.key.look.colour,
+            f"{track}.luma": face.key.look.luma,
+            f"{track}.image": face.key.image,
+            f"{track}.matrix": tracked.matrix,
+            f"{track}.landmarks": tracked.face.landmarks,
+            f"{track}.numbers": np.array(
+                [person, tracked.references.version, tracked.crop.shape[-1], distance], np.int64
+            ),
+        }
+    content = io.BytesIO()
+    np.savez(content, **values)  # type: ignore[arg-type]
+    return content.getvalue()
+
+
+def from_bytes(content: bytes) -> tuple[dict[int, Planned], dict[int, Standing]]:
+    """For `Reuse.go_on_from` and `Gate.go_on_from`: of the last faces only what later ones are compared with."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        values = dict(file)
+    last = {int(track): _planned(int(track), values) for track in values["tracks"]}
+    standings = {
+        track: Standing(**{**each, "likeness": Likeness(**each["likeness"])})
+        for track, each in json.loads(str(values["standings"]))
+    }
+    return last, standings
+
+
+def _planned(track: int, values: Mapping[str, NDArray[Any]]) -> Planned:
+    person, version, side, distance = (int(number) for number in values[f"{track}.numbers"])
+    key = Keyframe(Look(values[f"{track}.colour"], values[f"{track}.luma"]), values[f"{track}.image"])
+    tracked = TrackedFace(
+        track_id=track,
+        person_id=None if person == _NONE else person,
+        face=Face(np.zeros(4, np.float32), values[f"{track}.landmarks"], 0.0),
+        crop=torch.zeros(3, side, side, dtype=torch.uint8),
+        matrix=values[f"{track}.matrix"],
+        references=References(version=version),
+        strength=1.0,
+        reason="",
+    )
+    if not distance:
+        return Planned(tracked, "network", key)
+    unknown = Motion(None, np.zeros((1, 1), np.float32), np.zeros((1, 1, 3), np.float32))
+    return Planned(tracked, "carried", key, Earlier(key, unknown, distance))

@@ -1,0 +1,87 @@
+"""What a finished chunk depends on: the input, the settings, the weights and the version."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import configs
+from models.weights import EMBEDDED
+from pipeline import __version__
+from pipeline.config import PipelineConfig
+
+_NO_MATTER = {
+    "depth",
+    "output.overwrite",
+    "chunks.resume",
+    "chunks.workers",
+    "restore.batch_size",
+    "restore.max_waiting",
+}
+"""Settings on which no picture depends."""
+_WHOLE = 1 << 30
+"""Larger files are known by their ends: reading them would take longer than a chunk."""
+_END = 1 << 22
+
+
+def fingerprint(input: Path, config: PipelineConfig) -> dict[str, str]:
+    """Names and values; runs of equal ones give equal pictures."""
+    settings = _flat(tomllib.loads(configs.dump(config)))
+    named = [config.restorer.kind, config.restorer.klein, config.detector.kind, config.recogniser.kind]
+    named += [str(config.restorer.adapter or ""), *config.input.references]
+    found = {
+        "version": __version__,
+        "the input": _hash(input),
+        "the weights": _hash(EMBEDDED / "manifest.toml"),
+    }
+    found |= {f"the file {name}": _hash(Path(name).expanduser()) for name in named if _exists(name)}
+    return found | {name: str(value) for name, value in settings.items() if name not in _NO_MATTER}
+
+
+def difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """The first thing that differs, in words for a sentence; empty if nothing does."""
+    for name in [*now, *(name for name in before if name not in now)]:
+        then, here = before.get(name), now.get(name)
+        if then != here:
+            if name.startswith("the "):
+                return f"{name} was another one"
+            return f"{name} was {then}, now it is {here}"
+    return ""
+
+
+def _flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{where}{name}.") if isinstance(value, dict) else {where + name: value}
+    return found
+
+
+def _exists(name: str) -> bool:
+    try:
+        return bool(name) and Path(name).expanduser().exists()
+    except OSError:
+        return False
+
+
+def _hash(path: Path) -> str:
+    """Of a file's bytes, or of all files of a folder with their names."""
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(path.rglob("*")):
+            if file.is_file():
+                digest.update(f"{file.relative_to(path)}\0{_hash(file)}\0".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+    size = path.stat().st_size
+    digest.update(str(size).encode())
+    with path.open("rb") as stream:
+        if size <= _WHOLE:
+            while block := stream.read(_END):
+                digest.update(block)
+        else:
+            digest.update(stream.read(_END))
+            stream.seek(-_END, 2)
+            digest.update(stream.read(_END))
+    return digest.hexdigest()

@@ -1,0 +1,140 @@
+"""The thread that reads a source: paces files, opens anew what was lost, and hands over the newest frame."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import Protocol
+
+import av
+
+from pipeline.errors import SourceError
+from pipeline.frames import Frame
+from pipeline.live.newest import Newest
+from pipeline.live.settings import LiveConfig
+from pipeline.live.sources import LiveInfo
+
+TICK = Fraction(1, 1_000_000)
+"""Seconds per tick of a live frame: its time is the moment it came, by the run's own clock."""
+
+
+class Source(Protocol):
+    """An open source, like `Opened` in sources.py."""
+
+    info: LiveInfo
+
+    def __iter__(self) -> Iterator[av.VideoFrame]: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def seconds(self, native: av.VideoFrame) -> float | None: ...
+
+
+class Capture:
+    """Reads a source in a thread of its own. A context manager; the newest frame is taken with `get`.
+
+    A frame's `pts` is the moment at which it came or, of a paced source, was due, in ticks since `zero`.
+    """
+
+    def __init__(
+        self,
+        first: Source,
+        reopen: Callable[[], Source],
+        config: LiveConfig,
+        tell: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
+        """`first` is open already; `reopen` opens it anew and raises SourceError. `tell` hears what happens."""
+        self.received = 0
+        """Frames that came."""
+        self.lost = 0
+        """How often the source was lost."""
+        self.zero = time.monotonic()
+        """The start of the run's clock, on `time.monotonic`."""
+        self._source, self._reopen, self._config, self._tell = first, reopen, config, tell
+        self._newest = Newest[Frame]()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
+
+    @property
+    def dropped(self) -> int:
+        """Frames that nobody took before the next one came."""
+        return self._newest.replaced
+
+    def now(self) -> float:
+        """Seconds on the run's clock."""
+        return time.monotonic() - self.zero
+
+    def get(self, timeout: float) -> Frame | None:
+        """The newest frame, None if none came for `timeout` seconds. Raises StopIteration at the end."""
+        return self._newest.get(timeout)
+
+    def __enter__(self) -> Capture:
+        self.zero = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        # A read that hangs ends by its own time-out; nobody waits longer for it than that.
+        self._thread.join(self._config.stall_seconds + 1)
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                reason = self._read_to_the_end()
+                if self._source.info.ends or self._stop.is_set():
+                    break
+                self.lost += 1
+                self._tell(f"{reason or 'the source has ended'}; it is opened anew as soon as it is back")
+                if not self._open_anew():
+                    break
+                self._tell("the source is back")
+        except BaseException as error:
+            self._newest.end(error)
+        else:
+            self._newest.end()
+        finally:
+            self._source.__exit__()
+
+    def _read_to_the_end(self) -> str:
+        """Hands over frames until the source ends; gives the reason if it is lost."""
+        started: float | None = None
+        try:
+            for native in self._source:
+                if self._source.info.paced:
+                    shown = self._source.seconds(native)
+                    if shown is not None:
+                        started = self.now() - shown if started is None else started
+                        # wait() gives True when the run is over.
+                        if self._stop.wait(max(started + shown - self.now(), 0)):
+                            return ""
+                if self._stop.is_set():
+                    return ""
+                self._hand_over(native)
+        except SourceError as error:
+            if self._source.info.ends:
+                raise
+            return str(error)
+        finally:
+            self._source.__exit__()
+        return ""
+
+    def _hand_over(self, native: av.VideoFrame) -> None:
+        pts = round(self.now() / TICK)
+        native.pts, native.time_base = pts, TICK
+        self._newest.put(Frame(self.received, pts, TICK, native))
+        self.received += 1
+
+    def _open_anew(self) -> bool:
+        """Tries until the source is back, ever less often; False when the run is over."""
+        wait = self._config.shortest_retry_seconds
+        while not self._stop.wait(wait):
+            try:
+                self._source = self._reopen()
+            except SourceError:
+                wait = min(2 * wait, self._config.longest_retry_seconds)
+            else:
+                return True
+        return False

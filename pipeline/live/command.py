@@ -1,0 +1,192 @@
+"""`python -m pipeline live SOURCE SINK`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TextIO
+
+import configs
+from configs import ConfigError
+from models.fast.restorer import CROP_SIZES
+from models.protocols import Restorer
+from pipeline.build import build, build_restorer
+from pipeline.config import PipelineConfig, RestorerConfig
+from pipeline.flow import Parts
+from pipeline.frames import Frame
+from pipeline.live.addresses import Address, sink_address, source_address
+from pipeline.live.cameras import cameras
+from pipeline.live.capture import TICK, Capture
+from pipeline.live.faces import Faces
+from pipeline.live.ladder import steps
+from pipeline.live.outlet import Outlet
+from pipeline.live.report import LiveReport
+from pipeline.live.run import Watch, Worker, run
+from pipeline.live.sinks import NullSink, open_sink
+from pipeline.live.sources import Opened, Wanted
+from pipeline.parts import AUTO
+
+_SETTLED_FRAMES = 100
+"""Frames after which the delay may be told."""
+
+
+def command(options: argparse.Namespace, changes: list[str]) -> int:
+    """Runs the command; gives its exit code."""
+    if options.list:
+        for number, camera in enumerate(cameras()):
+            print(f"camera:{number}  {camera.name} ({camera.device})")
+        if not cameras():
+            print("no camera is found on this machine")
+        return 0
+    if options.source is None or options.sink is None:
+        raise ConfigError("live needs SOURCE and SINK, for example camera:0 vcam: (see --help)")
+    config = configs.load(PipelineConfig, options.config or configs.preset("live"), changes)
+    if options.seconds is not None and not options.seconds > 0:
+        raise ConfigError(f"--duration must be above 0 seconds, got {options.seconds:g}")
+    source, sink = source_address(options.source), sink_address(options.sink)
+    # Of a pipe only the pictures may stand on the standard output.
+    told = sys.stderr if sink.kind == "pipe" else sys.stdout
+    report = restore_live(
+        source,
+        sink,
+        config,
+        wanted=Wanted(options.size, options.rate),
+        duration_seconds=options.seconds,
+        tell=lambda sentence: print(f"live: {sentence}", file=sys.stderr, flush=True),
+        watch=_watch(options.progress, told, audio_delay=options.audio_delay),
+    )
+    text = (
+        json.dumps({"event": "done", **report.as_dict()}) if options.progress == "json" else report.summary()
+    )
+    print(text, file=told)
+    return 0
+
+
+def restore_live(
+    source: Address,
+    sink: Address,
+    config: PipelineConfig,
+    *,
+    wanted: Wanted | None = None,
+    duration_seconds: float | None = None,
+    tell: Callable[[str], None] = lambda sentence: None,
+    watch: Watch = lambda report: None,
+    light: Restorer | None = None,
+) -> LiveReport:
+    """Restores the faces of a live source until it ends, `duration_seconds` have passed, or Ctrl-C.
+
+    `tell` hears sentences on what happens, perhaps from another thread; `watch` is called after each frame. Raises
+    ConfigError, CheckpointError, SourceError or SinkError, each with one clear sentence.
+    """
+
+    def opened() -> Opened:
+        return Opened(source, config.live.stall_seconds, wanted)
+
+    report = LiveReport()
+    with ExitStack() as stack:
+        first = stack.enter_context(opened())
+        rate = first.info.rate
+        outlet = _outlet(sink, first, config, tell)
+        parts = build(config, first)
+        light = light or _light(parts, config)
+        worker = stack.enter_context(Worker(Faces(parts, light, config)))
+        tell("warming up")
+        worker.warm_up(Frame(0, 0, TICK, first.first))
+        way = steps(restores=parts.restorer is not None, has_light=light is not None)
+        stack.enter_context(outlet)
+        capture = stack.enter_context(Capture(first, opened, config.live, tell))
+        try:
+            run(
+                capture,
+                outlet,
+                worker,
+                way,
+                config.live,
+                rate=rate,
+                report=report,
+                watch=watch,
+                duration_seconds=duration_seconds,
+            )
+        except KeyboardInterrupt:
+            tell("stopped")  # the ordinary end of a call; a file is finished as always
+        current = parts.perception.people.current
+        report.people = {now for person in report.people if (now := current(person)) is not None}
+    return report
+
+
+def _outlet(sink: Address, source: Opened, config: PipelineConfig, tell: Callable[[str], None]) -> NullSink:
+    def make() -> NullSink:
+        return open_sink(
+            sink, source.first, source.info.rate, config.encode, overwrite=config.output.overwrite
+        )
+
+    return Outlet(make, config.live, tell) if sink.kind == "network" else make()
+
+
+def _light(parts: Parts, config: PipelineConfig) -> Restorer | None:
+    """`fast` for the same crops, where a slower restorer is chosen."""
+    kind = AUTO if config.restorer.kind == "auto" else config.restorer.kind
+    if parts.restorer is None or kind == "fast" or parts.restorer.crop_size not in CROP_SIZES:
+        return None
+    device, crop_size = config.restorer.device, parts.restorer.crop_size
+    return build_restorer(replace(RestorerConfig(), kind="fast", device=device, crop_size=crop_size))
+
+
+def _watch(kind: str, told: TextIO, *, audio_delay: bool) -> Watch:
+    """Tells how it goes every two seconds, and the sound's delay as soon as it is known."""
+    after = time.monotonic() + 2
+    told_ms: int | None = None
+
+    def watch(report: LiveReport) -> None:
+        nonlocal after, told_ms
+        if time.monotonic() < after:
+            return
+        after = time.monotonic() + 2
+        if kind == "json":
+            print(json.dumps({"event": "progress", **report.as_dict()}), file=told, flush=True)
+        elif kind != "none":
+            print(report.line(), file=sys.stderr, flush=True)
+        ms = report.sound_delay_ms
+        if audio_delay and report.written >= _SETTLED_FRAMES and (told_ms is None or abs(ms - told_ms) >= 20):
+            told_ms = ms
+            print(
+                f"live: delay the sound by {ms} ms (OBS: Advanced Audio Properties, Sync Offset)",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    return watch
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What only the live command has; it shares the rest with the other commands."""
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        nargs="?",
+        help="camera:0, the name of a camera, rtsp://, rtmp://, http(s)://, udp://, a file (in real time), - (y4m)",
+    )
+    parser.add_argument(
+        "sink",
+        metavar="SINK",
+        nargs="?",
+        help="vcam: (a virtual camera), rtmp://, rtsp://, udp://, a file, - (y4m), null: (to measure)",
+    )
+    parser.add_argument("--list", action="store_true", help="print the cameras of this machine, and stop")
+    parser.add_argument("--size", metavar="WxH", help="size asked of a camera, for example 1280x720")
+    parser.add_argument("--rate", type=float, metavar="N", help="frames per second asked of a camera")
+    parser.add_argument(
+        "--duration", type=float, metavar="SECONDS", dest="seconds", help="stop after this much (a trial)"
+    )
+    parser.add_argument(
+        "--audio-delay", action="store_true", help="say by how much the sound must be delayed, for OBS"
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings as TOML in place of configs/live.toml"
+    )

@@ -1,0 +1,103 @@
+"""Restores one frame at a time, doing as much as the ladder's step allows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import av
+import torch
+
+from models.protocols import References, Request, Restorer, Result
+from pipeline.blend import blend
+from pipeline.config import PipelineConfig
+from pipeline.flow import Parts
+from pipeline.frames import Frame, RestoredFrame, TrackedFrame
+from pipeline.gate import gate
+from pipeline.live.ladder import Step
+from pipeline.restore import make_reuse, restore
+from pipeline.track import track
+
+_WARM_UP = 2
+"""Calls after which a network has its memory, and a compiled one its engine."""
+
+
+class Faces:
+    """The stages of flow.py, one frame in and one picture out. Belongs to one thread at a time."""
+
+    def __init__(self, parts: Parts, light: Restorer | None, config: PipelineConfig) -> None:
+        """`light`: a quick restorer for crops of the same size, None where there is no quicker one."""
+        self._parts, self._config = parts, config
+        self._track = replace(config.track, lookahead=0)
+        self._restore = replace(config.restore, max_waiting=0)
+        self._restorer = None if parts.restorer is None else _Choice(parts.restorer, light)
+        self._step = Step("full")
+        self._frame: Frame | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets the frames before: the next one has nothing to do with them."""
+        self._parts.perception.start_shot()
+        self._reuse = make_reuse(self._restore, self._config.blend.steadiness)
+        followed = track(
+            self._frames(), self._parts.perception, self._track, crops=self._restorer is not None
+        )
+        self._restored: Iterator[RestoredFrame] = restore(
+            self._measured(followed),
+            self._restorer,
+            self._restore,
+            self._parts.masker,
+            self._config.blend.steadiness,
+            self._reuse,
+        )
+        if self._parts.gate is not None:
+            self._restored = gate(self._restored, self._parts.gate)
+
+    def restore(self, frame: Frame, step: Step) -> tuple[RestoredFrame, av.VideoFrame]:
+        """`frame` with its faces, and its picture. Frames come in order; after an error `restart` is due."""
+        self._frame, self._step = frame, step
+        self._parts.perception.rest = step.rest
+        if self._restorer is not None:
+            self._restorer.take_light = step.light
+        restored = next(self._restored)
+        return restored, blend(restored, self._config.blend)
+
+    def warm_up(self, frame: Frame) -> None:
+        """Makes every part work once, on `frame` and on an empty crop, so that the first frame shown is quick."""
+        if self._restorer is not None:
+            self._restorer.warm_up()
+        self.restore(frame, Step("full"))
+        self.restart()
+
+    def _frames(self) -> Iterator[Frame]:
+        while self._frame is not None:
+            yield self._frame
+
+    def _measured(self, frames: Iterable[TrackedFrame]) -> Iterator[TrackedFrame]:
+        """Says before each frame how far faces may be carried in it."""
+        for frame in frames:
+            # A detection costs as much as a restoration: both in one frame would make it late.
+            most = max(self._config.restore.most_carried, self._step.most_carried)
+            self._reuse.most_carried = 2 * most if self._parts.perception.looked else most
+            yield frame
+
+
+class _Choice:
+    """The chosen restorer, or the light one."""
+
+    def __init__(self, chosen: Restorer, light: Restorer | None) -> None:
+        self._chosen, self._light = chosen, light
+        self.crop_size = chosen.crop_size
+        self.take_light = False
+
+    def restore(self, requests: Sequence[Request]) -> list[Result]:
+        if self.take_light and self._light is not None:
+            return self._light.restore(requests)
+        return self._chosen.restore(requests)
+
+    def warm_up(self) -> None:
+        crop = torch.zeros(3, self.crop_size, self.crop_size, dtype=torch.uint8)
+        for restorer in (self._chosen, self._light):
+            for _ in range(_WARM_UP if restorer is not None else 0):
+                assert restorer is not None
+                restorer.restore([Request(crop, References())])

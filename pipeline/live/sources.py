@@ -1,0 +1,216 @@
+"""Opens what a live run reads, and gives its pictures as they come."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from pipeline.coding import Siting, check_matrix, planar_format
+from pipeline.containers import FORMATS, open_input
+from pipeline.errors import SourceError
+from pipeline.live.addresses import Address
+from pipeline.live.cameras import cameras, find_camera, library
+from pipeline.probe import display_of
+from pipeline.source import repack
+
+_FORMATS = f"{FORMATS},rtsp,rtp,sdp,mpjpeg,mjpeg"
+"""Those of files, and those that cameras of the network speak; playlists, which lead anywhere, are not among them."""
+_PROTOCOLS = {
+    "rtsp": "rtsp,rtp,rtcp,tcp,udp",
+    "rtsps": "rtsp,rtp,rtcp,tcp,udp,tls",
+    "rtmp": "rtmp,tcp",
+    "http": "http,tcp",
+    "https": "https,http,tls,tcp",
+    "udp": "udp",
+    "tcp": "tcp",
+    "srt": "srt",
+}
+_OPEN_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class LiveInfo:
+    """What is known of a live source from its first frame."""
+
+    rate: Fraction
+    """Frames per second, as the source says."""
+    rotation: int
+    """Degrees counter-clockwise by which a player turns the picture."""
+    sample_aspect_ratio: Fraction | None
+    paced: bool
+    """Its own times say when a frame is due; else a frame is due when it comes."""
+    ends: bool
+    """Its end is the end; else it is a loss, and the source is opened anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a camera is asked for; None leaves it the choice."""
+
+    size: str | None = None
+    """Width and height, as in 1280x720."""
+    rate: float | None = None
+    """Frames per second."""
+
+
+class Opened:
+    """An open source. A context manager; iterates over decoded frames, the first one included."""
+
+    def __init__(self, address: Address, stall_seconds: float, wanted: Wanted | None = None) -> None:
+        """Raises SourceError where nothing answers or where what does is no video that can be restored."""
+        self._address = address
+        self._container = _open(address, stall_seconds, wanted or Wanted())
+        try:
+            self._stream = self._video()
+            self._decoded = self._decode()
+            self._first: av.VideoFrame | None = next(self._decoded, None)
+            if self._first is None:
+                raise SourceError(f"{address.shown}: not one frame of its video can be decoded")
+            self.first = planar(self._first, address)
+            """The first frame."""
+            self.info = self._info()
+            """What it tells."""
+        except (av.error.FFmpegError, OSError) as error:
+            self._container.close()
+            raise error if isinstance(error, SourceError) else _sentence(address, error) from error
+        except BaseException:
+            self._container.close()
+            raise
+
+    def __enter__(self) -> Opened:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._container.close()
+
+    def __iter__(self) -> Iterator[av.VideoFrame]:
+        """Raises SourceError when the source is lost."""
+        if self._first is not None:
+            self._first = None
+            yield self.first
+        try:
+            for native in self._decoded:
+                yield planar(native, self._address)
+        except (av.error.FFmpegError, OSError) as error:
+            raise error if isinstance(error, SourceError) else _sentence(self._address, error) from error
+
+    def seconds(self, native: av.VideoFrame) -> float | None:
+        """When `native` is shown by the source's own clock; None where it does not say."""
+        return None if native.pts is None else float(native.pts * (self._stream.time_base or Fraction(1)))
+
+    def _video(self) -> VideoStream:
+        if not self._container.streams.video:
+            raise SourceError(f"{self._address.shown}: no video stream")
+        stream = self._container.streams.video[0]
+        # Threads over frames would hold back as many frames as there are threads.
+        stream.thread_type = "SLICE"
+        stream.codec_context.flags |= av.codec.context.Flags.low_delay
+        return stream
+
+    def _decode(self) -> Iterator[av.VideoFrame]:
+        for packet in self._container.demux(self._stream):
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                continue  # the rest of a stream that was entered midway, or damaged on its way
+            for frame in frames:
+                assert isinstance(frame, av.VideoFrame)
+                yield frame
+
+    def _info(self) -> LiveInfo:
+        stream, kind = self._stream, self._address.kind
+        complete = kind == "network" and self._container.duration is not None
+        assert self._first is not None
+        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+        return LiveInfo(
+            # Cameras and broken streams claim anything.
+            rate=rate if 1 <= rate <= 240 else Fraction(25),
+            rotation=display_of(self._first).rotation,
+            sample_aspect_ratio=stream.sample_aspect_ratio or None,
+            paced=kind in ("file", "pipe") or complete,
+            ends=kind in ("file", "pipe") or complete,
+        )
+
+
+def planar(native: av.VideoFrame, address: Address) -> av.VideoFrame:
+    """`native` with its samples in planes of their own, ready for the stages; itself where they are already."""
+    try:
+        wanted = planar_format(native.format.name)
+        check_matrix(native.colorspace)
+    except SourceError as error:
+        raise SourceError(f"{address.shown}: {error}") from error
+    pts, base = native.pts, native.time_base
+    if native.format.name != wanted or native.planes[0].line_size < 0:
+        native = repack(native, wanted)
+    native.opaque = Siting("left")
+    native.pict_type = 0
+    native.pts = pts
+    if base:
+        native.time_base = base
+    return native
+
+
+def _open(address: Address, stall_seconds: float, wanted: Wanted) -> InputContainer:
+    if address.kind == "file":
+        return open_input(Path(address.place))
+    try:
+        if address.kind == "pipe":
+            return av.open(sys.stdin.buffer, "r", format="yuv4mpegpipe")
+        if address.kind == "camera":
+            return _open_camera(address, stall_seconds, wanted)
+        return av.open(
+            address.place,
+            "r",
+            timeout=(_OPEN_SECONDS, stall_seconds),
+            container_options=_network_options(address),
+        )
+    except av.error.ArgumentError as error:
+        raise SourceError(
+            f"{address.shown}: refused, it is not of the formats read here; playlists are never followed"
+        ) from error
+    except SourceError:
+        raise
+    except (av.error.FFmpegError, OSError) as error:
+        raise _sentence(address, error) from error
+
+
+def _open_camera(address: Address, stall_seconds: float, wanted: Wanted) -> InputContainer:
+    device = find_camera(address.place, cameras())
+    options = {"video_size": wanted.size} if wanted.size else {}
+    if wanted.rate:
+        options["framerate"] = f"{wanted.rate:g}"
+    return av.open(
+        device, "r", format=library(), container_options=options, timeout=(_OPEN_SECONDS, stall_seconds)
+    )
+
+
+def _network_options(address: Address) -> dict[str, str]:
+    options: dict[str, Any] = {
+        "protocol_whitelist": _PROTOCOLS[address.scheme],
+        "format_whitelist": _FORMATS,
+        # Looking longer at the stream before it starts would be delay at its beginning.
+        "probesize": "500000",
+        "analyzeduration": "500000",
+        "fflags": "nobuffer",
+    }
+    if address.scheme in ("rtsp", "rtsps"):
+        options["rtsp_transport"] = "tcp"  # lost packets of UDP would be grey blocks in the face
+    return options
+
+
+def _sentence(address: Address, error: BaseException) -> SourceError:
+    if isinstance(error, av.error.ExitError):
+        return SourceError(f"{address.shown}: gives nothing; is it switched on, and is the address right?")
+    if isinstance(error, av.error.EOFError):
+        return SourceError(f"{address.shown}: ended before its first frame")
+    reason = getattr(error, "strerror", None) or str(error)
+    what = "the camera cannot be opened" if address.kind == "camera" else "cannot be read"
+    return SourceError(f"{address.shown}: {what} ({str(reason).rstrip('.').lower()})")

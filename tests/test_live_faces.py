@@ -1,0 +1,222 @@
+"""Faces of live pictures: one frame in, one picture out, at any step of the ladder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from clips import astronaut
+from fakes import ColourRecogniser, InvertingRestorer, SquareDetector
+from PIL import Image
+
+from models.protocols import Request, Result
+from pipeline import cli
+from pipeline.build import build
+from pipeline.coding import planes_of
+from pipeline.config import InputConfig, PipelineConfig, RestorerConfig
+from pipeline.demo import write_damaged_clip
+from pipeline.flow import Parts
+from pipeline.frames import Frame
+from pipeline.live.addresses import source_address
+from pipeline.live.faces import Faces
+from pipeline.live.ladder import Step
+from pipeline.live.sources import Opened
+from pipeline.perception import Perception, PerceptionConfig
+from pipeline.restore import RestoreConfig
+from trackers.norfair_tracker import NorfairTracker
+from trackers.people import People
+from trackers.shots import ShotDetector
+
+FULL = Step("full")
+
+
+def frame(index: int) -> Frame:
+    """A bright square on a dark ground, which `SquareDetector` takes for a face; it stands still."""
+    image = np.full((160, 160, 3), 40, np.uint8)
+    cv2.rectangle(image, (40, 40), (119, 119), (230, 215, 200), -1)
+    rng = np.random.default_rng(1)
+    image[40:120, 40:120] -= cv2.resize(rng.integers(0, 25, (10, 10, 3), np.uint8), (80, 80))
+    native = av.VideoFrame.from_ndarray(image, "rgb24").reformat(format="yuv420p")
+    native.pts, native.time_base = index, Fraction(1, 25)
+    return Frame(index, index, Fraction(1, 25), native)
+
+
+class Counting(InvertingRestorer):
+    """Fails on demand."""
+
+    broken = False
+
+    def restore(self, requests: Sequence[Request]) -> list[Result]:
+        if self.broken:
+            raise RuntimeError("the device is gone")
+        return super().restore(requests)
+
+
+def faces(light: Counting | None = None, most_carried: int = 0) -> tuple[Faces, Counting, SquareDetector]:
+    detector, restorer = SquareDetector(), Counting()
+    settings = PerceptionConfig(detect_every=4)
+    perception = Perception(
+        settings,
+        detector=detector,
+        recogniser=ColourRecogniser(),
+        tracker=NorfairTracker(),
+        shots=ShotDetector(),
+        people=People(),
+        crop_size=64,
+    )
+    config = PipelineConfig(
+        restore=RestoreConfig(most_carried=most_carried, most_still=0, reuse=bool(most_carried))
+    )
+    # A look-ahead, which live pictures have not, must not hold anything back.
+    config = replace(config, track=replace(config.track, lookahead=24, perception=settings))
+    return Faces(Parts(perception, restorer), light, config), restorer, detector
+
+
+def test_every_frame_leaves_at_once_with_its_face_restored() -> None:
+    live, _, _ = faces()
+    for index in range(6):
+        given = frame(index)
+        restored, picture = live.restore(given, FULL)
+        assert restored.tracked.frame is given
+        assert len(restored.faces) == 1
+        assert np.abs(planes_of(picture)[0].astype(int) - planes_of(given.native)[0]).max() > 20
+
+
+def test_the_step_says_how_rarely_faces_are_sought() -> None:
+    live, _, detector = faces()
+    for index in range(25):
+        live.restore(frame(index), Step("detect less", rest=3))
+    rarely = detector.calls
+    live, _, detector = faces()
+    for index in range(25):
+        live.restore(frame(index), FULL)
+    assert rarely == 3
+    assert detector.calls == 7
+
+
+def test_the_light_restorer_takes_the_place_of_the_chosen_one_at_its_step() -> None:
+    light = Counting()
+    live, chosen, _ = faces(light)
+    live.restore(frame(0), FULL)
+    assert (len(chosen.batches), len(light.batches)) == (1, 0)
+    live.restore(frame(1), Step("fast", light=True))
+    assert (len(chosen.batches), len(light.batches)) == (1, 1)
+    live.restore(frame(2), FULL)
+    assert (len(chosen.batches), len(light.batches)) == (2, 1)
+
+
+def test_the_reuse_step_restores_fewer_faces() -> None:
+    counts = []
+    for step in (FULL, Step("reuse", most_carried=12)):
+        live, restorer, _ = faces(most_carried=1)
+        for index in range(20):
+            restored, _ = live.restore(frame(index), step)
+            assert len(restored.faces) == 1
+        counts.append(len(restorer.batches))
+    assert counts[1] <= counts[0] // 3
+
+
+def test_after_an_error_and_a_restart_faces_are_restored_again() -> None:
+    live, restorer, _ = faces()
+    live.restore(frame(0), FULL)
+    restorer.broken = True
+    with pytest.raises(RuntimeError):
+        live.restore(frame(1), FULL)
+    restorer.broken = False
+    live.restart()
+    restored, _ = live.restore(frame(2), FULL)
+    assert len(restored.faces) == 1
+
+
+def test_a_restart_takes_nothing_over() -> None:
+    live, restorer, _ = faces(most_carried=8)
+    first, _ = live.restore(frame(0), FULL)
+    live.restore(frame(1), FULL)
+    assert len(restorer.batches) == 1
+    live.restart()
+    again, _ = live.restore(frame(2), FULL)
+    assert again.faces[0].origin == "network"
+    assert again.faces[0].tracked.track_id != first.faces[0].tracked.track_id
+
+
+def test_warm_up_calls_every_restorer_and_leaves_no_trace() -> None:
+    light = Counting()
+    live, chosen, detector = faces(light, most_carried=8)
+    live.warm_up(frame(0))
+    assert chosen.batches
+    assert light.batches
+    restored, _ = live.restore(frame(0), FULL)
+    assert restored.faces[0].origin == "network"
+    assert detector.calls == 2
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clip") / "in.mp4"
+    write_damaged_clip(path, frames=10)
+    return path
+
+
+def test_a_reference_serves_from_the_first_frame_on(clip: Path, tmp_path: Path) -> None:
+    photo = tmp_path / "me.png"
+    Image.fromarray(astronaut()).save(photo)
+    known = []
+    for references in ((), (str(photo),)):
+        config = PipelineConfig(
+            input=InputConfig(references=references), restorer=RestorerConfig(kind="none")
+        )
+        with Opened(source_address(str(clip)), 1) as source:
+            parts = build(config, source)
+            restored, picture = Faces(parts, None, config).restore(
+                Frame(0, 0, Fraction(1, 25), source.first), FULL
+            )
+            assert picture is source.first  # nothing was restored: the decoder's own
+        (face,) = restored.tracked.faces
+        known.append((len(face.references), face.person_id in parts.perception.people.photos()))
+    assert known[1] == (known[0][0] + 1, True)
+
+
+def test_the_command_restores_in_real_time_and_says_how_late(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.mkv"
+    command = ["live", str(clip), str(output), "--restorer", "none", "--progress", "none"]
+    assert cli.main(command) == 0
+    told = capsys.readouterr().out
+    assert "10 frames in" in told
+    assert "delay: p50" in told
+    with av.open(str(output)) as container:
+        assert 1 <= sum(1 for _ in container.decode(video=0)) <= 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        ([], 2, "camera:0 vcam:"),
+        (["camera:No Such Camera", "null:"], 4, "no camera of that name"),
+        (["/no/such/file.mp4", "null:"], 4, "no such file"),
+        (["rtsp://127.0.0.1:1/a", "null:"], 4, "cannot be read"),
+        (["{clip}", "out.gif"], 4, "not written"),
+        (["{clip}", "ftp://host/a"], 2, "ftp:// is not written"),
+        (["{clip}", "null:", "--duration", "0"], 2, "--duration"),
+        (["{clip}", "null:", "--set", "live.ladder.calm=2"], 2, "calm must be above 0"),
+    ],
+)
+def test_wrong_input_is_one_sentence(
+    clip: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, sentence: str
+) -> None:
+    assert cli.main(["live", *(part.format(clip=clip) for part in arguments)]) == code
+    told = capsys.readouterr().err.strip()
+    assert sentence in told
+    assert len(told.splitlines()) == 1
+
+
+def test_the_list_of_cameras_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["live", "--list"]) == 0
+    assert "camera" in capsys.readouterr().out
