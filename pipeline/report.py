@@ -105,10 +105,12 @@ class Report:
 
     def summary(self) -> str:
         """A few lines for a person."""
-        rate = (self.frames - self.kept) / self.seconds if self.seconds else 0.0
+        new = self.frames - self.kept
+        # Nothing but joining was done where all frames were kept: that has no rate.
+        rate = f" ({new / self.seconds:.1f} frames per second)" if new and self.seconds else ""
         with_references = f"{self.restored - self.references[0]} with references"
         lines = [
-            f"{self.frames} frames in {self.seconds:.1f} s ({rate:.1f} frames per second)",
+            f"{self.frames} frames in {self.seconds:.1f} s{rate}",
             f"people: {len(self.people)}, tracks: {len(self.tracks)}",
             f"faces restored: {self.restored} ({with_references if self.uses_references else 'references not used'}; "
             f"{self.origins['network']} by the network, {self.restored - self.origins['network']} carried over), "

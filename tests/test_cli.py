@@ -210,7 +210,12 @@ def test_interrupt_leaves_nothing_and_says_so(asked: signal.Signals, clip: Path,
     command = [sys.executable, "-m", "pipeline", str(clip), str(tmp_path / "out.mp4"), "--progress", "none"]
     # A slow encoder, so that the run is certainly still going on.
     process = subprocess.Popen(
-        [*command, "--codec", "libx265", "--preset", "veryslow"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [*command, "--codec", "libx265", "--preset", "veryslow"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs ignore Ctrl-C, and their children with them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not list(tmp_path.glob(".out.*.partial.mp4")):
         assert process.poll() is None, "ended before it could be interrupted"

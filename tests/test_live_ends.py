@@ -40,6 +40,10 @@ TWO = [Camera("/dev/video0", "Desk Camera"), Camera("/dev/video2", "Desk Camera 
         ("HTTPS://host/a.ts", "network", "HTTPS://host/a.ts"),
         ("udp://@:5000", "network", "udp://@:5000"),
         ("film.mp4", "file", "film.mp4"),
+        ("/no/such/film", "file", "/no/such/film"),
+        ("/dev/null", "camera", "/dev/null"),
+        ("/dev/video9", "camera", "/dev/video9"),
+        (300 * "x", "camera", 300 * "x"),
         ("-", "pipe", "-"),
     ],
 )

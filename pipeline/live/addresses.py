@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,9 +53,12 @@ def source_address(text: str) -> Address:
         raise ConfigError(
             f"{text}: {scheme}:// is not read; there are {_listed(_SOURCES)}, camera:, - and files"
         )
-    if Path(text).exists() or Path(text).suffix:
+    # os.path, as Path.exists raises for a name that is too long.
+    if os.path.exists(text) and Path(text).is_char_device():
+        return Address("camera", text, text)
+    if os.path.exists(text) or Path(text).suffix or os.path.dirname(text) not in ("", "/dev"):
         return Address("file", text, text)
-    # A name without an extension, and no file: a camera's.
+    # A name without an extension or a folder, and no file: a camera's.
     return Address("camera", text, text)
 
 

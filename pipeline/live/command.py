@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -49,6 +51,10 @@ def command(options: argparse.Namespace, changes: list[str]) -> int:
     config = configs.load(PipelineConfig, options.config or configs.preset("live"), changes)
     if options.seconds is not None and not options.seconds > 0:
         raise ConfigError(f"--duration must be above 0 seconds, got {options.seconds:g}")
+    if options.rate is not None and not 0 < options.rate < math.inf:
+        raise ConfigError(f"--rate must be above 0 and finite, got {options.rate:g}")
+    if options.size is not None and re.fullmatch(r"[1-9]\d*x[1-9]\d*", options.size) is None:
+        raise ConfigError(f"--size must be as in 1280x720, got {options.size}")
     source, sink = source_address(options.source), sink_address(options.sink)
     # Of a pipe only the pictures may stand on the standard output.
     told = sys.stderr if sink.kind == "pipe" else sys.stdout
