@@ -75,13 +75,13 @@ def _refuse(error: Exception, code: int) -> int:
 def _restore(options: argparse.Namespace) -> int:
     from pipeline.build import open_source, restore_video
     from pipeline.config import PipelineConfig
-    from pipeline.jobs.queue import is_queue
+    from pipeline.jobs.queue import files_of, is_queue
     from pipeline.progress import progress
 
     config = configs.load(PipelineConfig, options.config, _changes(options))
     if options.dry_run:
         print(configs.dump(config))
-        for path in options.inputs:
+        for path in files_of(options.inputs):
             print("# input")
             for name, value in open_source(path, config).info.as_dict().items():
                 print(f"#   {name}: {value}")

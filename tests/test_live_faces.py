@@ -205,6 +205,7 @@ def test_the_command_restores_in_real_time_and_says_how_late(
         (["{clip}", "out.gif"], 4, "not written"),
         (["{clip}", "ftp://host/a"], 2, "ftp:// is not written"),
         (["{clip}", "null:", "--duration", "0"], 2, "--duration"),
+        (["{clip}", "{clip}", "--overwrite"], 4, "is the input"),
         (["{clip}", "null:", "--rate", "0"], 2, "--rate must be above 0"),
         (["{clip}", "null:", "--size", "large"], 2, "--size must be as in 1280x720"),
         (["{clip}", "null:", "--set", "live.ladder.calm=2"], 2, "calm must be above 0"),

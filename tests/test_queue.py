@@ -44,6 +44,15 @@ def test_a_bad_file_of_a_folder_does_not_stop_the_others(
         assert len(shown_times(output)) == 4
 
 
+def test_a_trial_tells_of_each_film_of_a_folder(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "b.mkv").unlink()
+    assert run(folder, tmp_path / "out", "--dry-run") == 0
+    assert capsys.readouterr().out.count("# input") == 2
+    assert not (tmp_path / "out").exists()
+
+
 def test_several_inputs_of_several_kinds(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -196,7 +196,9 @@ def test_a_run_that_was_ended_after_its_last_step_is_done(
         patched.setattr(WorkFolder, "remove", lambda self: None)
         restore_video(film, output, RESUME)
     before = shown(output)
-    assert restore_video(film, output, RESUME).kept == FRAMES
+    report = restore_video(film, output, RESUME)
+    assert report.kept == FRAMES
+    assert "frames per second" not in report.summary()
     assert shown(output) == before
     assert not parts(output).exists()
 

@@ -88,15 +88,19 @@ def is_queue(inputs: Sequence[Path]) -> bool:
     return len(inputs) > 1 or _is_folder_of_videos(inputs[0])
 
 
+def files_of(inputs: Sequence[Path]) -> list[Path]:
+    """The inputs one by one: a folder of videos is as many."""
+    return [file for path in inputs for file in (_videos_in(path) if _is_folder_of_videos(path) else [path])]
+
+
 def make_queue(inputs: Sequence[Path], folder: Path) -> list[Item]:
     """The items of `inputs`, whose results go into `folder`, which is made: a folder of videos is as many inputs.
 
     A result has the name of its input, with `.mkv` behind it where its own kind is not written. Raises ConfigError
     where two would have the same name, SinkError where `folder` cannot be made.
     """
-    files = [file for path in inputs for file in (_videos_in(path) if _is_folder_of_videos(path) else [path])]
     places: dict[Path, Path] = {}
-    for file in files:
+    for file in files_of(inputs):
         output = folder / _result_name(file)
         if output in places:
             raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
 import sys
 import time
@@ -20,6 +21,7 @@ from models.fast.restorer import CROP_SIZES
 from models.protocols import Restorer
 from pipeline.build import build, build_restorer
 from pipeline.config import PipelineConfig, RestorerConfig
+from pipeline.errors import SinkError
 from pipeline.flow import Parts
 from pipeline.frames import Frame
 from pipeline.live.addresses import Address, sink_address, source_address
@@ -90,6 +92,10 @@ def restore_live(
     `tell` hears sentences on what happens, perhaps from another thread; `watch` is called after each frame. Raises
     ConfigError, CheckpointError, SourceError or SinkError, each with one clear sentence.
     """
+
+    files = [end.place for end in (source, sink) if end.kind == "file" and os.path.exists(end.place)]
+    if len(files) == 2 and os.path.samefile(*files):
+        raise SinkError(f"{sink.text}: is the input {source.text} itself or a link to it; give another name")
 
     def opened() -> Opened:
         return Opened(source, config.live.stall_seconds, wanted)
