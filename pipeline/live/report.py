@@ -111,7 +111,8 @@ class LiveReport:
                 f"delay: p50 {delays.quantile(0.5)}, p95 {delays.quantile(0.95)}, p99 {delays.quantile(0.99)} ms, "
                 f"jitter {delays.jitter_ms:.1f} ms",
                 f"frames by step: {shares or 'none'} ({self.moves} steps up or down)",
-                f"dropped {self.dropped}, late {self.late}, failed {self.errors}, shown again {self.repeated}, "
+                f"gone out as they came: late {self.late}, failed {self.errors}, of {self.written} written; "
+                f"dropped {self.dropped}, shown again {self.repeated}, "
                 f"source lost {self.lost}, sink lost {self.sink_lost}",
                 f"people: {len(self.people)}, faces restored: {self.restored}",
             ]
