@@ -31,6 +31,8 @@ from models.training.loop import TrainingConfig, train
 from models.training.other_views import another_view, other_views
 from models.training.pairs import Pairs
 from models.training.publish import publish
+from models.training.teacher import Teacher
+from models.training.views import recogniser_view
 from models.weights import load_checkpoint, load_embedded
 
 ROOT = Path(__file__).parents[1]
@@ -228,6 +230,43 @@ def test_the_encoder_rests_and_the_decoder_learns(flow_task: Callable[..., FlowT
     assert all(parameter.grad is not None for parameter in network.autoencoder.decoder.parameters())
     assert network.network.backbone.proj_out.weight.grad is not None
     assert not flow_task(decoder_learns=False).network().autoencoder.decoder.enter.weight.requires_grad
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_the_draft_learns_only_where_it_shall(
+    flow_task: Callable[..., FlowTask], folder: Path, learns: bool
+) -> None:
+    task = flow_task(no_degraded=0.0, draft=folder / "fast.safetensors", draft_learns=learns)
+    network = task.network()
+    assert network.draft is not None
+    torch.stack(list(task.losses(network, None, task.batch(0, 2)).values())).sum().backward()
+    learnt = [
+        float(each.grad.abs().sum()) > 0 for each in network.draft.parameters() if each.grad is not None
+    ]
+    assert any(learnt) == learns
+    assert all(parameter.grad is None for parameter in network.autoencoder.encoder.parameters())
+
+
+def test_a_recogniser_of_clean_faces_asks_for_the_target(
+    flow_task: Callable[..., FlowTask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = flow_task(references=(1.0,), teacher_weight=2.0, decoded_part=1.0)
+    batch, network = replace(task.batch(0, 2), blind=torch.tensor(False)), task.network()
+    assert "teacher" not in task.losses(network, None, batch)
+    nn.init.normal_(network.network.backbone.proj_out.weight, std=0.1)
+    monkeypatch.setattr(task, "teacher", Teacher.__new__(Teacher))
+    monkeypatch.setattr(Teacher, "one_sided", lambda _, views: views.mean((2, 3)) + 1)
+    term = task.losses(network, None, batch)["teacher"]
+    assert float(torch.autograd.grad(term, network.network.backbone.proj_out.weight)[0].abs().max()) > 0
+    # Two people at a right angle and equally clear: their squared distance is twice the target's.
+    wanted = recogniser_view(batch.targets)
+    people = 3 * torch.eye(2)
+
+    def seen(_: object, views: torch.Tensor) -> torch.Tensor:
+        return people[int(torch.equal(views, wanted))].expand(len(views), 2)
+
+    monkeypatch.setattr(Teacher, "one_sided", seen)
+    assert float(task.losses(network, None, batch)["teacher"]) == pytest.approx(2.0 * 2)
 
 
 def test_autoencoder_learns_pictures_and_the_teachers_latents(

@@ -37,14 +37,13 @@ class IconFaceModel(nn.Module):
         self.draft = None if draft is None else FastNetwork(draft).requires_grad_(False)
 
     def drafted(self, degraded: Tensor, anchors: Tensor) -> Tensor:
-        """What stands for `degraded`, both float32 (B, 3, S, S) in [0, 1]: itself, or a draft; without gradients.
+        """What stands for `degraded`, both float32 (B, 3, S, S) in [0, 1]: itself, or a draft.
 
         `anchors`: float32 (B, E), unit length from references, zero without.
         """
         if self.draft is None:
             return degraded
-        with torch.no_grad():
-            drafts: Tensor = self.draft(degraded.contiguous(memory_format=torch.channels_last), anchors)
+        drafts: Tensor = self.draft(degraded.contiguous(memory_format=torch.channels_last), anchors)
         return drafts.clamp(0, 1)
 
     def shapes(self) -> dict[str, object]:

@@ -26,10 +26,16 @@ from models.training.critic import Critic, adversarial_losses, fresh_critic, kno
 from models.training.dataset import load_faces, load_targets
 from models.training.degrade import Picture
 from models.training.embedded_views import embedded_views
-from models.training.fixed_networks import load_encoder, load_perceptual
-from models.training.losses import PerceptualLoss, charbonnier, feature_distance, grid, texture
+from models.training.fixed_networks import load_encoder, load_perceptual, load_teacher
+from models.training.losses import (
+    PerceptualLoss,
+    charbonnier,
+    embedding_distance,
+    feature_distance,
+    grid,
+    texture,
+)
 from models.training.pairs import PairSource
-from models.training.teacher import Teacher
 from models.training.views import recogniser_view
 
 
@@ -118,11 +124,7 @@ class FastTask:
         self.encoder = load_encoder(settings.encoder, device)
         self.embeddings = embedded_views(self.encoder, settings.encoder, self.source, self.faces, cache)
         self.perceptual = load_perceptual(settings.perceptual, device)
-        self.teacher: Teacher | None = None
-        if settings.teacher is not None:
-            self.teacher = Teacher(settings.teacher).to(device)
-            fold_norms(self.teacher)
-            self.teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.teacher = load_teacher(settings.teacher, device)
         fold_norms(self.encoder)
 
     def network(self) -> FastNetwork:
@@ -201,11 +203,7 @@ class FastTask:
         return losses
 
     def _recognised(self, restored: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Identity terms: the own encoder forgives degradation, a recogniser of clean faces does not.
-
-        Squared distance of raw embeddings, relative to the target's: where the person cannot be known, a
-        face that says little is better than one that is surely somebody else. A cosine would not know.
-        """
+        """Identity terms: the own encoder forgives degradation, a recogniser of clean faces does not."""
         losses: dict[str, Tensor] = {}
         views, wanted_views = recogniser_view(restored), recogniser_view(targets)
         recognisers: list[tuple[str, float, Callable[[Tensor], Tensor]]] = [
@@ -217,8 +215,7 @@ class FastTask:
             if weight > 0:
                 with torch.no_grad():
                     wanted = recogniser(wanted_views)
-                distance = (recogniser(views) - wanted).square().sum(1) / wanted.square().sum(1)
-                losses[name] = weight * distance.mean()
+                losses[name] = weight * embedding_distance(recogniser(views), wanted).mean()
         return losses
 
     @torch.inference_mode()

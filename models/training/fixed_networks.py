@@ -8,8 +8,10 @@ import torch
 
 from models.fast.network import FastNetwork
 from models.fast.restorer import build_fast
+from models.packing import fold_norms
 from models.recogniser import Encoder, build_encoder
 from models.training.losses import PerceptualLoss
+from models.training.teacher import Teacher
 from models.weights import load_checkpoint
 
 
@@ -22,6 +24,15 @@ def load_encoder(path: Path, device: torch.device) -> Encoder:
 def load_perceptual(path: Path | None, device: torch.device) -> PerceptualLoss | None:
     """The perceptual network on `device`, or None where the recipe has none."""
     return None if path is None else PerceptualLoss(path).to(device)
+
+
+def load_teacher(path: Path | None, device: torch.device) -> Teacher | None:
+    """The recogniser of clean faces on `device`, or None where the recipe has none."""
+    if path is None:
+        return None
+    teacher = Teacher(path).to(device)
+    fold_norms(teacher)
+    return teacher.to(memory_format=torch.channels_last)  # type: ignore[no-any-return,call-overload]
 
 
 def load_draft(path: Path | None, device: torch.device) -> FastNetwork | None:

@@ -39,9 +39,9 @@ from models.iconface.sampling import (
 from models.training.critic import Critic, adversarial_losses, fresh_critic, known
 from models.training.dataset import load_targets
 from models.training.degrade import Picture
-from models.training.fixed_networks import load_draft, load_encoder, load_perceptual
+from models.training.fixed_networks import load_draft, load_encoder, load_perceptual, load_teacher
 from models.training.flow_settings import FlowSettings
-from models.training.losses import charbonnier, feature_distance, texture
+from models.training.losses import charbonnier, embedding_distance, feature_distance, texture
 from models.training.other_views import other_views
 from models.training.pairs import PairSource, to_picture
 from models.training.views import recogniser_view
@@ -88,6 +88,7 @@ class FlowTask:
         self.draft = load_draft(settings.draft, device)
         self.encoder = load_encoder(settings.encoder, device)
         self.perceptual = load_perceptual(settings.perceptual, device)
+        self.teacher = load_teacher(settings.teacher, device)
 
     def network(self) -> IconFaceModel:
         """A fresh transformer beside the trained autoencoder and `fast`."""
@@ -97,6 +98,8 @@ class FlowTask:
             model.draft.load_state_dict(self.draft.state_dict())
         model.autoencoder.encoder.requires_grad_(False)
         model.autoencoder.decoder.requires_grad_(self.settings.decoder_learns)
+        if model.draft is not None:
+            model.draft.requires_grad_(self.settings.draft_learns)
         start_small(model.network)
         return model
 
@@ -143,7 +146,7 @@ class FlowTask:
         with torch.no_grad():
             clean = autoencoder.tokens(autoencoder.encode(batch.targets)[0])
         condition, anchors = self._condition(network, batch.degraded, batch.references)
-        with torch.no_grad():
+        with torch.set_grad_enabled(settings.draft_learns and torch.is_grad_enabled()):
             latents, features = autoencoder.encode(
                 self._drafted(network, batch.degraded, batch.references, anchors)
             )
@@ -159,7 +162,13 @@ class FlowTask:
             autoencoder.latents(guess, settings.shape.rows), (features[0][seen], features[1][seen])
         )
         losses |= self._picture_losses(critic, restored, batch.targets[seen], batch.sigma[seen])
-        return losses | self._identity_losses(restored, batch, anchors, seen)
+        losses |= self._identity_losses(restored, batch, anchors, seen)
+        if self.teacher is not None and settings.teacher_weight > 0:
+            with torch.no_grad():
+                wanted = self.teacher.one_sided(recogniser_view(batch.targets[seen]))
+            distance = embedding_distance(self.teacher.one_sided(recogniser_view(restored)), wanted)
+            losses["teacher"] = settings.teacher_weight * distance.mean()
+        return losses
 
     def _picture_losses(
         self, critic: nn.Module | None, restored: Tensor, targets: Tensor, sigma: Tensor

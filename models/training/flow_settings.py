@@ -72,6 +72,9 @@ class FlowSettings:
     """RefID's share of the reference."""
     own_identity_weight: float = 0.0
     """Of a term that asks for the target's own embedding, with references and without; 0 leaves it out."""
+    teacher: Path | None = None
+    """A recogniser of clean faces for a second identity term; without it the term is left out."""
+    teacher_weight: float = 0.05
     decoded_part: float = 0.5
     """Part of each batch that is decoded for the terms on pictures."""
     pixel_weight: float = 1.0
@@ -81,4 +84,6 @@ class FlowSettings:
     """Of the critic's answer to samples at sigma = 1; 0 trains without a critic. It looks at the perceptual
     term's features."""
     decoder_learns: bool = True
+    draft_learns: bool = False
+    """Whether the drafting `fast` learns on, for what the whole makes of its drafts."""
     shape: IconFaceShape = field(default_factory=IconFaceShape)

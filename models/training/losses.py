@@ -51,6 +51,15 @@ def grid(restored: Tensor, target: Tensor, period: int = 16) -> Tensor:
     return (cells - cells.mean((2, 3), keepdim=True)).abs().mean()
 
 
+def embedding_distance(got: Tensor, wanted: Tensor) -> Tensor:
+    """Squared distance of raw embeddings (B, E), relative to the target's own length: (B,).
+
+    Where the person cannot be known, a face that says little is better than one that is surely somebody else. A
+    cosine would not know.
+    """
+    return (got - wanted).square().sum(1) / wanted.square().sum(1)
+
+
 def feature_distance(restored: list[Tensor], target: list[Tensor]) -> Tensor:
     """Mean over the layers of the absolute difference, each divided by the mean size of the target's."""
     terms = [
