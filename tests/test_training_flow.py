@@ -25,7 +25,8 @@ from models.iconface.shape import IconFaceShape
 from models.protocols import References, Request
 from models.training import taef2
 from models.training.autoencoder import AutoencoderTask
-from models.training.flow import FlowBatch, FlowTask
+from models.training.flow import FlowTask
+from models.training.flow_batch import FlowBatch
 from models.training.flow_settings import AutoencoderSettings
 from models.training.loop import TrainingConfig, train
 from models.training.other_views import another_view, other_views
