@@ -19,6 +19,9 @@ from torch import Tensor, nn
 
 from models.iconface.tiny_autoencoder import Features
 
+_PACE = 10.0
+"""Makes gains of a channel each learn as fast as those that many weights have a part in."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Before:
@@ -74,7 +77,7 @@ class FeatureRecurrence(nn.Module):
         fine, coarse = (
             now
             + F.adaptive_avg_pool2d(before.picture[:, 3:], (now.shape[2], now.shape[3]))
-            * torch.tanh(gain)
+            * torch.tanh(_PACE * gain)
             * (earlier - now)
             for now, earlier, gain in zip(features, before.features, self.gains, strict=True)
         )
