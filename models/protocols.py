@@ -37,12 +37,28 @@ class References:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Previous:
+    """What a restorer made of the same face before, moved to where the face lies in the crop of a request.
+
+    The picture is the state: whoever needs latents encodes it again (as KEEP does, arXiv 2408.05205), since a picture
+    can be moved by parts of a pixel, and cells of latents cannot.
+    """
+
+    image: Tensor
+    """uint8 (3, S, S) RGB full range: an earlier `Result.image`, moved."""
+    gate: Tensor
+    """float32 (S, S) in [0, 1]: how surely each pixel of it still holds; 0 = it says nothing here."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Request:
     """One face to be restored."""
 
     crop: Tensor
     """uint8 (3, S, S) RGB full range, the degraded face in the FFHQ alignment."""
     references: References
+    previous: Previous | None = None
+    """Where the face was restored before. A restorer that makes no use of it says so, see `uses_previous`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +108,11 @@ class Restorer(Protocol):
 def uses_references(restorer: Restorer) -> bool:
     """Whether references can change what `restorer` gives; those that do not say so use them."""
     return bool(getattr(restorer, "uses_references", True))
+
+
+def uses_previous(restorer: Restorer) -> bool:
+    """Whether `Request.previous` can change what `restorer` gives; those that do not say so make no use of it."""
+    return bool(getattr(restorer, "uses_previous", False))
 
 
 class Masker(Protocol):

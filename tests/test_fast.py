@@ -142,8 +142,10 @@ def test_parts_are_restored_like_the_whole_crop_away_from_their_edges(side: int)
     anchor = torch.zeros(1, 128)
     with torch.inference_mode():
         whole = network(picture, anchor)[:, :, 64:192, 96:224]
-        part = network(picture[:, :, 64:192, 96:224], anchor, torch.tensor([[96, 64]]), side)
-        elsewhere = network(picture[:, :, 64:192, 96:224], anchor, torch.tensor([[0, 0]]), side)
+        part = network(picture[:, :, 64:192, 96:224], anchor, corners=torch.tensor([[96, 64]]), side_px=side)
+        elsewhere = network(
+            picture[:, :, 64:192, 96:224], anchor, corners=torch.tensor([[0, 0]]), side_px=side
+        )
     inner = (..., slice(48, 80), slice(48, 80))
     assert torch.allclose(whole[inner], part[inner], atol=1e-4)
     assert not torch.allclose(whole[inner], elsewhere[inner], atol=1e-2)

@@ -49,7 +49,13 @@ class AnchorFlow:
     calls: int = 0
 
     def __call__(
-        self, scene: Tensor, sigma: Tensor, degraded: Tensor | None, anchors: Tensor, memory: ReferenceMemory
+        self,
+        scene: Tensor,
+        sigma: Tensor,
+        degraded: Tensor | None,
+        anchors: Tensor,
+        memory: ReferenceMemory,
+        before: object = None,
     ) -> Tensor:
         self.calls += 1
         value = anchors[:, :, None] if degraded is not None else torch.full((1, 1, 1), 100.0)

@@ -4,7 +4,9 @@ Most work is done at a quarter of the resolution and below, in dense 3 x 3 convo
 normalisation, which CPUs compute nearly at their peak. Two coordinate channels and a learned map tell where
 in the aligned face a pixel lies, so that the network can be trained on parts of crops. The identity anchor
 modulates the deeper blocks (FiLM, arXiv 1709.07871) through layers without bias: a zero anchor changes
-nothing.
+nothing. A network made for video also takes what it restored before, moved here and gated: by how far it differs from
+the crop, beside the crop, and by a learned gain towards it (the Kalman gain of KEEP, arXiv 2408.05205); a closed gate
+leaves everything as it is for a face that was never seen.
 
 Shapes: B crops, C channels, H W pixels of a crop or of an aligned part of it, D width of the anchor.
 """
@@ -40,6 +42,8 @@ class FastShape:
     """D."""
     grain: bool = False
     """Fixed noise beside the crop, out of which texture can grow that stays where it is in the face."""
+    previous: bool = False
+    """Whether what was restored of the frame before takes part."""
 
 
 class FastNetwork(nn.Module):
@@ -53,7 +57,8 @@ class FastNetwork(nn.Module):
         widths = shape.widths
         pixels = 3 * UNSHUFFLE**2
         grain = UNSHUFFLE**2 if shape.grain else 0
-        self.enter = nn.Conv2d(pixels + 2 + grain, widths[0], 3, padding=1)
+        previous = pixels + 1 if shape.previous else 0
+        self.enter = nn.Conv2d(pixels + 2 + grain + previous, widths[0], 3, padding=1)
         self.identity = nn.Linear(shape.anchor, shape.anchor, bias=False)
         self.encoder = nn.ModuleList(
             _Stage(width, depth, shape.anchor if level else 0)
@@ -68,6 +73,12 @@ class FastNetwork(nn.Module):
         )
         self.leave = nn.Conv2d(widths[0], pixels, 3, padding=1)
         nn.init.normal_(self.leave.weight, std=1e-3)
+        self.gain: nn.Conv2d | None = None
+        if shape.previous:
+            nn.init.zeros_(self.enter.weight[:, -previous:])
+            self.gain = nn.Conv2d(widths[0], UNSHUFFLE**2, 3, padding=1)
+            nn.init.zeros_(self.gain.weight)
+            nn.init.zeros_(self.gain.bias)  # type: ignore[arg-type]
         cells = CROP_PX // CELL_PX
         self.place = nn.Parameter(torch.zeros(1, widths[2], cells, cells))
         if shape.grain:
@@ -75,13 +86,19 @@ class FastNetwork(nn.Module):
             self.register_buffer("grain", torch.randn(1, grain, quarter, quarter))
 
     def forward(
-        self, crops: Tensor, anchors: Tensor, corners: Tensor | None = None, side_px: int | None = None
+        self,
+        crops: Tensor,
+        anchors: Tensor,
+        previous: Tensor | None = None,
+        corners: Tensor | None = None,
+        side_px: int | None = None,
     ) -> Tensor:
         """Restored crops, float32 (B, 3, H, W), not clipped.
 
         `crops`: float32 (B, 3, H, W) in [0, 1], RGB, H and W multiples of 32. `anchors`: float32 (B, D),
-        unit length or zero. `corners`: int64 (B, 2), x and y of the upper left pixel within the aligned crop
-        of `side_px`, 256 or a multiple, both multiples of 16; None for whole crops.
+        unit length or zero. `previous`: float32 (B, 4, H, W), RGB in [0, 1] of what was restored before and its gate
+        in [0, 1]; a network that is not made for it takes no notice. `corners`: int64 (B, 2), x and y of the upper
+        left pixel within the aligned crop of `side_px`, 256 or a multiple, both multiples of 16; None for whole crops.
         """
         if side_px is None:
             side_px = crops.shape[3] if corners is None else CROP_PX
@@ -93,6 +110,8 @@ class FastNetwork(nn.Module):
         if self.shape.grain:
             size = crops.shape[2] // UNSHUFFLE, crops.shape[3] // UNSHUFFLE
             inputs.append(_window(self.grain.repeat(1, 1, scale, scale), corners // UNSHUFFLE, size))
+        if self.shape.previous:
+            inputs.append(_beside(crops, previous))
         x = torch.cat(inputs, 1)
         x = self.enter(x.contiguous(memory_format=torch.channels_last))  # (B, 64, H/4, W/4)
         skips: list[Tensor] = []
@@ -108,8 +127,21 @@ class FastNetwork(nn.Module):
         x = self.middle(x, identity)  # (B, 256, H/32, W/32)
         for stage, up, skip in reversed(list(zip(self.decoder, self.up, skips, strict=True))):
             x = stage(F.pixel_shuffle(up(x), 2) + skip, identity)
-        correction = F.pixel_shuffle(self.leave(x), UNSHUFFLE)  # (B, 3, H, W)
-        return crops + correction
+        restored = crops + F.pixel_shuffle(self.leave(x), UNSHUFFLE)  # (B, 3, H, W)
+        if self.gain is None or previous is None:
+            return restored
+        gain = previous[:, 3:] * torch.tanh(F.pixel_shuffle(self.gain(x), UNSHUFFLE))  # (B, 1, H, W)
+        return restored + gain * (previous[:, :3] - restored)
+
+
+def _beside(crops: Tensor, previous: Tensor | None) -> Tensor:
+    """What is told of `previous`, (B, 49, H/4, W/4): its gated difference from the crops, and the gate."""
+    if previous is None:
+        count, _, height, width = crops.shape
+        return crops.new_zeros(count, 3 * UNSHUFFLE**2 + 1, height // UNSHUFFLE, width // UNSHUFFLE)
+    difference = previous[:, 3:] * (previous[:, :3] - crops) * 2
+    gate = F.avg_pool2d(previous[:, 3:], UNSHUFFLE)
+    return torch.cat([F.pixel_unshuffle(difference, UNSHUFFLE), gate], 1)
 
 
 def _coordinates(crops: Tensor, corners: Tensor, scale: int) -> Tensor:

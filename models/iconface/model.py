@@ -14,12 +14,14 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.fast.network import FastNetwork, FastShape
 from models.iconface.network import IconFace
+from models.iconface.recurrence import Before, FeatureRecurrence
 from models.iconface.shape import AutoencoderShape, IconFaceShape
-from models.iconface.tiny_autoencoder import TinyAutoencoder
+from models.iconface.tiny_autoencoder import Features, TinyAutoencoder
 from models.weights import Checkpoint, CheckpointError
 
 
@@ -35,16 +37,35 @@ class IconFaceModel(nn.Module):
         self.network = IconFace(network)
         self.autoencoder = TinyAutoencoder(autoencoder)
         self.draft = None if draft is None else FastNetwork(draft).requires_grad_(False)
+        self.recurrence = FeatureRecurrence(autoencoder.widths) if network.previous else None
 
-    def drafted(self, degraded: Tensor, anchors: Tensor) -> Tensor:
+    def drafted(self, degraded: Tensor, anchors: Tensor, before: Before | None = None) -> Tensor:
         """What stands for `degraded`, both float32 (B, 3, S, S) in [0, 1]: itself, or a draft.
 
         `anchors`: float32 (B, E), unit length from references, zero without.
         """
         if self.draft is None:
             return degraded
-        drafts: Tensor = self.draft(degraded.contiguous(memory_format=torch.channels_last), anchors)
+        previous = None if before is None else before.picture
+        drafts: Tensor = self.draft(degraded.contiguous(memory_format=torch.channels_last), anchors, previous)
         return drafts.clamp(0, 1)
+
+    def before(self, pictures: Tensor, gates: Tensor) -> Before:
+        """The previous restorations, float32 (B, 3, S, S) in [0, 1], with `gates`, (B, 1, S, S); without gradients."""
+        with torch.no_grad():
+            latents, features = self.autoencoder.encode(pictures)
+            tokens = self.autoencoder.tokens(latents)
+            gate = F.adaptive_avg_pool2d(gates, self.network.shape.rows).flatten(2).transpose(1, 2)
+        return Before(torch.cat([pictures, gates], 1), tokens, features, gate)
+
+    def decoded(self, tokens: Tensor, features: Features, before: Before | None = None) -> Tensor:
+        """Pictures (B, 3, S, S), about [0, 1] and not clipped, of clean `tokens` (B, N, C).
+
+        `features`: what the encoder saw of the degraded faces, or of their drafts.
+        """
+        if self.recurrence is not None and before is not None:
+            features = self.recurrence(features, before)
+        return self.autoencoder.decode(self.autoencoder.latents(tokens, self.network.shape.rows), features)
 
     def shapes(self) -> dict[str, object]:
         """What rebuilds the model, for the checkpoint's header."""

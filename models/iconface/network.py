@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from models.iconface.anchor import IdentityModulation
 from models.iconface.context import CompositeContext
+from models.iconface.recurrence import Before, TokenRecurrence
 from models.iconface.sequence import context_ids, reference_ids, scene_ids
 from models.iconface.shape import IconFaceShape
 from models.iconface.structure import InputResidual, StructureRead, TwoRouteMemory
@@ -78,25 +79,45 @@ class IconFace(nn.Module):
             shape.embedding, shape.channels, tokens, shape.high_tokens, shape.low_tokens, shape.context
         )
         self.register_buffer("prompt", torch.zeros(shape.prompt, shape.context))
+        if shape.previous and not shape.clean:
+            raise ValueError("the previous face takes part only where the answer is the clean face's offset")
+        self.recurrence = TokenRecurrence(shape.channels, shape.width) if shape.previous else None
 
     def forward(
-        self, scene: Tensor, sigma: Tensor, degraded: Tensor | None, anchors: Tensor, memory: ReferenceMemory
+        self,
+        scene: Tensor,
+        sigma: Tensor,
+        degraded: Tensor | None,
+        anchors: Tensor,
+        memory: ReferenceMemory,
+        before: Before | None = None,
     ) -> Tensor:
         """The answer for each scene token, float32 (B, N, C); `flow.velocity` says what it means.
 
         `scene`: noisy tokens (B, N, C). `sigma`: (B,) in [0, 1]. `degraded`: tokens (B, N, C), or None: then
         they are removed from the sequence and the structure anchor rests. `anchors`: (B, E), unit length.
+        `before`: the previous restoration; a network that is not made for it, and one without `degraded`, takes no
+        notice of it. Without it the sequence is as if there were no such group.
         """
         backbone, tokens = self.backbone, scene.shape[1]
+        recurrence = None if before is None or degraded is None else self.recurrence
         time = backbone.time_guidance_embed(sigma * 1000, None)  # (B, D)
         double_shift, single_shift = self.identity(anchors)
         images = backbone.x_embedder(scene if degraded is None else torch.cat([scene, degraded], 1))
+        if recurrence is not None and before is not None:
+            group = recurrence.gated(backbone.x_embedder(before.tokens), before.gate)
+            images = torch.cat([images, group], 1)
         structure = None
         if degraded is not None:
             images = _added(images, self.residual(degraded), tokens)
             structure = self.memory(degraded, self.shape.rows)  # (B, M, W)
         context = self._with_prompt(memory.context)
-        ids = scene_ids(self.shape.rows, tokens // self.shape.rows, degraded=degraded is not None)
+        ids = scene_ids(
+            self.shape.rows,
+            tokens // self.shape.rows,
+            degraded=degraded is not None,
+            previous=recurrence is not None,
+        )
         places = self._places(torch.cat([context_ids(context.shape[1]), ids]), scene)
         context = backbone.context_embedder(context)
         caches = memory.caches()
@@ -133,7 +154,10 @@ class IconFace(nn.Module):
                 image_rotary_emb=places,
                 joint_attention_kwargs=_cached(caches, doubles + index) | {"num_txt_tokens": words},
             )
-        answer: Tensor = backbone.proj_out(backbone.norm_out(sequence[:, words : words + tokens], time))
+        hidden = backbone.norm_out(sequence[:, words : words + tokens], time)
+        answer: Tensor = backbone.proj_out(hidden)
+        if recurrence is not None and before is not None and degraded is not None:
+            answer = recurrence.corrected(answer, hidden, before, degraded)
         return answer
 
     def remember(self, references: Tensor, embeddings: Tensor) -> ReferenceMemory:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from models.iconface.network import IconFace, ReferenceMemory
+from models.iconface.recurrence import Before
 
 SMALLEST_SIGMA = 0.05
 """Below, a predicted clean face says little about the velocity (arXiv 2511.13720 clips at the same place)."""
@@ -46,11 +47,13 @@ class SamplingSettings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Condition:
-    """Who the face is taken to be."""
+    """Who the face is taken to be, and what it looked like."""
 
     anchors: Tensor
     """float32 (B, E), unit length."""
     memory: ReferenceMemory
+    before: Before | None = None
+    """The previous restoration, if there is one."""
 
 
 def sigmas(steps: int, shift: float = 1.0) -> list[float]:
@@ -91,7 +94,7 @@ def velocity(
     network: IconFace, scene: Tensor, sigma: Tensor, degraded: Tensor | None, condition: Condition
 ) -> Tensor:
     """The velocity (B, N, C) at `scene`, whatever it is that the network predicts."""
-    answer: Tensor = network(scene, sigma, degraded, condition.anchors, condition.memory)
+    answer: Tensor = network(scene, sigma, degraded, condition.anchors, condition.memory, condition.before)
     if not network.shape.clean:
         return answer
     clean = answer if degraded is None else degraded + answer

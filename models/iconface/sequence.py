@@ -1,4 +1,4 @@
-"""Pictures as tokens with a place: `[scene; degraded; references]` and the context, as in FLUX.2.
+"""Pictures as tokens with a place: `[scene; degraded; previous; references]` and the context, as in FLUX.2.
 
 A token is a square of 2 x 2 latent cells. Its place has four axes: t tells whose picture it is of, h and w
 where in the picture, l the number of a context token. All pictures share one grid, so degraded and scene
@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SCENE_TIME = 0
+PREVIOUS_TIME = 1
+"""What was restored of the frame before, where it takes part."""
 DEGRADED_TIME = 2
 FIRST_REFERENCE_TIME = 10
 """Reference r stands at 10 + r (FLUX.2 itself uses 10, 20, 30 ...)."""
@@ -38,9 +40,9 @@ def image_ids(time: int, rows: int, columns: int) -> Tensor:
     )
 
 
-def scene_ids(rows: int, columns: int, *, degraded: bool) -> Tensor:
-    """Places of the scene, then of the degraded picture where there is one, int64 (N or 2N, 4)."""
-    times = (SCENE_TIME, DEGRADED_TIME) if degraded else (SCENE_TIME,)
+def scene_ids(rows: int, columns: int, *, degraded: bool, previous: bool = False) -> Tensor:
+    """Places of the scene, then of the degraded and the previous picture where there are any, int64 (1-3 N, 4)."""
+    times = (SCENE_TIME, *(DEGRADED_TIME,) * degraded, *(PREVIOUS_TIME,) * previous)
     return torch.cat([image_ids(time, rows, columns) for time in times])
 
 

@@ -52,6 +52,8 @@ class IconFaceShape:
     A small network cannot hand 128 channels of noise through its width, which predicting the velocity asks for.
     Source: "Back to Basics: Let Denoising Generative Models Denoise" (arXiv 2511.13720).
     """
+    previous: bool = False
+    """Whether what was restored of the frame before takes part (`recurrence`); only with `clean`."""
 
     @property
     def width(self) -> int:

@@ -75,6 +75,7 @@ def _show(task: Task[B], config: TrainingConfig) -> None:
     for part in dataclasses.fields(batch):  # type: ignore[arg-type]
         value = getattr(batch, part.name)
         shown = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else value
+        shown = len(value) if isinstance(value, tuple) else shown
         log.info("batch.%s: %s", part.name, shown)
 
 

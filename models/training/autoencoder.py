@@ -108,7 +108,7 @@ class AutoencoderTask:
         if self.draft is None:
             return degraded
         nobody = degraded.new_zeros(len(degraded), self.draft.shape.anchor)
-        drafts: Tensor = self.draft(degraded, nobody, corners.to(self.device))
+        drafts: Tensor = self.draft(degraded, nobody, corners=corners.to(self.device))
         return drafts.clamp(0, 1)
 
     def losses(

@@ -48,31 +48,46 @@ _AREA, _BILINEAR = RESIZING.index("area"), RESIZING.index("bilinear")
 
 
 @torch.no_grad()
-def degrade_batch(pictures: Tensor, seeds: Sequence[int], strengths: ArrayLike, side_px: float) -> Tensor:
+def degrade_batch(
+    pictures: Tensor,
+    seeds: Sequence[int],
+    strengths: ArrayLike,
+    side_px: float,
+    noise_seeds: Sequence[int] | None = None,
+) -> Tensor:
     """`pictures` after a random course of damage, from hardly visible to severe.
 
     `pictures`: float32 (B, 3, H, W) in [0, 1], RGB, on any device. `strengths`: in [0, 1], one or (B,).
     Film and print, blur, reduction, fields and lines, noise, coding, enlarging; in two of five samples all but
-    the first a second time and weaker (the second order of Real-ESRGAN, arXiv 2107.10833). Returns the same
-    shape in [0, 1]. Raises `ValueError` for other shapes or another number of seeds.
+    the first a second time and weaker (the second order of Real-ESRGAN, arXiv 2107.10833). `noise_seeds`: of noise,
+    grain and the place of the blocks, where they shall differ between pictures of one course, as in the frames of a
+    clip; None = `seeds`. Returns the same shape in [0, 1]. Raises `ValueError` for other shapes or another number of
+    seeds.
     """
     strength = _checked(pictures, seeds, strengths)
-    result = _filmed(pictures, seeds, strength, side_px)
+    grains = seeds if noise_seeds is None else noise_seeds
+    result = _filmed(pictures, seeds, grains, strength, side_px)
     first = _first_passage(Draws(seeds, "first"), strength, side_px)
-    result = through(result, derive(seeds, "first noise"), first, side_px)
+    result = through(result, derive(grains, "first noise"), first, side_px)
     draws = Draws(seeds, "second")
     again = draws.uniform() < 0.4
     second = _second_passage(draws, strength, first.grid_px, side_px)
     chosen = np.flatnonzero(again)
     if len(chosen):
         index = torch.from_numpy(chosen).to(pictures.device)
-        some = derive([seeds[place] for place in chosen.tolist()], "second noise")
+        some = derive([grains[place] for place in chosen.tolist()], "second noise")
         result[index] = through(result[index], some, second.take(chosen), side_px)
     return result
 
 
 @torch.no_grad()
-def preset_batch(pictures: Tensor, seeds: Sequence[int], preset: Preset, side_px: float) -> Tensor:
+def preset_batch(
+    pictures: Tensor,
+    seeds: Sequence[int],
+    preset: Preset,
+    side_px: float,
+    noise_seeds: Sequence[int] | None = None,
+) -> Tensor:
     """`pictures` after blur, down-sampling, noise, JPEG and up-sampling in the ranges of `preset`.
 
     As `degrade.preset_sample` with the strength None, and with the same parameters for the same seed; the
@@ -93,7 +108,7 @@ def preset_batch(pictures: Tensor, seeds: Sequence[int], preset: Preset, side_px
         noise=noise / 255,
         quality=np.round(quality),
     )
-    return through(pictures, seeds, passage, side_px)
+    return through(pictures, seeds if noise_seeds is None else noise_seeds, passage, side_px)
 
 
 def _checked(pictures: Tensor, seeds: Sequence[int], strengths: ArrayLike) -> Numbers:
@@ -107,7 +122,9 @@ def _checked(pictures: Tensor, seeds: Sequence[int], strengths: ArrayLike) -> Nu
     return strength
 
 
-def _filmed(pictures: Tensor, seeds: Sequence[int], strength: Numbers, side_px: float) -> Tensor:
+def _filmed(
+    pictures: Tensor, seeds: Sequence[int], grains: Sequence[int], strength: Numbers, side_px: float
+) -> Tensor:
     result = pictures.clone()
     draws = Draws(seeds, "film")
     for change, chance in _FILM:
@@ -116,7 +133,7 @@ def _filmed(pictures: Tensor, seeds: Sequence[int], strength: Numbers, side_px: 
         chosen = np.flatnonzero(there & (own > 0.01))
         if len(chosen):
             index = torch.from_numpy(chosen).to(pictures.device)
-            some = [seeds[place] for place in chosen.tolist()]
+            some = [grains[place] for place in chosen.tolist()]
             result[index] = change(result[index], own[chosen], some, side_px).clamp(0, 1)
     return result
 

@@ -129,8 +129,8 @@ def adversarial_losses(
 def known(restored: Tensor, targets: Tensor) -> Tensor:
     """How well each face is known, (B,) in [0, 1]: 1 without error, a third at a mean error of 0.035.
 
-    Pictures float32 (B, 3, H, W) in [0, 1]. Weights of the texture and adversarial terms: texture belongs onto
-    a face that is there, not onto one that is guessed.
+    Pictures float32 (B, 3, H, W) in [0, 1]. Weights of the terms on texture, and of those on persons: both
+    belong onto a face that is there, not onto one that is guessed.
     """
     error = (restored - targets).abs().mean((1, 2, 3))
     return torch.exp(-((error / 0.035) ** 2))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from models.training.losses import (
     texture,
 )
 from models.training.pairs import PairSource
+from models.training.rollout import Step, frames_before, moved, steadiness
 from models.training.views import recogniser_view
 
 
@@ -75,7 +77,19 @@ class FastSettings:
     teacher: Path | None = None
     """A recogniser of clean faces for a second identity term; without it the term is left out."""
     teacher_weight: float = 0.05
+    previous: float = 0.0
+    """Part of the batches whose faces were restored before, in a frame or two; asks for `shape.previous`."""
+    previous_frames: int = 2
+    """Frames before, at most."""
+    steady_weight: float = 1.0
+    """Of the term that asks for the same error as in the frame before, moved along."""
     shape: FastShape = field(default_factory=FastShape)
+
+    def __post_init__(self) -> None:
+        if self.previous > 0 and not self.shape.previous:
+            raise ValueError("previous above 0 asks for shape.previous = true")
+        if self.previous_frames < 1:
+            raise ValueError(f"previous_frames must be at least 1, got {self.previous_frames}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,6 +108,8 @@ class FastBatch:
     """Side of the crop."""
     shift: Tensor
     """int64 (2,), rows and columns cut off before the perceptual term: its pooling meets other pixels each time."""
+    steps: tuple[Step, ...]
+    """Frames before, the oldest first; none for a face that is new."""
 
 
 class FastTask:
@@ -158,26 +174,50 @@ class FastTask:
         pairs = source.pairs(positions, corners, size, seeds)
         anchors = torch.stack([self._anchor(index, random) for index in indices])
         shift = torch.from_numpy(random.integers(0, 8, 2))
+        again = partial(source.degraded_again, seeds=seeds)
+        settings = self.settings
+        steps = frames_before(pairs.targets, settings.previous, settings.previous_frames, random, again)
         return FastBatch(
-            pairs.degraded, pairs.targets, anchors.to(self.device), corners, source.side_px, shift
+            pairs.degraded, pairs.targets, anchors.to(self.device), corners, source.side_px, shift, steps
         )
 
     def losses(self, network: nn.Module, critic: nn.Module | None, batch: FastBatch) -> dict[str, Tensor]:
         """Terms whose sum is minimised, already weighted."""
         settings = self.settings
-        restored = network(batch.degraded, batch.anchors, batch.corners.to(self.device), batch.side_px)
+        previous, before = self._rolled(network, batch)
+        restored = self._restored(network, batch.degraded, batch, previous)
         weights = known(restored, batch.targets)
         losses = {
             "pixel": charbonnier(restored, batch.targets),
             "texture": settings.texture_weight * texture(restored, batch.targets, weights),
         }
+        if before is not None:
+            calm = steadiness(restored, batch.targets, before, batch.steps[-1])
+            losses["steady"] = settings.steady_weight * calm
         if settings.grid_weight > 0:
             losses["grid"] = settings.grid_weight * grid(restored, batch.targets)
         if self.perceptual is not None:
             losses |= self._seen(self.perceptual, critic, restored, weights, batch)
         if batch.targets.shape[-1] == batch.side_px:
-            losses |= self._recognised(restored, batch.targets)
+            losses |= self._recognised(restored, batch.targets, weights)
         return losses
+
+    def _restored(
+        self, network: nn.Module, degraded: Tensor, batch: FastBatch, previous: Tensor | None
+    ) -> Tensor:
+        restored: Tensor = network(
+            degraded, batch.anchors, previous, batch.corners.to(self.device), batch.side_px
+        )
+        return restored
+
+    @torch.no_grad()
+    def _rolled(self, network: nn.Module, batch: FastBatch) -> tuple[Tensor | None, Tensor | None]:
+        """The network's own restoration of the frame before, moved here with its gate, and as it was made."""
+        previous, restored = None, None
+        for step in batch.steps:
+            restored = self._restored(network, step.degraded, batch, previous).clamp(0, 1)
+            previous = torch.cat([moved(restored, step.measured).clamp(0, 1), step.gate], 1)
+        return previous, restored
 
     def _seen(
         self,
@@ -202,8 +242,12 @@ class FastTask:
             losses |= adversarial_losses(critic, got, wanted, places, weights[:seen], weight)
         return losses
 
-    def _recognised(self, restored: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Identity terms: the own encoder forgives degradation, a recogniser of clean faces does not."""
+    def _recognised(self, restored: Tensor, targets: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        """Identity terms: the own encoder forgives degradation, a recogniser of clean faces does not.
+
+        `weights`: (B,), how well each face is known. Asked for a person in a face that is not, a network draws
+        scribbles that only recognisers take for features.
+        """
         losses: dict[str, Tensor] = {}
         views, wanted_views = recogniser_view(restored), recogniser_view(targets)
         recognisers: list[tuple[str, float, Callable[[Tensor], Tensor]]] = [
@@ -215,7 +259,8 @@ class FastTask:
             if weight > 0:
                 with torch.no_grad():
                     wanted = recogniser(wanted_views)
-                losses[name] = weight * embedding_distance(recogniser(views), wanted).mean()
+                distance = embedding_distance(recogniser(views), wanted)
+                losses[name] = weight * (weights * distance).mean()
         return losses
 
     @torch.inference_mode()

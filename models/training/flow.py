@@ -8,7 +8,8 @@ Shapes: B faces, R references, S = 256, N tokens of a picture, C their channels,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,6 @@ from models.iconface.sampling import (
     SamplingSettings,
     cleaned,
     fixed_noise,
-    noised,
     sample,
     velocity,
 )
@@ -40,34 +40,17 @@ from models.training.critic import Critic, adversarial_losses, fresh_critic, kno
 from models.training.dataset import load_targets
 from models.training.degrade import Picture
 from models.training.fixed_networks import load_draft, load_encoder, load_perceptual, load_teacher
+from models.training.flow_batch import FlowBatch
+from models.training.flow_recurrence import begun, rolled
 from models.training.flow_settings import FlowSettings
 from models.training.losses import charbonnier, embedding_distance, feature_distance, texture
 from models.training.other_views import other_views
 from models.training.pairs import PairSource, to_picture
+from models.training.rollout import frames_before, steadiness
 from models.training.views import recogniser_view
 from models.weights import load_checkpoint
 
 CROP_PX = 256
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FlowBatch:
-    """Whole crops with their references and noise."""
-
-    degraded: Tensor
-    """float32 (B, 3, S, S) in [0, 1]."""
-    targets: Tensor
-    """float32 (B, 3, S, S) in [0, 1]."""
-    references: Tensor
-    """float32 (B, R, 3, S, S) in [0, 1]."""
-    strangers: Tensor
-    """bool (B,), whose references show somebody else."""
-    noise: Tensor
-    """float32 (B, N, C)."""
-    sigma: Tensor
-    """float32 (B,)."""
-    blind: Tensor
-    """bool (), whether the degraded face is left out."""
 
 
 class FlowTask:
@@ -129,14 +112,22 @@ class FlowTask:
         ]
         shape = settings.shape
         noise = random.standard_normal((batch_size, shape.rows**2, shape.channels), np.float32)
+        sigmas, blind = self._sigmas(batch_size, random), random.random() < settings.no_degraded
         return FlowBatch(
             pairs.degraded,
             pairs.targets,
             torch.stack(references),
             torch.from_numpy(strangers).to(self.device),
             torch.from_numpy(noise).to(self.device),
-            torch.from_numpy(self._sigmas(batch_size, random)).to(self.device),
-            torch.tensor(random.random() < settings.no_degraded),
+            torch.from_numpy(sigmas).to(self.device),
+            torch.tensor(blind),
+            frames_before(
+                pairs.targets,
+                0 if blind else settings.previous,
+                settings.previous_frames,
+                random,
+                partial(self.source.degraded_again, seeds=seeds),
+            ),
         )
 
     def losses(self, network: nn.Module, critic: nn.Module | None, batch: FlowBatch) -> dict[str, Tensor]:
@@ -146,21 +137,32 @@ class FlowTask:
         with torch.no_grad():
             clean = autoencoder.tokens(autoencoder.encode(batch.targets)[0])
         condition, anchors = self._condition(network, batch.degraded, batch.references)
+        told = self._told(batch.references, anchors)
+        earlier = rolled(network, batch.steps, condition, told, batch.noise)
+        before = None if earlier is None else earlier.before
         with torch.set_grad_enabled(settings.draft_learns and torch.is_grad_enabled()):
-            latents, features = autoencoder.encode(
-                self._drafted(network, batch.degraded, batch.references, anchors)
-            )
-        scene = noised(clean, batch.noise, batch.sigma)
-        degraded = None if batch.blind else autoencoder.tokens(latents)
-        direction = velocity(network.network, scene, batch.sigma, degraded, condition)
-        losses = {"flow": settings.flow_weight * flow_matching(direction, clean, batch.noise)}
+            latents, features = autoencoder.encode(network.drafted(batch.degraded, told, before))
+        degraded = autoencoder.tokens(latents)
+        with torch.no_grad():
+            scene, noise = begun(clean, degraded, batch.noise, batch.sigma, before)
+        direction = velocity(
+            network.network,
+            scene,
+            batch.sigma,
+            None if batch.blind else degraded,
+            replace(condition, before=before),
+        )
+        losses = {"flow": settings.flow_weight * flow_matching(direction, clean, noise)}
         if batch.blind:
             return losses
         seen = slice(max(1, round(settings.decoded_part * len(scene))))
         guess = cleaned(scene, direction, batch.sigma)[seen]
-        restored = autoencoder.decode(
-            autoencoder.latents(guess, settings.shape.rows), (features[0][seen], features[1][seen])
+        restored = network.decoded(
+            guess, (features[0][seen], features[1][seen]), None if before is None else before.part(seen)
         )
+        if earlier is not None:
+            calm = steadiness(restored, batch.targets[seen], earlier.restored[seen], earlier.step.part(seen))
+            losses["steady"] = settings.steady_weight * calm
         losses |= self._picture_losses(critic, restored, batch.targets[seen], batch.sigma[seen])
         losses |= self._identity_losses(restored, batch, anchors, seen)
         if self.teacher is not None and settings.teacher_weight > 0:
@@ -241,9 +243,9 @@ class FlowTask:
         return Condition(anchors, model.network.remember(tokens, embeddings)), anchors
 
     @staticmethod
-    def _drafted(model: IconFaceModel, degraded: Tensor, references: Tensor, anchors: Tensor) -> Tensor:
-        """What stands for the degraded faces; only references are told to `fast`."""
-        return model.drafted(degraded, anchors if references.shape[1] else torch.zeros_like(anchors))
+    def _told(references: Tensor, anchors: Tensor) -> Tensor:
+        """The anchors that `fast` is told for its drafts: those of references only."""
+        return anchors if references.shape[1] else torch.zeros_like(anchors)
 
     def _embed(self, pictures: Tensor) -> Tensor:
         """Raw embeddings (B, E) of aligned pictures, the mirrored view averaged in; differentiable."""
@@ -287,8 +289,9 @@ class FlowTask:
                 settings = replace(SamplingSettings(), steps=steps)
                 start = noise.to(degraded)
                 shown = references[None] if views else references[None, :0]
-                latents, features = autoencoder.encode(self._drafted(network, degraded, shown, view.anchors))
+                draft = network.drafted(degraded, self._told(shown, view.anchors))
+                latents, features = autoencoder.encode(draft)
                 tokens = sample(network.network, start, autoencoder.tokens(latents), alone, views, settings)
-                columns.append(autoencoder.decode(autoencoder.latents(tokens, shape.rows), features))
+                columns.append(network.decoded(tokens, features))
             rows.append(torch.cat([*columns, references[:1], pairs.targets[place : place + 1]], 3))
         return to_picture(torch.cat(rows, 2)[0])

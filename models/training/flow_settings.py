@@ -86,4 +86,16 @@ class FlowSettings:
     decoder_learns: bool = True
     draft_learns: bool = False
     """Whether the drafting `fast` learns on, for what the whole makes of its drafts."""
+    previous: float = 0.0
+    """Part of the batches whose faces were restored before, in a frame or two; asks for `shape.previous`."""
+    previous_frames: int = 2
+    """Frames before, at most."""
+    steady_weight: float = 1.0
+    """Of the term that asks for the same error as in the frame before, moved along."""
     shape: IconFaceShape = field(default_factory=IconFaceShape)
+
+    def __post_init__(self) -> None:
+        if self.previous > 0 and not self.shape.previous:
+            raise ValueError("previous above 0 asks for shape.previous = true")
+        if self.previous_frames < 1:
+            raise ValueError(f"previous_frames must be at least 1, got {self.previous_frames}")

@@ -85,6 +85,15 @@ class PairSource:
         ]
         return Pairs(cut[0], cut[1])
 
+    def degraded_again(self, targets: Tensor, noise_seeds: list[int], seeds: list[int]) -> Tensor:
+        """Windows `targets` after the courses that `pairs` takes with `seeds`, with other noise: other frames.
+
+        A picture that came out of a real video stream takes the free course instead.
+        """
+        draws = Draws(seeds, "degraded")
+        kind, strength = draws.choice(KINDS), draws.uniform()
+        return self._degraded(targets, np.where(kind == _CODED, 0, kind), strength, seeds, noise_seeds)
+
     def _widened(self, corners: Tensor, window_px: int) -> tuple[int, Tensor]:
         margin = _MARGIN_PX * self.side_px // 512
         wide_px = min(self.side_px, window_px + 2 * margin)
@@ -140,7 +149,12 @@ class PairSource:
         return torch.einsum("bij,bhwj->bhwi", matrices, points)
 
     def _degraded(
-        self, targets: Tensor, kind: NDArray[np.int64], strength: NDArray[np.float64], seeds: list[int]
+        self,
+        targets: Tensor,
+        kind: NDArray[np.int64],
+        strength: NDArray[np.float64],
+        seeds: list[int],
+        noise_seeds: list[int] | None = None,
     ) -> Tensor:
         degraded = targets.clone()
         for number in range(3):
@@ -148,12 +162,12 @@ class PairSource:
             if not len(chosen):
                 continue
             index = torch.from_numpy(chosen).to(targets.device)
-            some = [seeds[place] for place in chosen]
+            some, grains = ([each[place] for place in chosen] for each in (seeds, noise_seeds or seeds))
             if number == 0:
-                degraded[index] = degrade_batch(targets[index], some, strength[chosen], self.side_px)
+                degraded[index] = degrade_batch(targets[index], some, strength[chosen], self.side_px, grains)
             else:
                 preset = MODERATE if number == 1 else SEVERE
-                degraded[index] = preset_batch(targets[index], some, preset, self.side_px)
+                degraded[index] = preset_batch(targets[index], some, preset, self.side_px, grains)
         return degraded
 
 
