@@ -169,7 +169,8 @@ class FlowTask:
             with torch.no_grad():
                 wanted = self.teacher.one_sided(recogniser_view(batch.targets[seen]))
             distance = embedding_distance(self.teacher.one_sided(recogniser_view(restored)), wanted)
-            losses["teacher"] = settings.teacher_weight * distance.mean()
+            weights = known(restored, batch.targets[seen])
+            losses["teacher"] = settings.teacher_weight * (weights * distance).mean()
         return losses
 
     def _picture_losses(
