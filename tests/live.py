@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from fractions import Fraction
 
 import av
@@ -12,8 +13,10 @@ from fakes import gray_frame
 from pipeline.errors import SourceError
 from pipeline.frames import Frame, RestoredFrame, TrackedFrame
 from pipeline.live.capture import TICK
+from pipeline.live.faces import Followed
 from pipeline.live.ladder import Step
 from pipeline.live.sources import LiveInfo
+from pipeline.live.worker import Done, Worker
 
 RATE = Fraction(25)
 
@@ -40,17 +43,30 @@ class FakeSource:
 
 
 class FakeCapture:
-    """Hands over frames on a clock that `FakeFaces` moves on; None stands for a time without a frame."""
+    """Hands over frames on a clock that `FakeFaces` moves on; None stands for a time without a frame.
+
+    Before each of them whatever is at work is finished, as its time has passed on the clock already.
+    """
 
     def __init__(self, items: Sequence[int | None], clock: list[float]) -> None:
         self.items, self.clock = list(items), clock
         self.received = self.dropped = self.lost = 0
         self.natives: list[av.VideoFrame] = []
+        self.woken = threading.Event()
+        self.at_work = 0
 
     def now(self) -> float:
         return self.clock[0]
 
+    def wake(self) -> None:
+        self.woken.set()
+
     def get(self, timeout: float) -> Frame | None:
+        if self.at_work:
+            assert self.woken.wait(10)
+            self.woken.clear()
+            self.at_work -= 1
+            return None
         if not self.items:
             raise StopIteration
         item = self.items.pop(0)
@@ -64,31 +80,52 @@ class FakeCapture:
         return Frame(item, pts, TICK, native)
 
 
+class AwaitedWorker(Worker):
+    """A worker whose frames `FakeCapture` waits for."""
+
+    def __init__(self, faces: FakeFaces, capture: FakeCapture) -> None:
+        super().__init__(faces, lambda: faces.clock[0])
+        self.capture = capture
+        self.awaited = True
+
+    def begin(self, frame: Frame, step: Step, told: Callable[[], None] = lambda: None) -> Future[Done]:
+        self.capture.at_work += self.awaited
+        return super().begin(frame, step, told)
+
+
 class FakeFaces:
     """Takes `took[index]` seconds on the fake clock for each frame, fails where that is an error."""
 
     def __init__(self, clock: list[float], took: dict[int, float | Exception]) -> None:
         self.clock, self.took = clock, took
         self.seen: list[tuple[int, str]] = []
-        self.restarts = 0
+        self.followed: list[int] = []
+        self.restarts: list[str] = []
         self.hold: threading.Event | None = None
 
-    def restart(self) -> None:
-        self.restarts += 1
+    def restart_following(self) -> None:
+        self.restarts.append("following")
+
+    def restart_finishing(self) -> None:
+        self.restarts.append("finishing")
 
     def warm_up(self, frame: Frame) -> None:
-        self.restore(frame, Step("full"))
+        self.finish(self.follow(frame, Step("full")))
 
-    def restore(self, frame: Frame, step: Step) -> tuple[RestoredFrame, av.VideoFrame]:
-        self.seen.append((frame.index, step.name))
+    def follow(self, frame: Frame, step: Step) -> Followed:
+        self.followed.append(frame.index)
+        return Followed(TrackedFrame(frame, (), monochrome=False), step, looked=False)
+
+    def finish(self, followed: Followed) -> tuple[RestoredFrame, av.VideoFrame]:
+        index = followed.tracked.frame.index
+        self.seen.append((index, followed.step.name))
         if self.hold is not None:
             self.hold.wait(10)
-        took = self.took.get(frame.index, 0.01)
+        took = self.took.get(index, 0.01)
         if isinstance(took, Exception):
             raise took
         self.clock[0] += took
-        picture = gray_frame(1000 + frame.index).native
-        return RestoredFrame(TrackedFrame(frame, (), monochrome=False), ()), picture
+        return RestoredFrame(followed.tracked, ()), gray_frame(1000 + index).native
 
 
 class ListSink:

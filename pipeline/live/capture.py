@@ -67,8 +67,12 @@ class Capture:
         return time.monotonic() - self.zero
 
     def get(self, timeout: float) -> Frame | None:
-        """The newest frame, None if none came for `timeout` seconds. Raises StopIteration at the end."""
+        """The newest frame, None if none came for `timeout` seconds or on `wake`. Raises StopIteration at the end."""
         return self._newest.get(timeout)
+
+    def wake(self) -> None:
+        """Lets `get` return without a frame."""
+        self._newest.wake()
 
     def __enter__(self) -> Capture:
         self.zero = time.monotonic()

@@ -31,9 +31,10 @@ from pipeline.live.faces import Faces
 from pipeline.live.ladder import steps
 from pipeline.live.outlet import Outlet
 from pipeline.live.report import LiveReport
-from pipeline.live.run import Watch, Worker, run
+from pipeline.live.run import Watch, run
 from pipeline.live.sinks import NullSink, open_sink
 from pipeline.live.sources import Opened, Wanted
+from pipeline.live.worker import Worker
 from pipeline.parts import AUTO
 
 _SETTLED_FRAMES = 100
