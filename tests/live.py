@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 import av
-from fakes import gray_frame
+import cv2
+import numpy as np
+from fakes import InvertingRestorer, gray_frame
 
+from models.protocols import Request, Result
 from pipeline.errors import SourceError
 from pipeline.frames import Frame, RestoredFrame, TrackedFrame
 from pipeline.live.capture import TICK
@@ -19,6 +25,39 @@ from pipeline.live.sources import LiveInfo
 from pipeline.live.worker import Done, Worker
 
 RATE = Fraction(25)
+
+
+def square_frame(index: int) -> Frame:
+    """A bright square on a dark ground, which `SquareDetector` takes for a face; it stands still."""
+    image = np.full((160, 160, 3), 40, np.uint8)
+    cv2.rectangle(image, (40, 40), (119, 119), (230, 215, 200), -1)
+    rng = np.random.default_rng(1)
+    image[40:120, 40:120] -= cv2.resize(rng.integers(0, 25, (10, 10, 3), np.uint8), (80, 80))
+    native = av.VideoFrame.from_ndarray(image, "rgb24").reformat(format="yuv420p")
+    native.pts, native.time_base = index, Fraction(1, 25)
+    return Frame(index, index, Fraction(1, 25), native)
+
+
+def write_square_clip(path: Path, frames: int) -> None:
+    """So many of them, at 25 frames per second."""
+    native = square_frame(0).native
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25, options={"preset": "ultrafast", "crf": "10"})
+        stream.width, stream.height, stream.pix_fmt = native.width, native.height, "yuv420p"
+        for index in range(frames):
+            native.pts = index
+            container.mux(stream.encode(native))
+        container.mux(stream.encode(None))
+
+
+class SlowRestorer(InvertingRestorer):
+    """A restorer on which a while is spent."""
+
+    seconds = 0.002
+
+    def restore(self, requests: Sequence[Request]) -> list[Result]:
+        time.sleep(self.seconds)
+        return super().restore(requests)
 
 
 class FakeSource:
