@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -91,20 +91,17 @@ class FakeCapture:
         self.items, self.clock = list(items), clock
         self.received = self.dropped = self.lost = 0
         self.natives: list[av.VideoFrame] = []
-        self.woken = threading.Event()
-        self.at_work = 0
+        self.awaited: list[Future[Done]] = []
 
     def now(self) -> float:
         return self.clock[0]
 
     def wake(self) -> None:
-        self.woken.set()
+        """Nobody waits for longer than it takes."""
 
     def get(self, timeout: float) -> Frame | None:
-        if self.at_work:
-            assert self.woken.wait(10)
-            self.woken.clear()
-            self.at_work -= 1
+        if self.awaited:
+            wait([self.awaited.pop()], 10)
             return None
         if not self.items:
             raise StopIteration
@@ -128,8 +125,10 @@ class AwaitedWorker(Worker):
         self.awaited = True
 
     def begin(self, frame: Frame, step: Step, told: Callable[[], None] = lambda: None) -> Future[Done]:
-        self.capture.at_work += self.awaited
-        return super().begin(frame, step, told)
+        done = super().begin(frame, step, told)
+        if self.awaited:
+            self.capture.awaited.append(done)
+        return done
 
 
 class FakeFaces:
