@@ -80,6 +80,9 @@ class FakeSource:
         assert native.pts is not None
         return native.pts / 25
 
+    def listen(self, heard: object) -> None:
+        """It is mute."""
+
 
 class FakeCapture:
     """Hands over frames on a clock that `FakeFaces` moves on; None stands for a time without a frame.

@@ -32,7 +32,8 @@ from pipeline.live.ladder import steps
 from pipeline.live.outlet import Outlet
 from pipeline.live.report import LiveReport
 from pipeline.live.run import Watch, run
-from pipeline.live.sinks import NullSink, open_sink
+from pipeline.live.sinks import NullSink, holds_sound, open_sink
+from pipeline.live.sound import SoundQueue
 from pipeline.live.sources import Opened, Wanted
 from pipeline.live.worker import Worker
 from pipeline.parts import AUTO
@@ -113,7 +114,8 @@ def restore_live(
         worker.warm_up(Frame(0, 0, TICK, first.first))
         way = steps(restores=parts.restorer is not None, has_light=light is not None)
         stack.enter_context(outlet)
-        capture = stack.enter_context(Capture(first, opened, config.live, tell))
+        sound = SoundQueue() if first.sound is not None and holds_sound(sink) else None
+        capture = stack.enter_context(Capture(first, opened, config.live, tell, sound))
         try:
             run(
                 capture,
@@ -125,6 +127,7 @@ def restore_live(
                 report=report,
                 watch=watch,
                 duration_seconds=duration_seconds,
+                sound=sound,
             )
         except KeyboardInterrupt:
             tell("stopped")  # the ordinary end of a call; a file is finished as always
@@ -136,7 +139,12 @@ def restore_live(
 def _outlet(sink: Address, source: Opened, config: PipelineConfig, tell: Callable[[str], None]) -> NullSink:
     def make() -> NullSink:
         return open_sink(
-            sink, source.first, source.info.rate, config.encode, overwrite=config.output.overwrite
+            sink,
+            source.first,
+            source.info.rate,
+            config.encode,
+            overwrite=config.output.overwrite,
+            sound=source.sound,
         )
 
     return Outlet(make, config.live, tell) if sink.kind == "network" else make()

@@ -18,6 +18,7 @@ from pipeline.live.capture import TICK, Capture
 from pipeline.live.ladder import Ladder, Step
 from pipeline.live.report import LiveReport
 from pipeline.live.settings import LiveConfig
+from pipeline.live.sound import Sound, SoundQueue
 from pipeline.live.worker import Done, Worker
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ class Sink(Protocol):
 
     def write(self, native: av.VideoFrame, pts: int) -> None: ...
 
+    def write_sound(self, sound: Sound) -> None: ...
+
 
 def run(
     capture: Capture,
@@ -45,13 +48,15 @@ def run(
     report: LiveReport,
     watch: Watch = lambda report: None,
     duration_seconds: float | None = None,
+    sound: SoundQueue | None = None,
 ) -> None:
     """Takes the newest frame of `capture`, restores it by `worker` at a step of `way`, and writes it to `sink`.
 
     Ends with the source, or `duration_seconds` after the start. `rate`: frames per second of the source; it sets the
-    budget of a frame and how often the last picture is shown again while the source is away.
+    budget of a frame and how often the last picture is shown again while the source is away. `sound` follows the
+    pictures of its moments.
     """
-    live = _Live(sink, worker, way, config, rate, report)
+    live = _Live(sink, worker, way, config, rate, report, sound)
     quiet, patience = capture.now(), config.hold_seconds
     while duration_seconds is None or capture.now() < duration_seconds:
         now = capture.now()
@@ -98,7 +103,9 @@ class _Live:
         config: LiveConfig,
         rate: Fraction,
         report: LiveReport,
+        sound: SoundQueue | None,
     ) -> None:
+        self._sound = sound
         self._sink, self._worker, self._way, self._config, self._report = sink, worker, way, config, report
         self._ladder = Ladder(len(way), config.ladder)
         self._budget_ms = config.ladder.share * 1000 / float(rate)
@@ -198,6 +205,9 @@ class _Live:
         pts = max(pts, self._last_pts + 1)
         self._sink.write(picture, pts)
         self._last, self._last_pts = picture, pts
+        for piece in self._sound.until(pts) if self._sound is not None else ():
+            self._sink.write_sound(piece)
+            self._report.sound_seconds += piece.seconds
 
     def _count(self, step: Step, restored: RestoredFrame | None) -> None:
         report = self._report
