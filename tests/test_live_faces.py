@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from clips import astronaut
 from fakes import ColourRecogniser, InvertingRestorer, SquareDetector
 from live import square_frame
@@ -26,11 +27,13 @@ from pipeline.frames import Frame
 from pipeline.live.addresses import source_address
 from pipeline.live.faces import Faces
 from pipeline.live.ladder import Step
+from pipeline.live.remembered import read_views, recall, write_views
 from pipeline.live.sources import Opened
 from pipeline.perception import Perception, PerceptionConfig
 from pipeline.restore import RestoreConfig
 from trackers.norfair_tracker import NorfairTracker
 from trackers.people import People
+from trackers.references import View
 from trackers.shots import ShotDetector
 
 FULL = Step("full")
@@ -169,6 +172,52 @@ def test_a_reference_serves_from_the_first_frame_on(clip: Path, tmp_path: Path) 
         (face,) = restored.tracked.faces
         known.append((len(face.references), face.person_id in parts.perception.people.photos()))
     assert known[1] == (known[0][0] + 1, True)
+
+
+def test_who_is_remembered_is_there_from_the_first_frame_of_the_next_call(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "me.faces"
+    command = [
+        "live",
+        str(clip),
+        "null:",
+        "--restorer",
+        "none",
+        "--progress",
+        "none",
+        "--remember",
+        str(file),
+    ]
+    assert cli.main(command[:-2]) == 0
+    assert list(tmp_path.iterdir()) == []  # nothing is kept that nobody asked for
+    assert cli.main(command) == 0
+    assert f"views are remembered in {file}" in capsys.readouterr().err
+    assert file.stat().st_mode & 0o077 == 0
+    config = PipelineConfig(restorer=RestorerConfig(kind="none"))
+    with Opened(source_address(str(clip)), 1) as source:
+        parts = build(config, source)
+        recall(file, parts.perception)
+        restored, _ = Faces(parts, None, config).restore(Frame(0, 0, Fraction(1, 25), source.first), FULL)
+    (face,) = restored.tracked.faces
+    assert len(face.references) >= 1
+    assert (face.person_id, len(parts.perception.people)) == (0, 1)
+    views = read_views(file, parts.perception.recogniser_name, 256)
+    assert not any(view.pinned for view in views)
+
+
+def test_a_file_that_remembers_nobody_who_is_known_here_is_one_sentence(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "me.faces"
+    view = View(torch.zeros(3, 64, 64, dtype=torch.uint8), np.ones(128, np.float32), 1.0, 0)
+    write_views(file, [view], "another recogniser")
+    command = ["live", str(clip), "null:", "--restorer", "none", "--remember", str(file)]
+    assert cli.main(command) == 4
+    assert "holds views for another recogniser" in capsys.readouterr().err
+    file.write_bytes(b"nonsense")
+    assert cli.main(command) == 4
+    assert "is no file of --remember" in capsys.readouterr().err
 
 
 def test_the_command_restores_in_real_time_and_says_how_late(

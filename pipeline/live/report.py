@@ -70,6 +70,8 @@ class LiveReport:
     """Frames written, by step."""
     people: set[int] = field(default_factory=set)
     """Ids of the persons seen."""
+    seen: Counter[int] = field(default_factory=Counter)
+    """In how many frames each of them was seen."""
     delays: Delays = field(default_factory=Delays)
     """From capture to output."""
 

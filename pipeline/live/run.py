@@ -216,4 +216,6 @@ class _Live:
         report.step, report.moves = self._way[self._ladder.step].name, self._ladder.moves
         if restored is not None:
             report.restored += len(restored.faces)
-            report.people |= {f.person_id for f in restored.tracked.faces if f.person_id is not None}
+            there = {f.person_id for f in restored.tracked.faces if f.person_id is not None}
+            report.people |= there
+            report.seen.update(there)

@@ -86,7 +86,8 @@ class EncodedSink(NullSink):
         sound: SoundFormat | None = None,
     ) -> None:
         """`sound`: what it is like, where there is any."""
-        self._format, self._voice = sound, None
+        self._format = sound
+        self._voice: Voice | None = None
         self._address, self._first, self._rate, self._encode = address, first, rate, encode
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
