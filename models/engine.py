@@ -32,11 +32,9 @@ from models.engine_cache import (
     device_identity,
     state_hash,
 )
+from models.precision import CAPABILITY, PRECISIONS, Mixed, check_capability
 
 BACKENDS = ("auto", "eager", "compile", "trt")
-PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_HALF_CAPABILITY = {torch.float16: (7, 0), torch.bfloat16: (8, 0)}
-"""Compute capability from which tensor cores take a type."""
 
 logger = logging.getLogger(__name__)
 
@@ -85,14 +83,15 @@ class Engine:
         samples: Sequence[Tensor],
         config: EngineConfig,
         builder: Builder | None = None,
+        eager_precision: torch.dtype = torch.float32,
     ) -> None:
         """Starts to build, where `config` asks for it.
 
         `network`: in evaluation mode, on its device. `samples`: its inputs for some items (N, ...), such as it
         will see; they fix shapes and types, and the engine is compared with the network on them. `builder`:
-        another one than that of the backend.
+        another one than that of the backend. `eager_precision`: in which the network itself serves.
         """
-        self._network = network
+        self._network = Mixed(network, eager_precision)
         self._samples = tuple(samples)
         self._config = config
         self._eager_batch = config.batch
@@ -226,15 +225,13 @@ def choose_backend(wanted: str, device: torch.device) -> str:
 
 def choose_precision(wanted: str, device: torch.device) -> torch.dtype:
     """The type of an engine's insides. Raises ValueError for one that the GPU is not made for."""
-    capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
     if wanted == "auto":
-        half = capability is not None and capability >= _HALF_CAPABILITY[torch.float16]
-        return torch.float16 if half else torch.float32
-    precision = PRECISIONS[wanted]
-    needed = _HALF_CAPABILITY.get(precision, (0, 0))
-    if capability is not None and capability < needed:
-        raise ValueError(f"{wanted} needs compute capability {needed}, this GPU has {capability}")
-    return precision
+        capable = device.type == "cuda" and (
+            torch.cuda.get_device_capability(device) >= CAPABILITY[torch.float16]
+        )
+        return torch.float16 if capable else torch.float32
+    check_capability(PRECISIONS[wanted], device)
+    return PRECISIONS[wanted]
 
 
 def export(
@@ -248,7 +245,7 @@ def export(
     """
     if precision is torch.float32:
         return torch.export.export(network, tuple(example))
-    exported = torch.export.export(_Mixed(network, precision), tuple(example))
+    exported = torch.export.export(Mixed(network, precision), tuple(example))
     # torch warns of itself here. A filter, as `catch_warnings` is not for threads.
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec", category=FutureWarning)
     # Brings the region under autocast, a graph within the graph, into the open as casts.
@@ -267,18 +264,6 @@ def error_in_codes(
         raise ValueError(f"the answer should be {tuple(expected.shape)}, got {tuple(answer.shape)}")
     difference = (answer.float() - expected).abs() * 255
     return float(difference.mean()), float(difference.max())
-
-
-class _Mixed(nn.Module):
-    def __init__(self, network: nn.Module, precision: torch.dtype) -> None:
-        super().__init__()
-        self.network = network
-        self.precision = precision
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        with torch.autocast(inputs[0].device.type, self.precision):
-            output: Tensor = self.network(*inputs)
-        return output.float()
 
 
 def _in_batches(run: Run, inputs: Sequence[Tensor], batch: int, *, padded: bool = False) -> Tensor:

@@ -38,6 +38,7 @@ from models.evaluation.plots import write_norm_plot
 from models.evaluation.restoration import Experiment, experiment
 from models.evaluation.scores import difference_table, table
 from models.evaluation.sheet import write_sheet
+from models.precision import PRECISIONS
 from models.recogniser import EmbeddedRecogniser
 from models.training.teacher import Teacher
 from models.weights import CheckpointError, load_checkpoint
@@ -73,7 +74,11 @@ def _report(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def _restoration(arguments: argparse.Namespace, recogniser: EmbeddedRecogniser) -> dict[str, object]:
-    methods = [fast_method(arguments.fast), *iconface_methods(arguments.iconface, arguments.steps)]
+    precision = PRECISIONS[arguments.precision]
+    methods = [
+        fast_method(arguments.fast, precision),
+        *iconface_methods(arguments.iconface, arguments.steps, precision=precision),
+    ]
     meter = Meter(recogniser, arguments.perceptual, Cache(arguments.cache), judge=not arguments.no_judge)
     count = arguments.count
     albums = {"faces": [[face] for face in read_faces(arguments.faces, count)]}
@@ -152,6 +157,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--plots", type=Path, help="folder for encoder_norm.svg")
     parser.add_argument("--json", type=Path, help="write all numbers here")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--precision", choices=["float32", "bfloat16"], default="float32", help="what restorers multiply in"
+    )
     return parser.parse_args()
 
 

@@ -29,8 +29,8 @@ def fold_norms(network: nn.Module) -> None:
 
 
 @torch.inference_mode()
-def pack_convolutions(network: nn.Module, *inputs: Tensor) -> None:
-    """Replaces the convolutions of `network`, on a CPU, by packed ones; for inference only.
+def pack_convolutions(network: nn.Module, *inputs: Tensor, precision: torch.dtype = torch.float32) -> None:
+    """Replaces the convolutions of `network`, on a CPU, by packed ones that compute in `precision`; for inference only.
 
     They are packed for pictures of the size of `inputs`, an example of what the network is called with; others
     give right results as well, but more slowly. Where torch is built without oneDNN nothing is changed.
@@ -41,7 +41,7 @@ def pack_convolutions(network: nn.Module, *inputs: Tensor) -> None:
 
     def pack(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         assert isinstance(module, nn.Conv2d)
-        packed[module] = PackedConvolution(module, arguments[0].shape)
+        packed[module] = PackedConvolution(module, arguments[0].shape, precision)
 
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     hooks = [convolution.register_forward_pre_hook(pack) for convolution in convolutions]
@@ -57,10 +57,13 @@ def pack_convolutions(network: nn.Module, *inputs: Tensor) -> None:
 class PackedConvolution(nn.Module):
     """An `nn.Conv2d` whose weights lie as oneDNN wants them; without gradient and not part of a state dict."""
 
-    def __init__(self, convolution: nn.Conv2d, input_size: torch.Size) -> None:
+    def __init__(
+        self, convolution: nn.Conv2d, input_size: torch.Size, precision: torch.dtype = torch.float32
+    ) -> None:
         """`input_size`: (N, C, H, W) of the pictures that the weights are packed for.
 
-        Raises `ValueError` for a padding other than zeros in whole pixels.
+        `precision`: of the products, which are summed in float32, and of the result. Raises `ValueError` for a
+        padding other than zeros in whole pixels.
         """
         super().__init__()
         if isinstance(convolution.padding, str) or convolution.padding_mode != "zeros":
@@ -72,13 +75,14 @@ class PackedConvolution(nn.Module):
             convolution.groups,
         )
         self._weight: Tensor = torch.ops.mkldnn._reorder_convolution_weight(
-            convolution.weight.detach(), *self._geometry, list(input_size)
+            convolution.weight.detach().to(precision), *self._geometry, list(input_size)
         )
-        self._bias = None if convolution.bias is None else convolution.bias.detach()
+        self._bias = None if convolution.bias is None else convolution.bias.detach().to(precision)
+        self._precision = precision
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) float32 on the CPU to (N, C', H', W'), channels last."""
+        """(N, C, H, W) on the CPU to (N, C', H', W') in the layer's precision, channels last."""
         convolved: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, self._weight, self._bias, *self._geometry, "none", [], ""
+            x.to(self._precision), self._weight, self._bias, *self._geometry, "none", [], ""
         )
         return convolved

@@ -67,7 +67,9 @@ class EmbeddedRecogniser:
         pictures = _exposed(crops.to(self.device).float().div_(255))
         # In one batch, so that the weights are read once for a crop and its mirrored twin.
         both = torch.cat([pictures, pictures.flip(3)]).contiguous(memory_format=torch.channels_last)
-        embeddings: Tensor = self.network(both).unflatten(0, (2, -1)).mean(0)  # (N, D)
+        # Also where a restorer calls that computes in less: what is a person is decided by small differences.
+        with torch.autocast(self.device.type, enabled=False):
+            embeddings: Tensor = self.network(both).unflatten(0, (2, -1)).mean(0)  # (N, D)
         return embeddings.cpu()
 
 

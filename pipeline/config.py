@@ -8,6 +8,7 @@ from pathlib import Path
 
 from models.engine import EngineConfig
 from models.fast.restorer import CROP_SIZES
+from models.precision import PRECISIONS
 from pipeline.blend import BlendConfig
 from pipeline.gate import GateConfig
 from pipeline.jobs.config import ChunkConfig
@@ -96,6 +97,9 @@ class RestorerConfig:
     `package.module:Class`."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:1`."""
+    precision: str = "auto"
+    """What `fast` and `iconface` multiply in: `float32`, `bfloat16`, `float16` (CUDA only), or `auto`: bfloat16 where
+    the hardware does so natively (CPUs with AMX or AVX512-BF16, GPUs from compute capability 8.0), else float32."""
     crop_size: int = 256
     """Side in pixels of the crops that `fast` restores, 256 or 512: more detail for faces that are larger than
     256 pixels on screen, at four times the cost."""
@@ -123,6 +127,8 @@ class RestorerConfig:
     """How `fast` runs on a GPU."""
 
     def __post_init__(self) -> None:
+        if self.precision not in ("auto", *PRECISIONS):
+            raise ValueError(f"precision must be auto, {', '.join(PRECISIONS)}, got {self.precision!r}")
         if self.crop_size not in CROP_SIZES:
             raise ValueError(f"crop_size must be one of {CROP_SIZES}, got {self.crop_size}")
         if self.prompt is not None and not self.prompt.strip():

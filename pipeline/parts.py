@@ -13,6 +13,7 @@ from models.adaface import AdaFaceRecogniser
 from models.arcface import ArcFaceRecogniser
 from models.detector import CenterFaceDetector, InsightFaceDetector
 from models.fast.restorer import FastRestorer
+from models.precision import restorer_precision
 from models.protocols import Detector, Masker, Recogniser, Restorer
 from models.recogniser import EmbeddedRecogniser
 from models.spandrel_restorer import SpandrelRestorer
@@ -26,6 +27,7 @@ AUTO = "fast"
 # Settings that change nothing for the others; the seed is everybody's, as --seed asks for it.
 _MEANT_FOR = {
     "crop_size": ("fast",),
+    "precision": ("fast", "iconface"),
     "steps": ("iconface", "klein"),
     "guidance": ("iconface", "klein"),
     "image_guidance": ("iconface",),
@@ -71,10 +73,11 @@ def build_restorer(config: RestorerConfig) -> Restorer | None:
         return None
     _refuse_settings_of_others(config, kind)
     device = _device(config.device)
+    precision = resolved_precision(config)
     if kind == "fast":
-        return FastRestorer(checkpoint, device, config.crop_size, config.engine)
+        return FastRestorer(checkpoint, device, config.crop_size, config.engine, precision)
     if kind in ("iconface", "klein"):
-        return _flow_restorer(config, device, kind, checkpoint)
+        return _flow_restorer(config, device, kind, checkpoint, precision)
     if kind == "spandrel":
         path = Path(config.kind).expanduser()
         return SpandrelRestorer(path, device, allow_pickle=config.allow_pickle)
@@ -82,6 +85,14 @@ def build_restorer(config: RestorerConfig) -> Restorer | None:
     if not (hasattr(stranger, "crop_size") and hasattr(stranger, "restore")):
         raise ConfigError(f"restorer.kind: {config.kind!r} is no restorer (it lacks crop_size or restore)")
     return cast(Restorer, stranger)
+
+
+def resolved_precision(config: RestorerConfig) -> torch.dtype:
+    """What `restorer.precision` means on this machine. Raises `ConfigError` for what its device cannot do."""
+    try:
+        return restorer_precision(config.precision, _device(config.device))
+    except ValueError as error:
+        raise ConfigError(f"restorer.precision: {error}") from error
 
 
 def build_masker(config: MaskerConfig) -> Masker | None:
@@ -127,7 +138,11 @@ def _refuse_settings_of_others(config: RestorerConfig, kind: str) -> None:
 
 
 def _flow_restorer(
-    config: RestorerConfig, device: torch.device, kind: str, checkpoint: Checkpoint | None
+    config: RestorerConfig,
+    device: torch.device,
+    kind: str,
+    checkpoint: Checkpoint | None,
+    precision: torch.dtype,
 ) -> Restorer:
     """Imported here alone: diffusers, which both are built on, takes seconds."""
     if kind == "klein":
@@ -154,7 +169,7 @@ def _flow_restorer(
         average_references=config.average_references,
         seed=config.seed,
     )
-    return IconFaceRestorer(checkpoint, device, settings)
+    return IconFaceRestorer(checkpoint, device, settings, precision)
 
 
 def _given(value: T | None, usual: T) -> T:

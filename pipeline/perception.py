@@ -122,6 +122,8 @@ class Perception:
         self.geometry = geometry or Geometry()
         self.crop_size = crop_size
         """Side of the crops that the restorer takes, in pixels."""
+        self.recogniser_name = recogniser.name
+        """Of the space that embeddings are in."""
         self._follower = Follower()
         self._previous: av.VideoFrame | None = None
         self._living: dict[int, _Followed] = {}

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -15,6 +16,10 @@ from models.align import FFHQ_512
 from models.face import Face
 from models.protocols import References, Request, Result
 from pipeline.frames import Frame, TrackedFace, TrackedFrame
+
+needs_bfloat16 = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU's oneDNN has no bfloat16"
+)
 
 
 class InvertingRestorer:

@@ -158,7 +158,7 @@ def test_fast_runs_through_its_engine_and_a_cpu_takes_none() -> None:
             return crops / 2
 
     config = EngineConfig(backend="eager")
-    plain._engine = Engine(Darker(), sample_inputs(256, 128), config)
+    plain._run = Engine(Darker(), sample_inputs(256, 128), config)
     image = plain.restore([request])[0].image
     assert calls == [(1, 128)]
     assert torch.equal(image, (request.crop.float() / 2).round().byte())

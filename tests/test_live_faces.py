@@ -8,11 +8,12 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 import pytest
+import torch
 from clips import astronaut
 from fakes import ColourRecogniser, InvertingRestorer, SquareDetector
+from live import square_frame
 from PIL import Image
 
 from models.protocols import Request, Result
@@ -26,25 +27,16 @@ from pipeline.frames import Frame
 from pipeline.live.addresses import source_address
 from pipeline.live.faces import Faces
 from pipeline.live.ladder import Step
+from pipeline.live.remembered import read_views, recall, write_views
 from pipeline.live.sources import Opened
 from pipeline.perception import Perception, PerceptionConfig
 from pipeline.restore import RestoreConfig
 from trackers.norfair_tracker import NorfairTracker
 from trackers.people import People
+from trackers.references import View
 from trackers.shots import ShotDetector
 
 FULL = Step("full")
-
-
-def frame(index: int) -> Frame:
-    """A bright square on a dark ground, which `SquareDetector` takes for a face; it stands still."""
-    image = np.full((160, 160, 3), 40, np.uint8)
-    cv2.rectangle(image, (40, 40), (119, 119), (230, 215, 200), -1)
-    rng = np.random.default_rng(1)
-    image[40:120, 40:120] -= cv2.resize(rng.integers(0, 25, (10, 10, 3), np.uint8), (80, 80))
-    native = av.VideoFrame.from_ndarray(image, "rgb24").reformat(format="yuv420p")
-    native.pts, native.time_base = index, Fraction(1, 25)
-    return Frame(index, index, Fraction(1, 25), native)
 
 
 class Counting(InvertingRestorer):
@@ -81,7 +73,7 @@ def faces(light: Counting | None = None, most_carried: int = 0) -> tuple[Faces, 
 def test_every_frame_leaves_at_once_with_its_face_restored() -> None:
     live, _, _ = faces()
     for index in range(6):
-        given = frame(index)
+        given = square_frame(index)
         restored, picture = live.restore(given, FULL)
         assert restored.tracked.frame is given
         assert len(restored.faces) == 1
@@ -91,11 +83,11 @@ def test_every_frame_leaves_at_once_with_its_face_restored() -> None:
 def test_the_step_says_how_rarely_faces_are_sought() -> None:
     live, _, detector = faces()
     for index in range(25):
-        live.restore(frame(index), Step("detect less", rest=3))
+        live.restore(square_frame(index), Step("detect less", rest=3))
     rarely = detector.calls
     live, _, detector = faces()
     for index in range(25):
-        live.restore(frame(index), FULL)
+        live.restore(square_frame(index), FULL)
     assert rarely == 3
     assert detector.calls == 7
 
@@ -103,11 +95,11 @@ def test_the_step_says_how_rarely_faces_are_sought() -> None:
 def test_the_light_restorer_takes_the_place_of_the_chosen_one_at_its_step() -> None:
     light = Counting()
     live, chosen, _ = faces(light)
-    live.restore(frame(0), FULL)
+    live.restore(square_frame(0), FULL)
     assert (len(chosen.batches), len(light.batches)) == (1, 0)
-    live.restore(frame(1), Step("fast", light=True))
+    live.restore(square_frame(1), Step("fast", light=True))
     assert (len(chosen.batches), len(light.batches)) == (1, 1)
-    live.restore(frame(2), FULL)
+    live.restore(square_frame(2), FULL)
     assert (len(chosen.batches), len(light.batches)) == (2, 1)
 
 
@@ -116,7 +108,7 @@ def test_the_reuse_step_restores_fewer_faces() -> None:
     for step in (FULL, Step("reuse", most_carried=12)):
         live, restorer, _ = faces(most_carried=1)
         for index in range(20):
-            restored, _ = live.restore(frame(index), step)
+            restored, _ = live.restore(square_frame(index), step)
             assert len(restored.faces) == 1
         counts.append(len(restorer.batches))
     assert counts[1] <= counts[0] // 3
@@ -124,23 +116,23 @@ def test_the_reuse_step_restores_fewer_faces() -> None:
 
 def test_after_an_error_and_a_restart_faces_are_restored_again() -> None:
     live, restorer, _ = faces()
-    live.restore(frame(0), FULL)
+    live.restore(square_frame(0), FULL)
     restorer.broken = True
     with pytest.raises(RuntimeError):
-        live.restore(frame(1), FULL)
+        live.restore(square_frame(1), FULL)
     restorer.broken = False
     live.restart()
-    restored, _ = live.restore(frame(2), FULL)
+    restored, _ = live.restore(square_frame(2), FULL)
     assert len(restored.faces) == 1
 
 
 def test_a_restart_takes_nothing_over() -> None:
     live, restorer, _ = faces(most_carried=8)
-    first, _ = live.restore(frame(0), FULL)
-    live.restore(frame(1), FULL)
+    first, _ = live.restore(square_frame(0), FULL)
+    live.restore(square_frame(1), FULL)
     assert len(restorer.batches) == 1
     live.restart()
-    again, _ = live.restore(frame(2), FULL)
+    again, _ = live.restore(square_frame(2), FULL)
     assert again.faces[0].origin == "network"
     assert again.faces[0].tracked.track_id != first.faces[0].tracked.track_id
 
@@ -148,10 +140,10 @@ def test_a_restart_takes_nothing_over() -> None:
 def test_warm_up_calls_every_restorer_and_leaves_no_trace() -> None:
     light = Counting()
     live, chosen, detector = faces(light, most_carried=8)
-    live.warm_up(frame(0))
+    live.warm_up(square_frame(0))
     assert chosen.batches
     assert light.batches
-    restored, _ = live.restore(frame(0), FULL)
+    restored, _ = live.restore(square_frame(0), FULL)
     assert restored.faces[0].origin == "network"
     assert detector.calls == 2
 
@@ -180,6 +172,52 @@ def test_a_reference_serves_from_the_first_frame_on(clip: Path, tmp_path: Path) 
         (face,) = restored.tracked.faces
         known.append((len(face.references), face.person_id in parts.perception.people.photos()))
     assert known[1] == (known[0][0] + 1, True)
+
+
+def test_who_is_remembered_is_there_from_the_first_frame_of_the_next_call(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "me.faces"
+    command = [
+        "live",
+        str(clip),
+        "null:",
+        "--restorer",
+        "none",
+        "--progress",
+        "none",
+        "--remember",
+        str(file),
+    ]
+    assert cli.main(command[:-2]) == 0
+    assert list(tmp_path.iterdir()) == []  # nothing is kept that nobody asked for
+    assert cli.main(command) == 0
+    assert f"views are remembered in {file}" in capsys.readouterr().err
+    assert file.stat().st_mode & 0o077 == 0
+    config = PipelineConfig(restorer=RestorerConfig(kind="none"))
+    with Opened(source_address(str(clip)), 1) as source:
+        parts = build(config, source)
+        recall(file, parts.perception)
+        restored, _ = Faces(parts, None, config).restore(Frame(0, 0, Fraction(1, 25), source.first), FULL)
+    (face,) = restored.tracked.faces
+    assert len(face.references) >= 1
+    assert (face.person_id, len(parts.perception.people)) == (0, 1)
+    views = read_views(file, parts.perception.recogniser_name, 256)
+    assert not any(view.pinned for view in views)
+
+
+def test_a_file_that_remembers_nobody_who_is_known_here_is_one_sentence(
+    clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "me.faces"
+    view = View(torch.zeros(3, 64, 64, dtype=torch.uint8), np.ones(128, np.float32), 1.0, 0)
+    write_views(file, [view], "another recogniser")
+    command = ["live", str(clip), "null:", "--restorer", "none", "--remember", str(file)]
+    assert cli.main(command) == 4
+    assert "holds views for another recogniser" in capsys.readouterr().err
+    file.write_bytes(b"nonsense")
+    assert cli.main(command) == 4
+    assert "is no file of --remember" in capsys.readouterr().err
 
 
 def test_the_command_restores_in_real_time_and_says_how_late(

@@ -149,6 +149,14 @@ class People:
         views_worth = max(float(len(pinned)), self.config.merge_views)
         return self._add(_Person(total, views_worth, ReferenceSet(self.config.references, pinned)))
 
+    def add_known_person(self, views: Sequence[View]) -> int:
+        """Registers views of one person from an earlier run and returns that person's id; better ones replace them."""
+        total = np.stack([view.embedding for view in views]).sum(0)
+        person = _Person(total, self.config.merge_views, ReferenceSet(self.config.references))
+        for view in views:
+            person.references.offer(replace(view, pinned=False))
+        return self._add(person)
+
     def is_clear(self, embedding: NDArray[np.float32]) -> bool:
         """Whether one view's raw `embedding` says who it is; the others of a track say nothing alone."""
         return self._evidence(embedding) >= self.config.min_evidence

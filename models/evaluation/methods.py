@@ -34,13 +34,19 @@ class Method:
     """Names all that its results depend on besides the request."""
 
 
-def fast_method(path: Path | None) -> Method:
+def fast_method(path: Path | None, precision: torch.dtype = torch.float32) -> Method:
     """`fast` with the checkpoint at `path`, or with the shipped one."""
     checkpoint = load_checkpoint(path) if path else load_embedded("fast")
-    return Method("fast", FastRestorer(checkpoint), _key("fast", checkpoint))
+    restorer = FastRestorer(checkpoint, precision=precision)
+    return Method("fast", restorer, _key("fast", checkpoint, precision))
 
 
-def iconface_methods(path: Path | None, steps: Sequence[int], embedded: Path = EMBEDDED) -> list[Method]:
+def iconface_methods(
+    path: Path | None,
+    steps: Sequence[int],
+    embedded: Path = EMBEDDED,
+    precision: torch.dtype = torch.float32,
+) -> list[Method]:
     """`iconface` once for each number of `steps`, with the checkpoint at `path` or with the one in `embedded`.
 
     Empty where there is neither. Raises `CheckpointError` for weights that take crops of another size.
@@ -51,12 +57,13 @@ def iconface_methods(path: Path | None, steps: Sequence[int], embedded: Path = E
     methods = []
     for count in steps:
         settings = SamplingSettings(steps=count)
-        restorer = IconFaceRestorer(checkpoint, settings=settings)
+        restorer = IconFaceRestorer(checkpoint, settings=settings, precision=precision)
         if restorer.crop_size != SIDE_PX:
             raise CheckpointError(
                 f"{checkpoint.path}: takes crops of {restorer.crop_size} pixels, but faces are measured at {SIDE_PX}"
             )
-        methods.append(Method(f"iconface {count}", restorer, _key("iconface", checkpoint, settings)))
+        key = _key("iconface", checkpoint, precision, settings)
+        methods.append(Method(f"iconface {count}", restorer, key))
     return methods
 
 
@@ -77,7 +84,9 @@ def restored(
     return results
 
 
-def _key(name: str, checkpoint: Checkpoint, settings: SamplingSettings | None = None) -> str:
+def _key(
+    name: str, checkpoint: Checkpoint, precision: torch.dtype, settings: SamplingSettings | None = None
+) -> str:
     """From the contents of the files and of the code; the number of threads decides in which order sums are made."""
     folder = Path(models.__file__).parent
     files = [path for pattern in _CODE for path in sorted(folder.glob(pattern))]
@@ -85,4 +94,4 @@ def _key(name: str, checkpoint: Checkpoint, settings: SamplingSettings | None = 
     if checkpoint.path is not None:
         files.append(checkpoint.path)
     contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
-    return key_of(name, settings, torch.get_num_threads(), contents)
+    return key_of(name, settings, str(precision), torch.get_num_threads(), contents)

@@ -192,6 +192,6 @@ class _Block(nn.Module):
         inner = F.leaky_relu(self.first(x), 0.1, inplace=True)
         if self.modulation is not None:
             gain, offset = self.modulation(identity)[:, :, None, None].chunk(2, 1)  # (B, C, 1, 1)
-            inner = torch.addcmul(offset, inner, 1 + gain)
+            inner = torch.addcmul(offset.to(inner.dtype), inner, (1 + gain).to(inner.dtype))
         result: Tensor = self.second(inner)
         return result.add_(x)

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from models.align import ffhq_to_arcface
 from models.engine import Engine, EngineConfig
+from models.engine_builders import Run
 from models.fast.anchor import identity_anchor
 from models.fast.network import CROP_PX, FastNetwork, FastShape
 from models.fast.samples import sample_inputs
 from models.packing import pack_convolutions
+from models.precision import Mixed
 from models.protocols import References, Request, Result
 from models.recogniser import EmbeddedRecogniser
 from models.weights import Checkpoint, CheckpointError, load_embedded
@@ -36,24 +38,29 @@ class FastRestorer:
         device: str | torch.device = "cpu",
         crop_size: int = CROP_PX,
         engine: EngineConfig | None = None,
+        precision: torch.dtype = torch.float32,
     ) -> None:
         """Raises `CheckpointError` for weights of another network, `ValueError` for another `crop_size`.
 
-        `engine`: how the network runs on a GPU, None = as it is; a CPU takes no notice of it.
+        `engine`: how the network runs on a GPU, None = as it is; a CPU takes no notice of it. `precision`: of the
+        convolutions; what they find is added to the crop in float32.
         """
         if crop_size not in CROP_SIZES:
             raise ValueError(f"crop_size must be one of {CROP_SIZES}, got {crop_size}")
         self.crop_size = crop_size
         self.device = torch.device(device)
+        self.precision = precision
         self.network = build_fast(checkpoint or load_embedded("fast"))
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._run: Run = self.network
         if self.device.type == "cpu":
             example = torch.zeros(1, 3, crop_size, crop_size), torch.zeros(1, self.network.shape.anchor)
-            pack_convolutions(self.network, *example)
-        self._engine: Engine | None = None
-        if engine is not None and self.device.type == "cuda":
-            samples = sample_inputs(crop_size, self.network.shape.anchor)
-            self._engine = Engine(self.network, [tensor.to(self.device) for tensor in samples], engine)
+            pack_convolutions(self.network, *example, precision=precision)
+        elif engine is None:
+            self._run = Mixed(self.network, precision)
+        else:
+            samples = [t.to(self.device) for t in sample_inputs(crop_size, self.network.shape.anchor)]
+            self._run = Engine(self.network, samples, engine, eager_precision=precision)
         self._encoder: EmbeddedRecogniser | None = None
         # Anchors of references, worked out once: the same references always give the same anchor.
         self._own_anchors: dict[tuple[int, ...], tuple[tuple[Tensor, ...], Tensor]] = {}
@@ -76,8 +83,7 @@ class FastRestorer:
     def _batch(self, requests: Sequence[Request]) -> list[Result]:
         crops = torch.stack([request.crop for request in requests]).to(self.device).float().div_(255)
         anchors = torch.stack([self._anchor(request.references) for request in requests]).to(self.device)
-        run = self._engine or self.network
-        restored = run(crops.contiguous(memory_format=torch.channels_last), anchors)  # (B, 3, S, S)
+        restored = self._run(crops.contiguous(memory_format=torch.channels_last), anchors)  # (B, 3, S, S)
         images = restored.mul_(255).round_().clamp_(0, 255).to(torch.uint8).contiguous().cpu()
         return [Result(image) for image in images]
 

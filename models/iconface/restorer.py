@@ -14,6 +14,8 @@ from models.iconface.model import build_iconface
 from models.iconface.network import stack
 from models.iconface.requests import ReferenceRestorer, images_of
 from models.iconface.sampling import Condition, SamplingSettings, fixed_noise, sample
+from models.packing import pack_convolutions
+from models.precision import computing, lower_weights
 from models.protocols import References, Request
 from models.weights import Checkpoint, load_embedded
 
@@ -26,16 +28,30 @@ class IconFaceRestorer(ReferenceRestorer[tuple[Condition, ...]]):
         checkpoint: Checkpoint | None = None,
         device: str | torch.device = "cpu",
         settings: SamplingSettings | None = None,
+        precision: torch.dtype = torch.float32,
     ) -> None:
-        """Raises `CheckpointError` where there are no shipped weights or `checkpoint` holds something else."""
+        """`precision`: of matrix products and convolutions; noise and velocities stay in float32.
+
+        Raises `CheckpointError` where there are no shipped weights or `checkpoint` holds something else.
+        """
         self.settings = settings or SamplingSettings()
         self.model = build_iconface(checkpoint or load_embedded("iconface"))
         shape = self.model.network.shape
         super().__init__(16 * shape.rows, device)
         self.model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.precision = precision
+        if self.device.type == "cpu" and self.model.draft is not None:
+            side, width = self.crop_size, self.model.draft.shape.anchor
+            example = torch.zeros(1, 3, side, side), torch.zeros(1, width)
+            pack_convolutions(self.model.draft, *example, precision=precision)
+        lower_weights(self.model, precision)
         self.noise = fixed_noise(self.settings.seed, shape.rows**2, shape.channels).to(self.device)
 
     def _batch(self, requests: list[Request]) -> list[Tensor]:
+        with computing(self.device, self.precision):
+            return self._restored(requests)
+
+    def _restored(self, requests: list[Request]) -> list[Tensor]:
         network, autoencoder = self.model.network, self.model.autoencoder
         own = self._embeddings([request.crop for request in requests])
         alone = Condition(F.normalize(own, dim=1), network.without_references(len(requests)))

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import configs
+from models.precision import name_of
 from models.weights import EMBEDDED
 from pipeline import __version__
 from pipeline.config import PipelineConfig
+from pipeline.parts import resolved_precision
 
 _NO_MATTER = {
     "depth",
@@ -36,6 +38,8 @@ def fingerprint(input: Path, config: PipelineConfig) -> dict[str, str]:
         "version": __version__,
         "the input": _hash(input),
         "the weights": _hash(EMBEDDED / "manifest.toml"),
+        # `auto` is another one on another machine.
+        "the precision of the restorer": name_of(resolved_precision(config.restorer)),
     }
     found |= {f"the file {name}": _hash(Path(name).expanduser()) for name in named if _exists(name)}
     return found | {name: str(value) for name, value in settings.items() if name not in _NO_MATTER}

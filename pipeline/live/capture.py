@@ -14,7 +14,8 @@ from pipeline.errors import SourceError
 from pipeline.frames import Frame
 from pipeline.live.newest import Newest
 from pipeline.live.settings import LiveConfig
-from pipeline.live.sources import LiveInfo
+from pipeline.live.sound import Sound, SoundClock, SoundQueue
+from pipeline.live.sources import Heard, LiveInfo
 
 TICK = Fraction(1, 1_000_000)
 """Seconds per tick of a live frame: its time is the moment it came, by the run's own clock."""
@@ -31,6 +32,8 @@ class Source(Protocol):
 
     def seconds(self, native: av.VideoFrame) -> float | None: ...
 
+    def listen(self, heard: Heard) -> None: ...
+
 
 class Capture:
     """Reads a source in a thread of its own. A context manager; the newest frame is taken with `get`.
@@ -44,8 +47,12 @@ class Capture:
         reopen: Callable[[], Source],
         config: LiveConfig,
         tell: Callable[[str], None] = lambda sentence: None,
+        sound: SoundQueue | None = None,
     ) -> None:
-        """`first` is open already; `reopen` opens it anew and raises SourceError. `tell` hears what happens."""
+        """`first` is open already; `reopen` opens it anew and raises SourceError. `tell` hears what happens.
+
+        `sound` takes what is heard; None where nobody wants it.
+        """
         self.received = 0
         """Frames that came."""
         self.lost = 0
@@ -53,6 +60,8 @@ class Capture:
         self.zero = time.monotonic()
         """The start of the run's clock, on `time.monotonic`."""
         self._source, self._reopen, self._config, self._tell = first, reopen, config, tell
+        self._sound, self._sound_clock = sound, SoundClock()
+        self._started: float | None = None
         self._newest = Newest[Frame]()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
@@ -67,8 +76,12 @@ class Capture:
         return time.monotonic() - self.zero
 
     def get(self, timeout: float) -> Frame | None:
-        """The newest frame, None if none came for `timeout` seconds. Raises StopIteration at the end."""
+        """The newest frame, None if none came for `timeout` seconds or on `wake`. Raises StopIteration at the end."""
         return self._newest.get(timeout)
+
+    def wake(self) -> None:
+        """Lets `get` return without a frame."""
+        self._newest.wake()
 
     def __enter__(self) -> Capture:
         self.zero = time.monotonic()
@@ -100,16 +113,16 @@ class Capture:
 
     def _read_to_the_end(self) -> str:
         """Hands over frames until the source ends; gives the reason if it is lost."""
-        started: float | None = None
+        self._started = None
+        if self._sound is not None:
+            self._source.listen(self._hear)
         try:
             for native in self._source:
                 if self._source.info.paced:
                     shown = self._source.seconds(native)
-                    if shown is not None:
-                        started = self.now() - shown if started is None else started
-                        # wait() gives True when the run is over.
-                        if self._stop.wait(max(started + shown - self.now(), 0)):
-                            return ""
+                    # wait() gives True when the run is over.
+                    if shown is not None and self._stop.wait(max(self._start(shown) + shown - self.now(), 0)):
+                        return ""
                 if self._stop.is_set():
                     return ""
                 self._hand_over(native)
@@ -120,6 +133,22 @@ class Capture:
         finally:
             self._source.__exit__()
         return ""
+
+    def _start(self, shown: float) -> float:
+        """When the source's clock stood at 0, on the run's; a paced source starts with what it gives first."""
+        if self._started is None:
+            self._started = self.now() - shown
+        return self._started
+
+    def _hear(self, samples: av.AudioFrame, own: float | None) -> None:
+        assert self._sound is not None
+        if self._source.info.paced:
+            if own is None:
+                return
+            begun = self._start(own) + own
+        else:
+            begun = self._sound_clock.place(self.now(), own, samples.samples / samples.sample_rate)
+        self._sound.put(Sound(samples, round(begun / TICK)))
 
     def _hand_over(self, native: av.VideoFrame) -> None:
         pts = round(self.now() / TICK)

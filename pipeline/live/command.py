@@ -30,10 +30,13 @@ from pipeline.live.capture import TICK, Capture
 from pipeline.live.faces import Faces
 from pipeline.live.ladder import steps
 from pipeline.live.outlet import Outlet
+from pipeline.live.remembered import keep, recall
 from pipeline.live.report import LiveReport
-from pipeline.live.run import Watch, Worker, run
-from pipeline.live.sinks import NullSink, open_sink
+from pipeline.live.run import Watch, run
+from pipeline.live.sinks import NullSink, holds_sound, open_sink
+from pipeline.live.sound import SoundQueue
 from pipeline.live.sources import Opened, Wanted
+from pipeline.live.worker import Worker
 from pipeline.parts import AUTO
 
 _SETTLED_FRAMES = 100
@@ -66,6 +69,7 @@ def command(options: argparse.Namespace, changes: list[str]) -> int:
         config,
         wanted=Wanted(options.size, options.rate),
         duration_seconds=options.seconds,
+        remember=options.remember,
         tell=lambda sentence: print(f"live: {sentence}", file=sys.stderr, flush=True),
         watch=_watch(options.progress, told, audio_delay=options.audio_delay),
     )
@@ -86,13 +90,14 @@ def restore_live(
     tell: Callable[[str], None] = lambda sentence: None,
     watch: Watch = lambda report: None,
     light: Restorer | None = None,
+    remember: Path | None = None,
 ) -> LiveReport:
     """Restores the faces of a live source until it ends, `duration_seconds` have passed, or Ctrl-C.
 
-    `tell` hears sentences on what happens, perhaps from another thread; `watch` is called after each frame. Raises
-    ConfigError, CheckpointError, SourceError or SinkError, each with one clear sentence.
+    `remember`: a file whose views of a person are there from the start, and that gets the best views of whoever was
+    seen longest. `tell` hears sentences on what happens, perhaps from another thread; `watch` is called whenever
+    pictures went out. Raises ConfigError, CheckpointError, SourceError or SinkError, each with one clear sentence.
     """
-
     files = [end.place for end in (source, sink) if end.kind == "file" and os.path.exists(end.place)]
     if len(files) == 2 and os.path.samefile(*files):
         raise SinkError(f"{sink.text}: is the input {source.text} itself or a link to it; give another name")
@@ -103,30 +108,34 @@ def restore_live(
     report = LiveReport()
     with ExitStack() as stack:
         first = stack.enter_context(opened())
-        rate = first.info.rate
         outlet = _outlet(sink, first, config, tell)
         parts = build(config, first)
+        if remember is not None:
+            recall(remember, parts.perception)
         light = light or _light(parts, config)
         worker = stack.enter_context(Worker(Faces(parts, light, config)))
         tell("warming up")
         worker.warm_up(Frame(0, 0, TICK, first.first))
-        way = steps(restores=parts.restorer is not None, has_light=light is not None)
         stack.enter_context(outlet)
-        capture = stack.enter_context(Capture(first, opened, config.live, tell))
+        sound = SoundQueue() if first.sound is not None and holds_sound(sink) else None
+        capture = stack.enter_context(Capture(first, opened, config.live, tell, sound))
         try:
             run(
                 capture,
                 outlet,
                 worker,
-                way,
+                steps(restores=parts.restorer is not None, has_light=light is not None),
                 config.live,
-                rate=rate,
+                rate=first.info.rate,
                 report=report,
                 watch=watch,
                 duration_seconds=duration_seconds,
+                sound=sound,
             )
         except KeyboardInterrupt:
             tell("stopped")  # the ordinary end of a call; a file is finished as always
+        if remember is not None:
+            tell(keep(remember, parts.perception, report.seen))
         current = parts.perception.people.current
         report.people = {now for person in report.people if (now := current(person)) is not None}
     return report
@@ -135,7 +144,12 @@ def restore_live(
 def _outlet(sink: Address, source: Opened, config: PipelineConfig, tell: Callable[[str], None]) -> NullSink:
     def make() -> NullSink:
         return open_sink(
-            sink, source.first, source.info.rate, config.encode, overwrite=config.output.overwrite
+            sink,
+            source.first,
+            source.info.rate,
+            config.encode,
+            overwrite=config.output.overwrite,
+            sound=source.sound,
         )
 
     return Outlet(make, config.live, tell) if sink.kind == "network" else make()
@@ -195,6 +209,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, metavar="N", help="frames per second asked of a camera")
     parser.add_argument(
         "--duration", type=float, metavar="SECONDS", dest="seconds", help="stop after this much (a trial)"
+    )
+    parser.add_argument(
+        "--remember",
+        type=Path,
+        metavar="FILE",
+        help="keep the best views of whoever is seen longest in FILE, and begin with those that are there",
     )
     parser.add_argument(
         "--audio-delay", action="store_true", help="say by how much the sound must be delayed, for OBS"

@@ -1,9 +1,13 @@
-"""Restores one frame at a time, doing as much as the ladder's step allows."""
+"""Restores one frame at a time, doing as much as the ladder's step allows.
+
+In two halves, so that the next frame can be followed while one is restored: `follow` finds its faces, `finish` restores
+them and gives the picture. `restore` is both, for who has one thread.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import av
 import torch
@@ -22,8 +26,18 @@ _WARM_UP = 2
 """Calls after which a network has its memory, and a compiled one its engine."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Followed:
+    """A frame with its faces, on its way from one half to the other."""
+
+    tracked: TrackedFrame
+    step: Step
+    looked: bool
+    """Faces were sought in it, and not only followed."""
+
+
 class Faces:
-    """The stages of flow.py, one frame in and one picture out. Belongs to one thread at a time."""
+    """The stages of flow.py, one frame in and one picture out. Each half belongs to one thread at a time."""
 
     def __init__(self, parts: Parts, light: Restorer | None, config: PipelineConfig) -> None:
         """`light`: a quick restorer for crops of the same size, None where there is no quicker one."""
@@ -31,19 +45,27 @@ class Faces:
         self._track = replace(config.track, lookahead=0)
         self._restore = replace(config.restore, max_waiting=0)
         self._restorer = None if parts.restorer is None else _Choice(parts.restorer, light)
-        self._step = Step("full")
         self._frame: Frame | None = None
+        self._followed: Followed | None = None
         self.restart()
 
     def restart(self) -> None:
         """Forgets the frames before: the next one has nothing to do with them."""
+        self.restart_following()
+        self.restart_finishing()
+
+    def restart_following(self) -> None:
+        """The same for the first half. The other needs nothing then, as no track goes on."""
         self._parts.perception.start_shot()
-        self._reuse = make_reuse(self._restore, self._config.blend.steadiness)
-        followed = track(
+        self._tracked: Iterator[TrackedFrame] = track(
             self._frames(), self._parts.perception, self._track, crops=self._restorer is not None
         )
+
+    def restart_finishing(self) -> None:
+        """The same for the second half, which is due after an error in it."""
+        self._reuse = make_reuse(self._restore, self._config.blend.steadiness)
         self._restored: Iterator[RestoredFrame] = restore(
-            self._measured(followed),
+            self._measured(),
             self._restorer,
             self._restore,
             self._parts.masker,
@@ -53,14 +75,23 @@ class Faces:
         if self._parts.gate is not None:
             self._restored = gate(self._restored, self._parts.gate)
 
-    def restore(self, frame: Frame, step: Step) -> tuple[RestoredFrame, av.VideoFrame]:
-        """`frame` with its faces, and its picture. Frames come in order; after an error `restart` is due."""
-        self._frame, self._step = frame, step
+    def follow(self, frame: Frame, step: Step) -> Followed:
+        """`frame` with its faces. Frames come in order; after an error `restart_following` is due."""
+        self._frame = frame
         self._parts.perception.rest = step.rest
+        return Followed(next(self._tracked), step, self._parts.perception.looked)
+
+    def finish(self, followed: Followed) -> tuple[RestoredFrame, av.VideoFrame]:
+        """A frame with its faces restored, and its picture. In order; after an error `restart_finishing` is due."""
+        self._followed = followed
         if self._restorer is not None:
-            self._restorer.take_light = step.light
+            self._restorer.take_light = followed.step.light
         restored = next(self._restored)
         return restored, blend(restored, self._config.blend)
+
+    def restore(self, frame: Frame, step: Step) -> tuple[RestoredFrame, av.VideoFrame]:
+        """Both halves, one after the other; after an error `restart` is due."""
+        return self.finish(self.follow(frame, step))
 
     def warm_up(self, frame: Frame) -> None:
         """Makes every part work once, on `frame` and on an empty crop, so that the first frame shown is quick."""
@@ -73,13 +104,14 @@ class Faces:
         while self._frame is not None:
             yield self._frame
 
-    def _measured(self, frames: Iterable[TrackedFrame]) -> Iterator[TrackedFrame]:
+    def _measured(self) -> Iterator[TrackedFrame]:
         """Says before each frame how far faces may be carried in it."""
-        for frame in frames:
+        while self._followed is not None:
+            followed = self._followed
             # A detection costs as much as a restoration: both in one frame would make it late.
-            most = max(self._config.restore.most_carried, self._step.most_carried)
-            self._reuse.most_carried = 2 * most if self._parts.perception.looked else most
-            yield frame
+            most = max(self._config.restore.most_carried, followed.step.most_carried)
+            self._reuse.most_carried = 2 * most if followed.looked else most
+            yield followed.tracked
 
 
 class _Choice:

@@ -13,10 +13,11 @@ from pipeline.errors import SinkError
 from pipeline.live.newest import Newest
 from pipeline.live.settings import LiveConfig
 from pipeline.live.sinks import NullSink
+from pipeline.live.sound import Sound, SoundQueue
 
 
 class Outlet(NullSink):
-    """The sink that `make` makes, behind a hand-over that keeps the newest picture alone."""
+    """The sink that `make` makes, behind a hand-over that keeps the newest picture alone, and the sound up to it."""
 
     def __init__(
         self,
@@ -27,6 +28,7 @@ class Outlet(NullSink):
         """`tell` hears what happens, in the writing thread."""
         self.lost = 0
         self._make, self._config, self._tell = make, config, tell
+        self._sound = SoundQueue()
         self._newest = Newest[tuple[av.VideoFrame, int]]()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="outlet", daemon=True)
@@ -40,6 +42,9 @@ class Outlet(NullSink):
 
     def write(self, native: av.VideoFrame, pts: int) -> None:
         self._newest.put((native, pts))
+
+    def write_sound(self, sound: Sound) -> None:
+        self._sound.put(sound)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -72,6 +77,8 @@ class Outlet(NullSink):
                 return
             if item is not None:
                 self._sink.write(*item)
+                for sound in self._sound.until(item[1]):
+                    self._sink.write_sound(sound)
 
     def _open_anew(self) -> bool:
         """Tries until the sink is back, ever less often; False when the run is over."""

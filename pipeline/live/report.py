@@ -58,6 +58,8 @@ class LiveReport:
     """How often the source was lost."""
     sink_lost: int = 0
     """How often the sink was lost."""
+    sound_seconds: float = 0.0
+    """Sound that went along."""
     restored: int = 0
     """Faces restored, counted per frame."""
     step: str = ""
@@ -68,6 +70,8 @@ class LiveReport:
     """Frames written, by step."""
     people: set[int] = field(default_factory=set)
     """Ids of the persons seen."""
+    seen: Counter[int] = field(default_factory=Counter)
+    """In how many frames each of them was seen."""
     delays: Delays = field(default_factory=Delays)
     """From capture to output."""
 
@@ -133,6 +137,7 @@ class LiveReport:
             "repeated": self.repeated,
             "source_lost": self.lost,
             "sink_lost": self.sink_lost,
+            "sound_seconds": round(self.sound_seconds, 3),
             "restored": self.restored,
             "people": sorted(self.people),
             "step": self.step,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as TooLate
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from fractions import Fraction
 from time import perf_counter
@@ -18,6 +18,8 @@ from pipeline.live.capture import TICK, Capture
 from pipeline.live.ladder import Ladder, Step
 from pipeline.live.report import LiveReport
 from pipeline.live.settings import LiveConfig
+from pipeline.live.sound import Sound, SoundQueue
+from pipeline.live.worker import Done, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -32,25 +34,7 @@ class Sink(Protocol):
 
     def write(self, native: av.VideoFrame, pts: int) -> None: ...
 
-
-class LiveFaces(Protocol):
-    """Restores a frame at a step; see faces.py."""
-
-    def restart(self) -> None: ...
-
-    def warm_up(self, frame: Frame) -> None: ...
-
-    def restore(self, frame: Frame, step: Step) -> tuple[RestoredFrame, av.VideoFrame]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """What became of a frame in the worker."""
-
-    picture: av.VideoFrame
-    restored: RestoredFrame | None
-    ms: float
-    error: Exception | None = None
+    def write_sound(self, sound: Sound) -> None: ...
 
 
 def run(
@@ -64,32 +48,52 @@ def run(
     report: LiveReport,
     watch: Watch = lambda report: None,
     duration_seconds: float | None = None,
+    sound: SoundQueue | None = None,
 ) -> None:
     """Takes the newest frame of `capture`, restores it by `worker` at a step of `way`, and writes it to `sink`.
 
     Ends with the source, or `duration_seconds` after the start. `rate`: frames per second of the source; it sets the
-    budget of a frame and how often the last picture is shown again while the source is away.
+    budget of a frame and how often the last picture is shown again while the source is away. `sound` follows the
+    pictures of its moments.
     """
-    live = _Live(sink, worker, way, config, rate, report)
-    patience = config.hold_seconds
+    live = _Live(sink, worker, way, config, rate, report, sound)
+    quiet, patience = capture.now(), config.hold_seconds
     while duration_seconds is None or capture.now() < duration_seconds:
+        now = capture.now()
         try:
-            frame = capture.get(patience)
+            # Woken early where a frame is ready.
+            frame = capture.get(live.seconds_to_next(now, quiet + patience - now))
         except StopIteration:
             break
-        if frame is None:
+        if frame is not None:
+            live.take(frame, capture.wake)
+            quiet, patience = capture.now(), config.hold_seconds
+        written = live.write_ready(capture.now)
+        if not live.is_waiting and capture.now() >= quiet + patience:
             live.show_again(capture.now())
-            patience = float(1 / rate)
-        else:
-            live.show(frame, capture.now)
-            patience = config.hold_seconds
+            quiet, patience, written = capture.now(), float(1 / rate), True
         report.received, report.dropped, report.lost = capture.received, capture.dropped, capture.lost
         report.seconds, report.sink_lost = capture.now(), sink.lost
-        watch(report)
+        if written:
+            watch(report)
+    live.write_all(capture.now)
+    report.received, report.dropped, report.seconds = capture.received, capture.dropped, capture.now()
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A frame that was taken and has not gone out."""
+
+    frame: Frame
+    step: Step
+    due: float
+    """Seconds on the run's clock at which it goes out, whatever became of it."""
+    done: Future[Done] | None
+    """None: it goes out as it came."""
 
 
 class _Live:
-    """One run's state: the ladder, the last picture, and whether the worker is free."""
+    """One run's state: the ladder, the frames at work, and the last picture."""
 
     def __init__(
         self,
@@ -99,33 +103,58 @@ class _Live:
         config: LiveConfig,
         rate: Fraction,
         report: LiveReport,
+        sound: SoundQueue | None,
     ) -> None:
+        self._sound = sound
         self._sink, self._worker, self._way, self._config, self._report = sink, worker, way, config, report
         self._ladder = Ladder(len(way), config.ladder)
         self._budget_ms = config.ladder.share * 1000 / float(rate)
+        self._pending: deque[_Pending] = deque()
+        self._late: list[Future[Done]] = []
         self._last: av.VideoFrame | None = None
         self._last_pts = -1
 
-    def show(self, frame: Frame, now: Callable[[], float]) -> None:
-        """Writes `frame` in time."""
-        late = self._worker.take_late()
-        if late is not None:
-            self._learn(late, 0.0)
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a frame that was taken has not gone out."""
+        return bool(self._pending)
+
+    def seconds_to_next(self, now: float, patience: float) -> float:
+        """Until the next frame must go out, `patience` where none is at work."""
+        wait = self._pending[0].due - now if self._pending else patience
+        return max(wait, 0.0)
+
+    def take(self, frame: Frame, told: Callable[[], None]) -> None:
+        """Begins to restore `frame`, where the ladder allows it and there is room; `told` is called when it is done."""
         step = self._way[self._ladder.step]
-        done: _Done | None = None
+        due = float(frame.pts * TICK) + self._config.most_delay_ms / 1000
+        done: Future[Done] | None = None
         if step.bypass:
             self._worker.skip()
-            done = _Done(frame.native, None, 0.0)
-        elif self._worker.is_free:
-            done = self._worker.restore(frame, step, self._left(frame, now))
-        begun = perf_counter()
-        self._write(frame.native if done is None else done.picture, frame.pts)
-        if done is None:
-            self._report.late += 1
+        elif self._worker.has_room:
+            done = self._worker.begin(frame, step, told)
         else:
-            self._learn(done, 1000 * (perf_counter() - begun))
-        self._count(step, None if done is None else done.restored)
-        self._report.delays.add(now() - float(frame.pts * TICK))
+            self._report.late += 1
+        self._pending.append(_Pending(frame, step, due, done))
+
+    def write_ready(self, now: Callable[[], float]) -> bool:
+        """Writes in order what is restored, is not to be, or must not wait longer; says whether anything was."""
+        self._learn_late()
+        before = self._report.written
+        while self._pending:
+            head = self._pending[0]
+            if head.done is not None and not head.done.done() and now() < head.due:
+                break
+            self._show(self._pending.popleft(), now)
+        return self._report.written > before
+
+    def write_all(self, now: Callable[[], float]) -> None:
+        """At the end: waits for what is at work as long as it may take, and writes it."""
+        while self._pending:
+            head = self._pending.popleft()
+            if head.done is not None:
+                wait([head.done], max(head.due - now(), 0.0))
+            self._show(head, now)
 
     def show_again(self, now: float) -> None:
         """Writes the last picture once more: whoever watches must not lose the stream."""
@@ -133,14 +162,38 @@ class _Live:
             self._write(self._last, round(now / TICK))
             self._report.repeated += 1
 
-    def _left(self, frame: Frame, now: Callable[[], float]) -> float:
-        """Seconds until `frame` must go out."""
-        return max(float(frame.pts * TICK) + self._config.most_delay_ms / 1000 - now(), 0.0)
+    def _show(self, pending: _Pending, now: Callable[[], float]) -> None:
+        frame, done = pending.frame, None
+        if pending.done is not None:
+            if pending.done.done():
+                done = pending.done.result()
+            else:
+                self._report.late += 1
+                # What was not begun would be done in vain.
+                if not pending.done.cancel():
+                    self._late.append(pending.done)
+        begun = perf_counter()
+        self._write(frame.native if done is None else done.picture, frame.pts)
+        if done is not None:
+            self._learn(done, 1000 * (perf_counter() - begun))
+        elif pending.step.bypass:
+            self._ladder.measure(1000 * (perf_counter() - begun), self._budget_ms)
+        self._count(pending.step, None if done is None else done.restored)
+        self._report.delays.add(now() - float(frame.pts * TICK))
 
-    def _learn(self, done: _Done, written_ms: float) -> None:
+    def _learn_late(self) -> None:
+        for future in [future for future in self._late if future.done()]:
+            self._late.remove(future)
+            self._learn(future.result(), 0.0)
+
+    def _learn(self, done: Done, written_ms: float) -> None:
         """Tells the ladder how long a frame took, or that it failed."""
         if done.error is None:
-            self._ladder.measure(done.ms + written_ms, self._budget_ms)
+            slowest = max(done.followed_ms, done.finished_ms, written_ms)
+            # Frames that are at work beside each other may take longer than one comes after the other, but no longer
+            # than they may be late.
+            together = (done.followed_ms + done.finished_ms) * self._budget_ms / self._config.most_delay_ms
+            self._ladder.measure(max(slowest, together), self._budget_ms)
             return
         self._report.errors += 1
         if self._report.errors == 1:
@@ -152,6 +205,9 @@ class _Live:
         pts = max(pts, self._last_pts + 1)
         self._sink.write(picture, pts)
         self._last, self._last_pts = picture, pts
+        for piece in self._sound.until(pts) if self._sound is not None else ():
+            self._sink.write_sound(piece)
+            self._report.sound_seconds += piece.seconds
 
     def _count(self, step: Step, restored: RestoredFrame | None) -> None:
         report = self._report
@@ -160,62 +216,6 @@ class _Live:
         report.step, report.moves = self._way[self._ladder.step].name, self._ladder.moves
         if restored is not None:
             report.restored += len(restored.faces)
-            report.people |= {f.person_id for f in restored.tracked.faces if f.person_id is not None}
-
-
-class Worker:
-    """Restores in a thread of its own, so that a call that takes long holds up nothing but itself."""
-
-    def __init__(self, faces: LiveFaces, clock: Callable[[], float] = perf_counter) -> None:
-        """`clock` gives seconds; what a frame took is measured on it."""
-        self._faces, self._clock = faces, clock
-        self._pool = ThreadPoolExecutor(1, "restore")
-        self._running: Future[_Done] | None = None
-        self._stale = False
-
-    @property
-    def is_free(self) -> bool:
-        return self._running is None
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def warm_up(self, frame: Frame) -> None:
-        """Makes every part work once, in the thread that will use it."""
-        self._pool.submit(self._faces.warm_up, frame).result()
-
-    def skip(self) -> None:
-        """A frame goes by unseen: what follows has nothing to do with what was before."""
-        self._stale = True
-
-    def restore(self, frame: Frame, step: Step, seconds: float) -> _Done | None:
-        """The restored frame; None if it takes longer than `seconds`, and it goes on meanwhile."""
-        self._running = self._pool.submit(self._restore, frame, step, self._stale)
-        self._stale = False
-        try:
-            done = self._running.result(seconds)
-        except TooLate:
-            return None
-        self._running = None
-        return done
-
-    def take_late(self) -> _Done | None:
-        """What was finished since, if anything."""
-        if self._running is None or not self._running.done():
-            return None
-        done, self._running = self._running.result(), None
-        return done
-
-    def _restore(self, frame: Frame, step: Step, afresh: bool) -> _Done:
-        begun = self._clock()
-        try:
-            if afresh:
-                self._faces.restart()
-            restored, picture = self._faces.restore(frame, step)
-        except Exception as error:  # whatever a part of the user's own may raise: the call goes on
-            self._faces.restart()
-            return _Done(frame.native, None, 0.0, error)
-        return _Done(picture, restored, 1000 * (self._clock() - begun))
+            there = {f.person_id for f in restored.tracked.faces if f.person_id is not None}
+            report.people |= there
+            report.seen.update(there)

@@ -21,6 +21,8 @@ from pipeline.errors import SinkError
 from pipeline.live import y4m
 from pipeline.live.addresses import Address
 from pipeline.live.capture import TICK
+from pipeline.live.sound import Sound, SoundFormat
+from pipeline.live.voice import Voice
 from pipeline.partial import PartialFile
 from pipeline.source import repack
 
@@ -42,6 +44,9 @@ class NullSink:
 
     def write(self, native: av.VideoFrame, pts: int) -> None:
         """Shows or sends `native`, a planar picture, at `pts` microseconds; they increase. Raises SinkError."""
+
+    def write_sound(self, sound: Sound) -> None:
+        """The same for a piece of sound, after the picture of its moment; nothing where it cannot be held."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -78,7 +83,11 @@ class EncodedSink(NullSink):
         encode: EncodeConfig,
         *,
         overwrite: bool = False,
+        sound: SoundFormat | None = None,
     ) -> None:
+        """`sound`: what it is like, where there is any."""
+        self._format = sound
+        self._voice: Voice | None = None
         self._address, self._first, self._rate, self._encode = address, first, rate, encode
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
@@ -110,6 +119,14 @@ class EncodedSink(NullSink):
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._sentence(error) from error
 
+    def write_sound(self, sound: Sound) -> None:
+        if self._voice is None:
+            return
+        try:
+            self._mux(self._voice.encode(sound))
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise self._sentence(error) from error
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
@@ -118,6 +135,8 @@ class EncodedSink(NullSink):
         try:
             if kind is None:
                 self._mux(self._stream.encode(None))
+                if self._voice is not None:
+                    self._mux(self._voice.encode(None))
                 self._container.close()
                 if self._file is not None:
                     self._file.commit()
@@ -154,10 +173,12 @@ class EncodedSink(NullSink):
         context.color_range, context.colorspace = native.color_range, native.colorspace
         context.color_primaries, context.color_trc = native.color_primaries, native.color_trc
         self._stream = stream
+        if self._format is not None:
+            self._voice = Voice(self._container, self._format)
         # Connects and writes the header: what is wrong shows now.
         self._container.start_encoding()
 
-    def _mux(self, packets: Iterable[av.Packet[VideoStream]]) -> None:
+    def _mux(self, packets: Iterable[av.Packet[Any]]) -> None:
         assert self._container is not None
         for packet in packets:
             self._container.mux(packet)
@@ -211,6 +232,11 @@ class VirtualCamera(NullSink):
             self._camera.close()
 
 
+def holds_sound(address: Address) -> bool:
+    """Whether a sink there has a place for sound."""
+    return address.kind in ("file", "network")
+
+
 def fitted(native: av.VideoFrame, size: tuple[int, int], pixel_format: str) -> av.VideoFrame:
     """`native` in the size and format that a sink began with; itself where it has both.
 
@@ -222,10 +248,17 @@ def fitted(native: av.VideoFrame, size: tuple[int, int], pixel_format: str) -> a
 
 
 def open_sink(
-    address: Address, first: av.VideoFrame, rate: Fraction, encode: EncodeConfig, *, overwrite: bool
+    address: Address,
+    first: av.VideoFrame,
+    rate: Fraction,
+    encode: EncodeConfig,
+    *,
+    overwrite: bool,
+    sound: SoundFormat | None = None,
 ) -> NullSink:
     """The sink at `address` for frames like `first`, `rate` a second; a context manager, which opens it.
 
+    `sound` goes along where the sink `holds_sound`.
     Raises ConfigError, or SinkError where it must not be written.
     """
     if address.kind == "null":
@@ -234,4 +267,4 @@ def open_sink(
         return PipeSink(first, rate)
     if address.kind == "virtual":
         return VirtualCamera(address, first, rate)
-    return EncodedSink(address, first, rate, encode, overwrite=overwrite)
+    return EncodedSink(address, first, rate, encode, overwrite=overwrite, sound=sound)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +19,7 @@ from pipeline.containers import FORMATS, open_input
 from pipeline.errors import SourceError
 from pipeline.live.addresses import Address
 from pipeline.live.cameras import cameras, find_camera, library
+from pipeline.live.sound import SoundFormat
 from pipeline.probe import display_of
 from pipeline.source import repack
 
@@ -61,15 +63,21 @@ class Wanted:
     """Frames per second."""
 
 
+Heard = Callable[[av.AudioFrame, float | None], None]
+"""Takes a piece of sound and its time in seconds by the source's own clock, None where it does not say."""
+
+
 class Opened:
     """An open source. A context manager; iterates over decoded frames, the first one included."""
 
     def __init__(self, address: Address, stall_seconds: float, wanted: Wanted | None = None) -> None:
         """Raises SourceError where nothing answers or where what does is no video that can be restored."""
-        self._address = address
+        self._address, self._stall_seconds = address, stall_seconds
+        self._heard: Heard | None = None
         self._container = _open(address, stall_seconds, wanted or Wanted())
         try:
             self._stream = self._video()
+            self._sound = next(iter(self._container.streams.audio), None)
             self._decoded = self._decode()
             self._first: av.VideoFrame | None = next(self._decoded, None)
             if self._first is None:
@@ -102,6 +110,17 @@ class Opened:
         except (av.error.FFmpegError, OSError) as error:
             raise error if isinstance(error, SourceError) else _sentence(self._address, error) from error
 
+    @property
+    def sound(self) -> SoundFormat | None:
+        """What its sound is like; None where there is none."""
+        if self._sound is None or not self._sound.rate or not self._sound.layout.nb_channels:
+            return None
+        return SoundFormat(self._sound.rate, "mono" if self._sound.layout.nb_channels == 1 else "stereo")
+
+    def listen(self, heard: Heard) -> None:
+        """From now on `heard` is given the sound, while pictures are iterated over, in the same thread."""
+        self._heard = heard
+
     def seconds(self, native: av.VideoFrame) -> float | None:
         """When `native` is shown by the source's own clock; None where it does not say."""
         return None if native.pts is None else float(native.pts * (self._stream.time_base or Fraction(1)))
@@ -116,18 +135,31 @@ class Opened:
         return stream
 
     def _decode(self) -> Iterator[av.VideoFrame]:
-        for packet in self._container.demux(self._stream):
+        seen = time.monotonic()
+        for packet in self._container.demux(*(s for s in (self._stream, self._sound) if s is not None)):
             try:
-                frames = packet.decode()
+                frames = packet.decode() if packet.stream is self._stream or self._heard else []
             except av.error.InvalidDataError:
                 continue  # the rest of a stream that was entered midway, or damaged on its way
             for frame in frames:
-                assert isinstance(frame, av.VideoFrame)
-                yield frame
+                if isinstance(frame, av.VideoFrame):
+                    yield frame
+                    seen = time.monotonic()
+                elif isinstance(frame, av.AudioFrame) and self._heard is not None and frame.samples:
+                    self._heard(
+                        frame, None if frame.pts is None else float(frame.pts * (frame.time_base or 1))
+                    )
+            if time.monotonic() - seen > self._stall_seconds and not self._is_complete:
+                raise SourceError(f"{self._address.shown}: gives sound and no picture")
+
+    @property
+    def _is_complete(self) -> bool:
+        """It has an end, and does not give its pictures at their pace."""
+        kind = self._address.kind
+        return kind in ("file", "pipe") or (kind == "network" and self._container.duration is not None)
 
     def _info(self) -> LiveInfo:
-        stream, kind = self._stream, self._address.kind
-        complete = kind == "network" and self._container.duration is not None
+        stream = self._stream
         assert self._first is not None
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         return LiveInfo(
@@ -135,8 +167,8 @@ class Opened:
             rate=rate if 1 <= rate <= 240 else Fraction(25),
             rotation=display_of(self._first).rotation,
             sample_aspect_ratio=stream.sample_aspect_ratio or None,
-            paced=kind in ("file", "pipe") or complete,
-            ends=kind in ("file", "pipe") or complete,
+            paced=self._is_complete,
+            ends=self._is_complete,
         )
 
 

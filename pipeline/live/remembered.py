@@ -1,0 +1,85 @@
+"""One's own best views, kept from one call to the next: written only where the user says so, and to that file alone."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from pipeline.errors import SinkError, SourceError
+from pipeline.perception import Perception
+from trackers.references import View
+
+_KIND = "anchorface remembered person"
+
+
+def recall(path: Path, perception: Perception) -> None:
+    """Begins with the views in the file `path`, if there is one."""
+    views = read_views(path, perception.recogniser_name, perception.crop_size)
+    if views:
+        perception.people.add_known_person(views)
+
+
+def keep(path: Path, perception: Perception, seen: Counter[int]) -> str:
+    """Writes the best views of whoever was `seen` in most frames into the file `path`; says what is there.
+
+    Photos are not among them, as the user has these already.
+    """
+    people = perception.people
+    for person, _ in seen.most_common():
+        now = people.current(person)
+        views = [] if now is None else [view for view in people.references(now).views if not view.pinned]
+        if views:
+            write_views(path, views, perception.recogniser_name)
+            return f"{len(views)} views are remembered in {path}"
+    return f"nobody was seen clearly enough to be remembered in {path}"
+
+
+def read_views(path: Path, recogniser: str, crop_size: int) -> list[View]:
+    """The views in the file `path` that `write_views` wrote; empty where there is no such file.
+
+    Raises SourceError for another file, and for views of another recogniser or of another size.
+    """
+    if not path.exists():
+        return []
+    try:
+        with safe_open(path, framework="pt") as stream:
+            kind = json.loads((stream.metadata() or {}).get("kind", "{}"))
+            tensors = {name: stream.get_tensor(name) for name in ("crops", "embeddings", "facts")}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise SourceError(f"{path}: is no file of --remember ({error}); give another name") from error
+    if kind != {"kind": _KIND, "recogniser": recogniser, "crop_size": crop_size}:
+        raise SourceError(
+            f"{path}: holds views for another recogniser or for crops of another size; give another name"
+        )
+    return [
+        View(crop, embedding.numpy(), float(quality), "remembered", float(yaw))
+        for crop, embedding, (quality, yaw) in zip(
+            tensors["crops"], tensors["embeddings"], tensors["facts"].tolist(), strict=True
+        )
+    ]
+
+
+def write_views(path: Path, views: Sequence[View], recogniser: str) -> None:
+    """Writes `views`, one or more, as a file that its owner alone can read. Raises SinkError."""
+    tensors = {
+        "crops": torch.stack([view.crop for view in views]),
+        "embeddings": torch.from_numpy(np.stack([view.embedding for view in views]).astype(np.float32)),
+        "facts": torch.tensor([[view.quality, view.yaw] for view in views], dtype=torch.float64),
+    }
+    kind = {"kind": _KIND, "recogniser": recogniser, "crop_size": int(views[0].crop.shape[-1])}
+    part = path.with_name(path.name + ".part")
+    try:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+            stream.write(save(tensors, {"kind": json.dumps(kind)}))
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise SinkError(f"{path}: cannot be written ({error.strerror})") from error
