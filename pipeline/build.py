@@ -135,14 +135,18 @@ def open_source(path: Path, config: PipelineConfig) -> FileSource | PhotoSource:
     settings = config.input
     # os.path, as Path.is_dir raises for a name that is too long.
     if os.path.isdir(path) or PhotoSource.reads(path):
-        if settings.start_seconds or settings.duration_seconds or config.output.compare:
-            raise ConfigError(f"{path}: --start, --duration and --compare are for videos, not for photos")
+        ours = settings.start_seconds or settings.duration_seconds or config.output.compare
+        if ours or settings.deinterlace != "none":
+            raise ConfigError(
+                f"{path}: --start, --duration, --compare and --deinterlace are for videos, not for photos"
+            )
         return PhotoSource(path, strict=settings.strict)
     return FileSource(
         path,
         start_seconds=settings.start_seconds,
         duration_seconds=settings.duration_seconds,
         strict=settings.strict,
+        deinterlace=settings.deinterlace,
     )
 
 

@@ -170,6 +170,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--report", type=Path, metavar="FILE.html", help=page)
     parser.add_argument("--start", type=float, metavar="SECONDS", help="begin here (a trial)")
     parser.add_argument("--duration", type=float, metavar="SECONDS", help="stop after this much (a trial)")
+    woven = "make whole frames of interlaced ones: one for each (frame, the default), or one for each field (field)"
+    parser.add_argument("--deinterlace", nargs="?", const="frame", choices=["frame", "field"], help=woven)
     parser.add_argument("--codec", help="video encoder: auto, libx264, libx265, libsvtav1, ffv1, ...")
     parser.add_argument("--crf", type=float, help="quality of the encoder, lower is better")
     parser.add_argument("--preset", help="speed of the encoder, for example fast, medium, slow")
@@ -231,6 +233,7 @@ def _changes(options: argparse.Namespace) -> list[str]:
         "input.start_seconds": given("start"),
         "input.duration_seconds": given("duration"),
         "input.strict": given("strict") or None,
+        "input.deinterlace": given("deinterlace"),
         "blend.strength": given("strength"),
         "blend.seed": given("seed"),
         "encode.codec": given("codec"),

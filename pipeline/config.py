@@ -9,6 +9,7 @@ from pathlib import Path
 from models.engine import EngineConfig
 from models.fast.restorer import CROP_SIZES
 from pipeline.blend import BlendConfig
+from pipeline.fields import MODES
 from pipeline.gate import GateConfig
 from pipeline.jobs.config import ChunkConfig
 from pipeline.live.settings import LiveConfig
@@ -33,6 +34,8 @@ class InputConfig:
     """Stop after this much (a trial); none = to the end."""
     strict: bool = False
     """Fail on the first damaged packet, or photo of a folder, instead of keeping what can be decoded."""
+    deinterlace: str = "none"
+    """Make whole frames of interlaced ones: `frame`, one for each at its own time; `field`, two for each; `none`."""
     references: tuple[str, ...] = ()
     """Photos, folders of photos, or clips of the people in the film."""
 
@@ -45,6 +48,8 @@ class InputConfig:
             raise ValueError(f"start_seconds must not be negative, got {self.start_seconds}")
         if self.duration_seconds is not None and self.duration_seconds <= 0:
             raise ValueError(f"duration_seconds must be above 0, got {self.duration_seconds}")
+        if self.deinterlace not in MODES:
+            raise ValueError(f"deinterlace must be one of {', '.join(MODES)}, got {self.deinterlace!r}")
 
 
 @dataclass(frozen=True, slots=True)
