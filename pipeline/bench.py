@@ -1,4 +1,5 @@
-"""Measurements as commands: `python -m pipeline.bench overhead|flicker|memory CLIP ...`, `live CLIP` or `networks`."""
+"""Measurements as commands: `python -m pipeline.bench overhead|flicker|memory|landmarks CLIP ...`, `live CLIP` or
+`networks`."""
 
 from __future__ import annotations
 
@@ -24,6 +25,7 @@ from pipeline.flow import run
 from pipeline.live.bench import live
 from pipeline.report import Report
 from pipeline.speed import networks, seconds_of
+from pipeline.worn import landmarks
 
 
 def main() -> None:
@@ -35,7 +37,8 @@ def main() -> None:
     networks_command.add_argument(
         "--iconface", type=Path, metavar="CHECKPOINT", help="weights of iconface in place of the shipped ones"
     )
-    for name, measure in (("overhead", overhead), ("flicker", flicker), ("memory", memory)):
+    measures = {"overhead": overhead, "flicker": flicker, "memory": memory, "landmarks": landmarks}
+    for name, measure in measures.items():
         command = commands.add_parser(name, help=(measure.__doc__ or "").partition("\n")[0])
         command.add_argument("clips", metavar="CLIP", nargs="*" if name == "overhead" else "+", type=Path)
         command.add_argument("--set", dest="changes", metavar="A.B=C", action="append", default=[])
