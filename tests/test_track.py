@@ -213,3 +213,15 @@ def test_one_misled_detection_does_not_make_landmarks_jump() -> None:
         [face], [known] = here.faces, there.faces
         shift = np.linalg.norm(face.face.landmarks - known.face.landmarks, axis=1).max()
         assert shift < 0.02 * known.face.eye_distance_px
+
+
+def test_black_and_white_is_decided_for_each_shot_of_a_mixed_film() -> None:
+    colour = moving(60, 1, 12, RED)
+    grey = [np.repeat(image.mean(-1, keepdims=True), 3, 2) for image in moving(60, 1, 12, BLUE, ground=1)]
+    toned = [np.clip(image * (1.05, 0.95, 0.75), 0, 255) for image in grey]
+    other = moving(60, 1, 12, BLUE, ground=2)
+    film = [*colour, *(image.astype(np.uint8) for image in grey), *other]
+    film += [image.astype(np.uint8)[::-1].copy() for image in toned]
+    frames = tracked(film)
+    assert [frame.shot for frame in frames] == 12 * [0] + 12 * [1] + 12 * [2] + 12 * [3]
+    assert [frame.monochrome for frame in frames] == 12 * [False] + 12 * [True] + 12 * [False] + 12 * [True]
