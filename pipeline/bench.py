@@ -1,5 +1,5 @@
-"""Measurements as commands: `python -m pipeline.bench overhead|flicker|memory|landmarks CLIP ...`, `live CLIP` or
-`networks`."""
+"""Measurements as commands: `python -m pipeline.bench overhead|flicker|memory|landmarks CLIP ...`, `live CLIP`,
+`long CLIP` or `networks`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import configs
 from models.weights import CheckpointError
 from pipeline.build import build, open_source, restore_video
 from pipeline.config import PipelineConfig
+from pipeline.endurance import endurance
 from pipeline.flicker import WarpingErrors
 from pipeline.flow import run
 from pipeline.live.bench import live
@@ -48,7 +49,14 @@ def main() -> None:
     live_command.add_argument("clip", metavar="CLIP", type=Path)
     live_command.add_argument("--seconds", type=float, default=60.0, help="so long, the clip again and again")
     live_command.add_argument("--set", dest="changes", metavar="A.B=C", action="append", default=[])
+    long_command = commands.add_parser("long", help=(endurance.__doc__ or "").partition("\n")[0])
+    long_command.add_argument("clip", metavar="CLIP", type=Path)
+    long_command.add_argument("--frames", type=int, default=10_000)
+    long_command.add_argument("--set", dest="changes", metavar="A.B=C", action="append", default=[])
     options = parser.parse_args()
+    if options.command == "long":
+        endurance(options.clip, options.frames, options.changes, _repeat)
+        return
     if options.command == "networks":
         try:
             networks(options.rounds, options.iconface)

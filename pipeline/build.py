@@ -71,15 +71,15 @@ def restore_video(
 
     `opened` is called once with the source (its `info` tells length and size), `watch` after each frame with the
     counts so far. Raises ConfigError, CheckpointError, SourceError or SinkError, each with one clear sentence;
-    then, and when interrupted, nothing is left under the name `output`. With `chunks.resume`, or several
-    `chunks.workers`, finished chunks are kept beside it, and the same call with `chunks.resume` goes on from there.
+    then, and when interrupted, nothing is left under the name `output`. With `chunks.resume`, several
+    `chunks.workers` or a cluster (`chunks.ray`), finished chunks are kept beside it, and the same call with `chunks.resume` goes on from there.
     """
     config = config or PipelineConfig()
     input, output = Path(input), Path(output)
-    if config.chunks.resume or config.chunks.workers > 1:
+    if config.chunks.asked_for:
         if config.output.report is not None:
             raise ConfigError(
-                "--report sees a film as a whole; leave out --resume and --workers, or the report"
+                "--report sees a film as a whole; leave out --resume, --workers and --ray, or the report"
             )
         from pipeline.jobs.resume import restore_in_chunks
 

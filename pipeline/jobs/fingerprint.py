@@ -18,6 +18,7 @@ _NO_MATTER = {
     "output.overwrite",
     "chunks.resume",
     "chunks.workers",
+    "chunks.ray",
     "restore.batch_size",
     "restore.max_waiting",
 }
