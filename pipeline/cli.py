@@ -77,12 +77,14 @@ def _restore(options: argparse.Namespace) -> int:
     from pipeline.config import PipelineConfig
     from pipeline.jobs.queue import files_of, is_queue
     from pipeline.progress import progress
+    from pipeline.provenance import settings_hash
 
     config = configs.load(PipelineConfig, options.config, _changes(options))
     if options.tries:
         return _try(options)
     if options.dry_run:
         print(configs.dump(config))
+        print(f"# settings sha256: {settings_hash(config)}")
         for path in files_of(options.inputs):
             print("# input")
             for name, value in open_source(path, config).info.as_dict().items():
@@ -196,6 +198,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--compare", action="store_true", help="write before | after side by side")
     page = "also write what was done to whom as a page that needs nothing else"
     parser.add_argument("--report", type=Path, metavar="FILE.html", help=page)
+    signed = "sign a C2PA manifest of what was done: a PEM file of certificates and key (extra `provenance`)"
+    parser.add_argument("--c2pa", type=Path, metavar="CERT_AND_KEY", help=signed)
     parser.add_argument("--start", type=float, metavar="SECONDS", help="begin here (a trial)")
     parser.add_argument("--duration", type=float, metavar="SECONDS", help="stop after this much (a trial)")
     tried = "one video that shows several settings beside each other, and a page; may be repeated: all combinations"
@@ -276,6 +280,7 @@ def _changes(options: argparse.Namespace) -> list[str]:
         "output.compare": given("compare") or None,
         "output.overwrite": given("overwrite") or None,
         "output.report": str(options.report) if given("report") else None,
+        "output.c2pa": str(options.c2pa) if given("c2pa") else None,
         "chunks.resume": given("resume") or None,
         "chunks.workers": given("workers"),
         "chunks.ray": given("ray"),

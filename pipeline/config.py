@@ -62,6 +62,8 @@ class OutputConfig:
     """Replace an existing output file."""
     report: Path | None = None
     """Write what was done to whom as a page, `NAME.html`; none = no page."""
+    c2pa: Path | None = None
+    """Sign a manifest of what was done with the certificates and the key in this PEM file; none = no manifest."""
 
 
 @dataclass(frozen=True, slots=True)

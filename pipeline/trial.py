@@ -195,9 +195,9 @@ def _join(
 
 
 def _for_a_trial(input: Path, config: PipelineConfig) -> PipelineConfig:
-    if config.output.compare or config.chunks.asked_for:
+    if config.output.compare or config.output.c2pa or config.chunks.asked_for:
         raise ConfigError(
-            "--try shows the source itself and runs at once; leave out --compare, --resume, --workers and --ray"
+            "--try shows the source itself and runs at once; leave out --compare, --c2pa, --resume, --workers and --ray"
         )
     if config.input.duration_seconds is not None:
         return config

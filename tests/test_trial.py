@@ -144,7 +144,7 @@ def test_what_cannot_be_tried_is_refused_in_one_sentence(asked: list[str], messa
     "change", ["output.compare=true", "chunks.resume=true", "chunks.workers=2", "chunks.ray=auto"]
 )
 def test_a_trial_is_no_long_run(change: str, clip: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="leave out --compare, --resume, --workers and --ray"):
+    with pytest.raises(ConfigError, match="leave out --compare, --c2pa, --resume, --workers and --ray"):
         tried(clip, tmp_path / "grid.mkv", ["strength=0.5"], change)
 
 
