@@ -11,10 +11,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
+from pathlib import Path
 from typing import Literal
 
 import av
 from av.filter import Graph
+
+from pipeline.errors import SourceError
 
 MODES = ("none", "frame", "field")
 
@@ -75,26 +78,40 @@ def look_at_fields(stretches: Iterable[Iterable[av.VideoFrame]]) -> Fields:
 
 
 def deinterlaced(
-    frames: Iterable[av.VideoFrame], time_base: Fraction, mode: str, first: str | None
+    path: Path, frames: Iterable[av.VideoFrame], time_base: Fraction, mode: str, first: str | None
 ) -> Iterator[av.VideoFrame]:
-    """Whole frames out of the fields of `frames`, whose times are ticks of `time_base` and grow.
+    """Whole frames out of the fields of `frames` of the file `path`, whose times are ticks of `time_base` and grow.
 
     `mode`: "frame" gives one for each, of the moment of its first field, at its time; "field" two, the second in the
     middle to the next frame; their times are ticks of half of `time_base`. `first`: the field that comes first, None
     for what the frames say (top, where they say nothing). Each result depends on three frames: its own and the two
-    beside it.
+    beside it. Raises SourceError for frames that the filter does not take.
     """
     parity = {"top": "tff", "bottom": "bff", None: "auto"}[first]
     graph: Graph | None = None
     for native in frames:
         if graph is None:
-            graph = _graph(native, time_base, ("bwdif", f"mode=send_{mode}:parity={parity}:deint=all"))
+            kind = f"{path}: frames of {native.width}x{native.height} {native.format.name}"
+            try:
+                graph = _graph(native, time_base, "bwdif", f"mode=send_{mode}:parity={parity}:deint=all")
+            except av.error.FFmpegError as error:
+                raise _refusal(kind) from error
         native.time_base = time_base
         graph.push(native)
-        yield from _pull(graph, time_base, mode)
+        for whole in _pull(graph, time_base, mode):
+            if whole.format.name != native.format.name:
+                # Converted on the way, with a loss.
+                raise _refusal(kind)
+            yield whole
     if graph is not None:
         graph.push(None)
         yield from _pull(graph, time_base, mode)
+
+
+def _refusal(kind: str) -> SourceError:
+    return SourceError(
+        f"frames of {kind} cannot be deinterlaced; convert the video first, or leave it interlaced"
+    )
 
 
 def on_fields(fields: Fields, marked: bool, mode: str) -> list[str]:
@@ -144,7 +161,7 @@ def _kinds(frames: Iterable[av.VideoFrame]) -> Iterator[tuple[bool, str]]:
     for number, native in enumerate(frames):
         marks.append(native.interlaced_frame)
         if graph is None:
-            graph = _graph(native, Fraction(1, 25), ("idet", ""))
+            graph = _graph(native, Fraction(1, 25), "idet")
         native.pts, native.time_base = number, Fraction(1, 25)
         graph.push(native)
         seen += [each.metadata["lavfi.idet.single.current_frame"] for each in _ready(graph)]
@@ -154,10 +171,10 @@ def _kinds(frames: Iterable[av.VideoFrame]) -> Iterator[tuple[bool, str]]:
     return zip(marks, seen, strict=False)
 
 
-def _graph(like: av.VideoFrame, time_base: Fraction, filter: tuple[str, str]) -> Graph:
+def _graph(like: av.VideoFrame, time_base: Fraction, name: str, arguments: str | None = None) -> Graph:
     graph = Graph()
     source = graph.add_buffer(width=like.width, height=like.height, format=like.format, time_base=time_base)
-    middle, end = graph.add(filter[0], filter[1] or None), graph.add("buffersink")
+    middle, end = graph.add(name, arguments), graph.add("buffersink")
     source.link_to(middle)
     middle.link_to(end)
     graph.configure()

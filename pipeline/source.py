@@ -169,7 +169,7 @@ class FileSource:
         if self._deinterlace != "none":
             whole = (self._planar(native, index) for index, native in enumerate(frames))
             base = self.info.time_base * self._shown
-            frames = deinterlaced(whole, base, self._deinterlace, self.fields.first)
+            frames = deinterlaced(self.path, whole, base, self._deinterlace, self.fields.first)
         for native in frames:
             assert native.pts is not None
             if self._end is not None and native.pts >= self._end:

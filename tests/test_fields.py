@@ -20,6 +20,7 @@ from configs import ConfigError
 from pipeline import PipelineConfig, restore_video
 from pipeline.cli import main
 from pipeline.coding import planes_of
+from pipeline.errors import SourceError
 from pipeline.fields import look_at_fields
 from pipeline.source import FileSource
 
@@ -213,6 +214,26 @@ def test_the_command_tells_at_once_and_deinterlaces(
     assert main([*command[:1], str(tmp_path / "b.mp4"), *command[1:], "--deinterlace"]) == 0
     assert "interlaced" not in capsys.readouterr().err
     assert FileSource(tmp_path / "b.mp4").fields.first is None
+
+
+@pytest.mark.parametrize(("pixel_format", "size"), [("gray10le", (160, 120)), ("yuv420p", (64, 2))])
+def test_frames_that_the_filter_does_not_take_are_refused_in_one_sentence(
+    pixel_format: str, size: tuple[int, int], tmp_path: Path
+) -> None:
+    path = write_clip(
+        tmp_path / "in.mkv",
+        frames=3,
+        width=size[0],
+        height=size[1],
+        codec="ffv1",
+        pixel_format=pixel_format,
+        options={},
+    )
+    assert len(list(FileSource(path))) == 3
+    with pytest.raises(
+        SourceError, match=f"frames of {size[0]}x{size[1]} {pixel_format} cannot be deinterlaced"
+    ):
+        list(FileSource(path, deinterlace="frame"))
 
 
 def test_another_way_to_deinterlace_is_refused() -> None:
