@@ -1,4 +1,5 @@
-"""Measurements as commands: `python -m pipeline.bench overhead|flicker|memory CLIP ...`, `live CLIP` or `networks`."""
+"""Measurements as commands: `python -m pipeline.bench overhead|flicker|memory|landmarks CLIP ...`, `live CLIP`,
+`long CLIP` or `networks`."""
 
 from __future__ import annotations
 
@@ -19,11 +20,13 @@ import configs
 from models.weights import CheckpointError
 from pipeline.build import build, open_source, restore_video
 from pipeline.config import PipelineConfig
+from pipeline.endurance import endurance
 from pipeline.flicker import WarpingErrors
 from pipeline.flow import run
 from pipeline.live.bench import live
 from pipeline.report import Report
 from pipeline.speed import networks, seconds_of
+from pipeline.worn import landmarks
 
 
 def main() -> None:
@@ -35,7 +38,8 @@ def main() -> None:
     networks_command.add_argument(
         "--iconface", type=Path, metavar="CHECKPOINT", help="weights of iconface in place of the shipped ones"
     )
-    for name, measure in (("overhead", overhead), ("flicker", flicker), ("memory", memory)):
+    measures = {"overhead": overhead, "flicker": flicker, "memory": memory, "landmarks": landmarks}
+    for name, measure in measures.items():
         command = commands.add_parser(name, help=(measure.__doc__ or "").partition("\n")[0])
         command.add_argument("clips", metavar="CLIP", nargs="*" if name == "overhead" else "+", type=Path)
         command.add_argument("--set", dest="changes", metavar="A.B=C", action="append", default=[])
@@ -45,7 +49,14 @@ def main() -> None:
     live_command.add_argument("clip", metavar="CLIP", type=Path)
     live_command.add_argument("--seconds", type=float, default=60.0, help="so long, the clip again and again")
     live_command.add_argument("--set", dest="changes", metavar="A.B=C", action="append", default=[])
+    long_command = commands.add_parser("long", help=(endurance.__doc__ or "").partition("\n")[0])
+    long_command.add_argument("clip", metavar="CLIP", type=Path)
+    long_command.add_argument("--frames", type=int, default=10_000)
+    long_command.add_argument("--set", dest="changes", metavar="A.B=C", action="append", default=[])
     options = parser.parse_args()
+    if options.command == "long":
+        endurance(options.clip, options.frames, options.changes, _repeat)
+        return
     if options.command == "networks":
         try:
             networks(options.rounds, options.iconface)

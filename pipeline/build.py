@@ -13,16 +13,17 @@ from configs import ConfigError
 from models.likeness import LikenessMeter
 from models.protocols import Restorer, uses_references
 from models.recogniser import EmbeddedRecogniser
-from pipeline import __version__
 from pipeline.compare import side_by_side
 from pipeline.config import PipelineConfig
 from pipeline.flow import Note, Parts, Watch, keep_after, leave_unnoted, run
 from pipeline.gate import Gate
 from pipeline.geometry import Geometry
-from pipeline.parts import AUTO, build_detector, build_masker, build_recogniser, build_restorer
+from pipeline.manifest import load_credentials, sign
+from pipeline.parts import build_detector, build_masker, build_recogniser, build_restorer
 from pipeline.perception import Perception
 from pipeline.photos import PhotoSink, PhotoSource
 from pipeline.portraits import Portraits
+from pipeline.provenance import SOURCE_TYPE, changes_faces, note
 from pipeline.report import Report
 from pipeline.report_page import ReportPage
 from pipeline.sink import FileSink
@@ -71,19 +72,30 @@ def restore_video(
 
     `opened` is called once with the source (its `info` tells length and size), `watch` after each frame with the
     counts so far. Raises ConfigError, CheckpointError, SourceError or SinkError, each with one clear sentence;
-    then, and when interrupted, nothing is left under the name `output`. With `chunks.resume`, or several
-    `chunks.workers`, finished chunks are kept beside it, and the same call with `chunks.resume` goes on from there.
+    then, and when interrupted, nothing is left under the name `output` (but a film that could not be signed). With
+    `chunks.resume`, several `chunks.workers` or a cluster (`chunks.ray`), finished chunks are kept beside it, and the
+    same call with `chunks.resume` goes on from there.
     """
     config = config or PipelineConfig()
     input, output = Path(input), Path(output)
-    if config.chunks.resume or config.chunks.workers > 1:
+    signer = config.output.c2pa
+    credentials = None if signer is None else load_credentials(signer, input, output)
+    if config.chunks.asked_for:
         if config.output.report is not None:
             raise ConfigError(
-                "--report sees a film as a whole; leave out --resume and --workers, or the report"
+                "--report sees a film as a whole; leave out --resume, --workers and --ray, or the report"
             )
         from pipeline.jobs.resume import restore_in_chunks
 
-        return restore_in_chunks(input, output, config, opened=opened, watch=watch)
+        report = restore_in_chunks(input, output, config, opened=opened, watch=watch)
+    else:
+        report = _restore_at_once(input, output, config, opened, watch)
+    if credentials is not None:
+        sign(output, input, config, report, credentials)
+    return report
+
+
+def _restore_at_once(input: Path, output: Path, config: PipelineConfig, opened: Open, watch: Watch) -> Report:
     source = open_source(input, config)
     # The output is checked first: nobody wants to wait for models and then hear that it exists already.
     sink = open_sink(output, source, config)
@@ -95,9 +107,9 @@ def restore_video(
     )
     people = parts.perception.people
     arrange = side_by_side if config.output.compare else keep_after
-    note: Note = page.note if page is not None else leave_unnoted
+    noted: Note = page.note if page is not None else leave_unnoted
     with sink:
-        run(source, sink, parts, config, report=report, arrange=arrange, watch=watch, note=note)
+        run(source, sink, parts, config, report=report, arrange=arrange, watch=watch, note=noted)
         report.damage = list(source.damage)
     report.merge_people(people.current)
     unmatched = [name for person, name in people.photos().items() if person not in report.people]
@@ -135,14 +147,18 @@ def open_source(path: Path, config: PipelineConfig) -> FileSource | PhotoSource:
     settings = config.input
     # os.path, as Path.is_dir raises for a name that is too long.
     if os.path.isdir(path) or PhotoSource.reads(path):
-        if settings.start_seconds or settings.duration_seconds or config.output.compare:
-            raise ConfigError(f"{path}: --start, --duration and --compare are for videos, not for photos")
+        ours = settings.start_seconds or settings.duration_seconds or config.output.compare
+        if ours or settings.deinterlace != "none":
+            raise ConfigError(
+                f"{path}: --start, --duration, --compare and --deinterlace are for videos, not for photos"
+            )
         return PhotoSource(path, strict=settings.strict)
     return FileSource(
         path,
         start_seconds=settings.start_seconds,
         duration_seconds=settings.duration_seconds,
         strict=settings.strict,
+        deinterlace=settings.deinterlace,
     )
 
 
@@ -151,16 +167,17 @@ def open_sink(
 ) -> FileSink | PhotoSink:
     """The sink for a path; `folder` takes the unfinished file of a video."""
     if isinstance(source, PhotoSource):
-        return PhotoSink(output, source, overwrite=config.output.overwrite)
-    kind = AUTO if config.restorer.kind == "auto" else config.restorer.kind
+        kind = SOURCE_TYPE if changes_faces(config) else ""
+        return PhotoSink(
+            output, source, overwrite=config.output.overwrite, note=note(config), source_type=kind
+        )
     return FileSink(
         output,
         source,
         config.encode,
         overwrite=config.output.overwrite,
         columns=2 if config.output.compare else 1,
-        # Of a checkpoint the file's name alone: where it lies is nobody's business.
-        note=f"faces restored by anchorface {__version__} ({Path(kind).name})",
+        note=note(config),
         folder=folder,
     )
 

@@ -77,10 +77,14 @@ def _restore(options: argparse.Namespace) -> int:
     from pipeline.config import PipelineConfig
     from pipeline.jobs.queue import files_of, is_queue
     from pipeline.progress import progress
+    from pipeline.provenance import settings_hash
 
     config = configs.load(PipelineConfig, options.config, _changes(options))
+    if options.tries:
+        return _try(options)
     if options.dry_run:
         print(configs.dump(config))
+        print(f"# settings sha256: {settings_hash(config)}")
         for path in files_of(options.inputs):
             print("# input")
             for name, value in open_source(path, config).info.as_dict().items():
@@ -97,6 +101,32 @@ def _restore(options: argparse.Namespace) -> int:
     else:
         print(report.summary())
     return DAMAGED if report.damage else 0
+
+
+def _try(options: argparse.Namespace) -> int:
+    """Several settings on a stretch, beside each other."""
+    from pipeline.jobs.queue import is_queue
+    from pipeline.progress import Watcher, progress
+    from pipeline.trial import Try, make_tries, run_trial
+
+    tries = make_tries(options.tries, options.config, _changes(options))
+    if is_queue(options.inputs):
+        raise ConfigError("--try is for one video; give one input")
+    if options.dry_run:
+        print("\n".join(each.name for each in tries))
+        return 0
+
+    def watching(each: Try) -> AbstractContextManager[Watcher]:
+        if options.progress in ("bar", "plain"):
+            print(f"{each.name} ({each.place} of {each.of})", file=sys.stderr, flush=True)
+        return progress(options.progress)
+
+    trial = run_trial(options.inputs[0], options.output, tries, watching)
+    if options.progress == "json":
+        print(json.dumps({"event": "done", **trial.as_dict()}))
+    else:
+        print(trial.summary())
+    return DAMAGED if any(report.damage for _, report in trial.tries) else 0
 
 
 def _restore_several(options: argparse.Namespace, config: PipelineConfig) -> int:
@@ -168,8 +198,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--compare", action="store_true", help="write before | after side by side")
     page = "also write what was done to whom as a page that needs nothing else"
     parser.add_argument("--report", type=Path, metavar="FILE.html", help=page)
+    signed = "sign a C2PA manifest of what was done: a PEM file of certificates and key (extra `provenance`)"
+    parser.add_argument("--c2pa", type=Path, metavar="CERT_AND_KEY", help=signed)
     parser.add_argument("--start", type=float, metavar="SECONDS", help="begin here (a trial)")
     parser.add_argument("--duration", type=float, metavar="SECONDS", help="stop after this much (a trial)")
+    tried = "one video that shows several settings beside each other, and a page; may be repeated: all combinations"
+    parser.add_argument("--try", metavar="NAME=A,B", action="append", default=[], dest="tries", help=tried)
+    woven = "make whole frames of interlaced ones: one for each (frame, the default), or one for each field (field)"
+    parser.add_argument("--deinterlace", nargs="?", const="frame", choices=["frame", "field"], help=woven)
     parser.add_argument("--codec", help="video encoder: auto, libx264, libx265, libsvtav1, ffv1, ...")
     parser.add_argument("--crf", type=float, help="quality of the encoder, lower is better")
     parser.add_argument("--preset", help="speed of the encoder, for example fast, medium, slow")
@@ -181,6 +217,10 @@ def _parser() -> argparse.ArgumentParser:
     resume = "keep finished chunks in OUT.parts, so that the same command goes on after an interruption"
     parser.add_argument("--resume", action="store_true", help=resume)
     parser.add_argument("--workers", type=int, metavar="N", help="restore chunks in N processes")
+    cluster = (
+        "restore chunks on a Ray cluster, one worker a GPU; without ADDRESS on this machine's (extra `scale`)"
+    )
+    parser.add_argument("--ray", metavar="ADDRESS", nargs="?", const="auto", help=cluster)
     parser.add_argument(
         "--strict", action="store_true", help="fail on damaged input instead of keeping the rest"
     )
@@ -231,6 +271,7 @@ def _changes(options: argparse.Namespace) -> list[str]:
         "input.start_seconds": given("start"),
         "input.duration_seconds": given("duration"),
         "input.strict": given("strict") or None,
+        "input.deinterlace": given("deinterlace"),
         "blend.strength": given("strength"),
         "blend.seed": given("seed"),
         "encode.codec": given("codec"),
@@ -239,8 +280,10 @@ def _changes(options: argparse.Namespace) -> list[str]:
         "output.compare": given("compare") or None,
         "output.overwrite": given("overwrite") or None,
         "output.report": str(options.report) if given("report") else None,
+        "output.c2pa": str(options.c2pa) if given("c2pa") else None,
         "chunks.resume": given("resume") or None,
         "chunks.workers": given("workers"),
+        "chunks.ray": given("ray"),
     }
     # A JSON scalar or list of strings is a TOML value too, and Python writes inf and nan as TOML does.
     written = {

@@ -78,28 +78,6 @@ def luma_window(native: av.VideoFrame, matrix: NDArray[np.float32], size: int) -
     return levels[0]
 
 
-def chroma_spread(native: av.VideoFrame) -> float:
-    """How colourful `native` is: 95th percentile of the chroma's distance from its median, 8-bit code values.
-
-    0 for grey pictures; low for black-and-white film that was captured with a tint.
-    """
-    coding = coding_of(native)
-    if coding.kind == "gray":
-        return 0.0
-    step = max(1, native.width // (coding.step_x * 80))
-    sampled = [plane[::step, ::step].astype(np.float32) for plane in planes_of(native)]
-    if coding.kind == "rgb":
-        green, blue, red = sampled[:3]
-        first, second, scale = _spread(blue - green), _spread(red - green), coding.luma_scale / 2
-    else:
-        first, second, scale = _spread(sampled[1]), _spread(sampled[2]), coding.chroma_scale
-    return scale * float(np.percentile(np.hypot(first, second), 95))
-
-
-def _spread(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(samples - np.median(samples), np.float32)
-
-
 def read_crop(native: av.VideoFrame, matrix: NDArray[np.float32], size: int) -> Tensor:
     """The crop of `native` under `matrix` (2, 3), frame to crop: uint8 (3, size, size) RGB full range.
 

@@ -1,15 +1,16 @@
-"""Before and after in one picture, for people who want to see what was done."""
+"""Several pictures in one, for people who want to see what was done."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import av
 import cv2
 import numpy as np
 
-from pipeline.coding import Plane, luma_code, planes_of
+from pipeline.coding import Plane, chroma_step, luma_code, planes_of
 from pipeline.colour import new_frame
-from pipeline.probe import display_of
-from pipeline.sink import frame_size
+from pipeline.probe import Display, display_of
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -23,28 +24,94 @@ def side_by_side(
     Where chroma is subsampled, an odd last column or row is cut off. Raises ValueError for frames of different
     size or format.
     """
-    if (before.width, before.height, before.format.name) != (after.width, after.height, after.format.name):
-        raise ValueError(
-            f"frames to compare must be alike, got {before.width}x{before.height} {before.format.name} and "
-            f"{after.width}x{after.height} {after.format.name}"
-        )
-    display = display_of(before)
-    rotation = display.rotation % 360
-    along = 1 if rotation % 180 == 0 else 0
-    size = frame_size(before.width, before.height, rotation, columns=2, pixel_format=before.format.name)
-    joined = new_frame(before, *size)
-    # Turned counter-clockwise by 90 degrees the upper half is on the left, by 180 the right one, and so on.
-    reverse = (rotation in (180, 270)) != display.mirrored
-    halves = (after, before) if reverse else (before, after)
-    targets = [np.array_split(plane, 2, axis=along) for plane in planes_of(joined)]
-    for index, half in enumerate(halves):
-        for parts, plane in zip(targets, planes_of(half), strict=True):
-            height, width = parts[index].shape
-            parts[index][:] = plane[:height, :width]
-    for index, caption in enumerate(reversed(captions) if reverse else captions):
-        shown = [np.rot90(parts[index], rotation // 90) for parts in targets]
-        _stamp([plane[:, ::-1] for plane in shown] if display.mirrored else shown, caption, before)
+    return mosaic((before, after), captions, across=2)
+
+
+def mosaic(
+    cells: Sequence[av.VideoFrame],
+    captions: Sequence[str],
+    *,
+    across: int,
+    display: Display | None = None,
+) -> av.VideoFrame:
+    """`cells` in rows of `across` as players show them, each with its caption, in their pixel format.
+
+    `display`: how players show a cell; None is what the first one says. Where chroma is subsampled, an odd last column
+    or row is cut off; places without a cell are black. Raises ValueError for cells of different size or format.
+    """
+    first = cells[0]
+    for cell in cells[1:]:
+        if (first.width, first.height, first.format.name) != (cell.width, cell.height, cell.format.name):
+            raise ValueError(
+                f"frames to compare must be alike, got {first.width}x{first.height} {first.format.name} and "
+                f"{cell.width}x{cell.height} {cell.format.name}"
+            )
+    display = display or display_of(first)
+    size, down = cell_size(first.width, first.height, first.format.name), -(-len(cells) // across)
+    joined = new_frame(first, *grid_size(size, across, down, display.rotation))
+    shown = [_as_shown(plane, display) for plane in planes_of(joined)]
+    for index, plane in enumerate(shown):
+        plane[:] = luma_code(first, 0) if index == 0 or first.format.is_rgb else _neutral(first)
+    for number, cell in enumerate(cells):
+        row, column = divmod(number, across)
+        places = []
+        for target, plane in zip(shown, whole_planes(cell), strict=True):
+            high, wide = target.shape[0] // down, target.shape[1] // across
+            place = target[row * high : (row + 1) * high, column * wide : (column + 1) * wide]
+            place[:] = _as_shown(plane, display)
+            places.append(place)
+        _stamp(places, captions[number], first)
     return joined
+
+
+def shrunk(native: av.VideoFrame, size: tuple[int, int]) -> av.VideoFrame:
+    """`native` in another `size` of whole chroma samples, without an odd last line or column; itself where it has
+    that size."""
+    if (native.width, native.height) == size:
+        return native
+    fresh = new_frame(native, *size)
+    for target, plane in zip(planes_of(fresh), whole_planes(native), strict=True):
+        height, width = target.shape
+        target[:] = (
+            plane
+            if plane.shape == target.shape
+            else cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA)
+        )
+    return fresh
+
+
+def whole_planes(native: av.VideoFrame) -> list[Plane]:
+    """The planes of `native` without an odd last line or column, which shares its chroma with none."""
+    width, height = cell_size(native.width, native.height, native.format.name)
+    across, down = chroma_step(native.format.name)
+    first, *others = planes_of(native)
+    return [first[:height, :width], *(plane[: height // down, : width // across] for plane in others)]
+
+
+def cell_size(width: int, height: int, pixel_format: str, scale: float = 1.0) -> tuple[int, int]:
+    """The largest whole chroma samples within `width` x `height` times `scale`, at least one."""
+    steps = chroma_step(pixel_format)
+    across, down = (
+        max(step, int(side * scale) // step * step) for side, step in zip((width, height), steps, strict=True)
+    )
+    return across, down
+
+
+def grid_size(size: tuple[int, int], across: int, down: int, rotation: int) -> tuple[int, int]:
+    """Size of a coded frame that shows `across` x `down` coded cells of `size` after a turn by `rotation` degrees."""
+    width, height = size
+    return (width * down, height * across) if rotation % 180 else (width * across, height * down)
+
+
+def _as_shown(plane: Plane, display: Display) -> Plane:
+    """A view of a coded plane as players show it."""
+    turned = np.rot90(plane, display.rotation // 90)
+    return turned[:, ::-1] if display.mirrored else turned
+
+
+def _neutral(like: av.VideoFrame) -> int:
+    """The code of chroma that is none."""
+    return 1 << (like.format.components[0].bits - 1)
 
 
 def _stamp(planes: list[Plane], caption: str, like: av.VideoFrame) -> None:
@@ -67,4 +134,4 @@ def _stamp(planes: list[Plane], caption: str, like: av.VideoFrame) -> None:
         if index == 0 or like.format.is_rgb:
             corner[:] = np.rint(codes).astype(plane.dtype)
         else:
-            corner[:] = 1 << (like.format.components[0].bits - 1)
+            corner[:] = _neutral(like)

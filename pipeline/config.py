@@ -10,6 +10,7 @@ from models.engine import EngineConfig
 from models.fast.restorer import CROP_SIZES
 from models.precision import PRECISIONS
 from pipeline.blend import BlendConfig
+from pipeline.fields import MODES
 from pipeline.gate import GateConfig
 from pipeline.jobs.config import ChunkConfig
 from pipeline.live.settings import LiveConfig
@@ -34,6 +35,8 @@ class InputConfig:
     """Stop after this much (a trial); none = to the end."""
     strict: bool = False
     """Fail on the first damaged packet, or photo of a folder, instead of keeping what can be decoded."""
+    deinterlace: str = "none"
+    """Make whole frames of interlaced ones: `frame`, one for each at its own time; `field`, two for each; `none`."""
     references: tuple[str, ...] = ()
     """Photos, folders of photos, or clips of the people in the film."""
 
@@ -46,6 +49,8 @@ class InputConfig:
             raise ValueError(f"start_seconds must not be negative, got {self.start_seconds}")
         if self.duration_seconds is not None and self.duration_seconds <= 0:
             raise ValueError(f"duration_seconds must be above 0, got {self.duration_seconds}")
+        if self.deinterlace not in MODES:
+            raise ValueError(f"deinterlace must be one of {', '.join(MODES)}, got {self.deinterlace!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,8 @@ class OutputConfig:
     """Replace an existing output file."""
     report: Path | None = None
     """Write what was done to whom as a page, `NAME.html`; none = no page."""
+    c2pa: Path | None = None
+    """Sign a manifest of what was done with the certificates and the key in this PEM file; none = no manifest."""
 
 
 @dataclass(frozen=True, slots=True)

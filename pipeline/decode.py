@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ class Losses:
 
 def decode(
     path: Path, stream_index: int, losses: Losses, start_pts: int | None = None
-) -> Iterator[av.VideoFrame]:
+) -> Generator[av.VideoFrame]:
     """The frames of a stream as they are shown, from a key frame at or before `start_pts` on."""
     last: int | None = None
     with open_input(path) as container:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import torch
 
 from pipeline.errors import SinkError
 from pipeline.probe import SourceInfo
@@ -208,6 +209,9 @@ def _options(codec: str, info: SourceInfo, config: EncodeConfig) -> dict[str, st
     if codec in ("libx264", "libx264rgb"):
         options |= {"preset": config.preset} | ({"qp": "0"} if config.lossless else {"crf": crf})
         parameters = []
+        if torch.backends.cpu.get_cpu_capability() == "AVX512":
+            # Its macroblock trees in AVX-512 gave another stream in nearly every run over the same pictures.
+            parameters.append("asm=avx2")
         if info.mastering_display:
             parameters.append(f"mastering-display={info.mastering_display}")
         if info.content_light:

@@ -18,7 +18,7 @@ from pipeline.colour import luma_thumbnail, luma_window, read_crop, rgb_thumbnai
 from pipeline.frames import Frame
 from pipeline.geometry import Geometry
 from pipeline.views import view_of
-from trackers.follower import Follower
+from trackers.follower import Disagreements, Follower
 from trackers.people import People
 from trackers.references import View
 from trackers.shots import ShotDetector
@@ -95,6 +95,7 @@ class _Followed:
 
     sighting: Sighting
     views: list[View]
+    disagreements: Disagreements = ()
 
 
 class Perception:
@@ -253,8 +254,13 @@ class Perception:
             followed = self._living[track_id] = _Followed(sighting, [])
         else:
             carried = followed.sighting.face.landmarks
-            landmarks = self._follower.correct(carried, face.landmarks, face.eye_distance_px)
-            face = replace(face, landmarks=landmarks)
+            corrected = self._follower.correct(
+                carried, face.landmarks, face.eye_distance_px, followed.disagreements
+            )
+            face, followed.disagreements = (
+                replace(face, landmarks=corrected.landmarks),
+                corrected.disagreements,
+            )
         norms = self._norms.setdefault(track_id, [])
         usual = float(np.median(norms)) if norms else norm
         clarity = min(norm / max(usual, 1e-6), 1.0)

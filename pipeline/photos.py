@@ -16,6 +16,7 @@ from typing import Any, Self
 import av
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from pipeline.coding import planes_of
@@ -31,6 +32,13 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "AVIF": {"quality": 90, "subsampling": "4:4:4"},
     "TIFF": {"compression": "tiff_lzw"},
 }
+_SOFTWARE = 0x0131
+"""EXIF's tag for the program that made the picture."""
+_XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/">'
+    "<Iptc4xmpExt:DigitalSourceType>{}</Iptc4xmpExt:DigitalSourceType></rdf:Description></rdf:RDF></x:xmpmeta>"
+)
 _FULL_RANGE = 2
 _HEAD = 1 << 12
 """Bytes at a file's beginning that tell its depth."""
@@ -108,12 +116,22 @@ class PhotoSink:
     """Writes restored photos: one to the file `path`, those of a folder to files of the same names in `path`.
 
     A context manager like FileSink; each photo appears under its name when it is whole. Transparency, colour
-    profile, resolution and the camera's notes are carried from the original. Raises SinkError.
+    profile, resolution and the camera's notes are carried from the original. `note` (EXIF's software) tells what was
+    done, `source_type` (XMP, a term of IPTC) of which kind the picture is since then. Raises SinkError.
     """
 
-    def __init__(self, path: Path, source: PhotoSource, *, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        source: PhotoSource,
+        *,
+        overwrite: bool = False,
+        note: str = "",
+        source_type: str = "",
+    ) -> None:
         self.path = path
         self.warnings: list[str] = []
+        self._notes = note, source_type
         self._source = source
         self._overwrite = overwrite
         self._folder = source.path.is_dir()
@@ -151,7 +169,7 @@ class PhotoSink:
         partial.create()
         try:
             kind = Image.registered_extensions()[target.suffix.lower()]
-            picture, kept = _with_notes(native, _read(file).upright, kind)
+            picture, kept = _with_notes(native, _read(file).upright, kind, *self._notes)
             picture.save(partial.path, format=kind, **kept, **_SAVE_OPTIONS.get(kind, {}))
             partial.commit()
         except (OSError, ValueError) as error:
@@ -231,7 +249,7 @@ def _frame(picture: Image.Image) -> av.VideoFrame:
 
 
 def _with_notes(
-    native: av.VideoFrame, original: Image.Image, kind: str
+    native: av.VideoFrame, original: Image.Image, kind: str, note: str, source_type: str
 ) -> tuple[Image.Image, dict[str, Any]]:
     """The picture of `native` with the transparency of `original`, and what else is to be saved with it."""
     green, blue, red = planes_of(native)
@@ -245,6 +263,13 @@ def _with_notes(
     names = ("icc_profile", "dpi") if original.mode in ("RGB", "RGBA", "P") else ("dpi",)
     kept = {name: original.info[name] for name in names if original.info.get(name)}
     exif = original.getexif()
+    if note:
+        exif[_SOFTWARE] = note
     if len(exif) and kind in ("JPEG", "PNG", "WEBP", "AVIF"):
         kept["exif"] = exif.tobytes()
+    if source_type and kind in ("JPEG", "WEBP", "AVIF"):
+        kept["xmp"] = _XMP.format(source_type).encode()
+    if source_type and kind == "PNG":
+        kept["pnginfo"] = PngInfo()
+        kept["pnginfo"].add_itxt("XML:com.adobe.xmp", _XMP.format(source_type))
     return picture, kept

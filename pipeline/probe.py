@@ -57,6 +57,7 @@ class SourceInfo:
     """FFmpeg's numbers, those of ITU-T H.273 (range: 1 limited, 2 full)."""
     chroma_location: str | None
     interlaced: bool
+    """The frames are marked as interlaced; whether they are is told by `FileSource.fields`."""
     mastering_display: str | None
     """Primaries and luminance of the mastering display in x265's words."""
     content_light: tuple[int, int] | None
@@ -122,10 +123,6 @@ def probe(container: InputContainer, path: Path) -> SourceInfo:
             warnings.append(
                 f"{name} metadata are dropped, they do not fit changed pictures; static HDR stays"
             )
-    if first.interlaced_frame:
-        warnings.append(
-            "the video is interlaced: faces are restored as they are, deinterlace it first for better ones"
-        )
     display = display_of(first)
     if abs(display.angle - display.rotation) > 1:
         warnings.append(

@@ -23,6 +23,8 @@ class _Info(Protocol):
 class _Opened(Protocol):
     @property
     def info(self) -> _Info: ...
+    @property
+    def warnings(self) -> list[str]: ...
 
 
 class Watcher:
@@ -47,6 +49,15 @@ class _Plain(Watcher):
     def __init__(self) -> None:
         self._next = time.monotonic() + self.every_seconds
 
+    def opened(self, source: _Opened) -> None:
+        super().opened(source)
+        self.warn(source.warnings)
+
+    def warn(self, sentences: list[str]) -> None:
+        """Tells at once what the summary tells again: there may be a remedy, and hours between."""
+        for sentence in sentences:
+            print(f"warning: {sentence}", file=sys.stderr, flush=True)
+
     def update(self, report: Report) -> None:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + self.every_seconds
@@ -70,6 +81,10 @@ class _Json(_Plain):
     """A JSON object a line on the standard output, for programs."""
 
     every_seconds = 1.0
+
+    def warn(self, sentences: list[str]) -> None:
+        for sentence in sentences:
+            print(json.dumps({"event": "warning", "sentence": sentence}), flush=True)
 
     def tell(self, report: Report) -> None:
         print(
@@ -97,6 +112,8 @@ class _Bar(Watcher):
     def opened(self, source: _Opened) -> None:
         super().opened(source)
         self._bar.update(self._task, description="restoring", total=self.total)
+        for sentence in source.warnings:
+            self._bar.console.print(f"warning: {sentence}", markup=False, highlight=False)
 
     def update(self, report: Report) -> None:
         rate = report.frames / max(report.seconds, 1e-6)

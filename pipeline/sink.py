@@ -16,7 +16,7 @@ from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from pipeline.coding import chroma_step
+from pipeline.compare import cell_size, grid_size
 from pipeline.containers import open_input
 from pipeline.encode import EncodeConfig, Encoding, choose_encoding
 from pipeline.errors import MediaError, SinkError
@@ -42,9 +42,9 @@ class FileSink:
     """Encodes frames into `path` beside the copied streams of `source`.
 
     A context manager: the file gets its name when the block ends well, else nothing of it is left. `columns`
-    frames stand side by side (for comparisons); `note` says in the file's comment what was done to it; `folder` takes
-    the unfinished file. Raises SinkError: at once where `path` must not be written, later where encoding or the disk
-    fails.
+    frames stand side by side (for comparisons), or frames have another `size`; `note` says in the file's comment what
+    was done to it; `folder` takes the unfinished file. Raises SinkError: at once where `path` must not be written,
+    later where encoding or the disk fails.
     """
 
     def __init__(
@@ -55,12 +55,13 @@ class FileSink:
         *,
         overwrite: bool = False,
         columns: int = 1,
+        size: tuple[int, int] | None = None,
         note: str = "faces restored by anchorface",
         folder: Path | None = None,
     ) -> None:
         info = source.info
         self.path = path
-        self.width, self.height = frame_size(
+        self.width, self.height = size or frame_size(
             info.width, info.height, info.rotation, columns=columns, pixel_format=info.pixel_format
         )
         self._source = source
@@ -248,10 +249,8 @@ def frame_size(width: int, height: int, rotation: int, *, columns: int, pixel_fo
 
     Frames stand beside each other on whole chroma samples; so several of them are cut to whole ones.
     """
-    if columns > 1:
-        step_x, step_y = chroma_step(pixel_format)
-        width, height = width - width % step_x, height - height % step_y
-    return (width, height * columns) if rotation % 180 else (width * columns, height)
+    size = cell_size(width, height, pixel_format) if columns > 1 else (width, height)
+    return grid_size(size, columns, 1, rotation)
 
 
 def _container_options(container: str, source: InputContainer, video_index: int) -> dict[str, str]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -14,6 +17,7 @@ from pipeline.colour import through_filters
 from pipeline.containers import open_input
 from pipeline.decode import Losses, decode
 from pipeline.errors import SourceError
+from pipeline.fields import Fields, deinterlaced, look_at_fields, on_fields
 from pipeline.frames import Frame
 from pipeline.probe import SourceInfo, probe
 
@@ -21,6 +25,8 @@ _MAX_SECONDS = 1e8
 """Three years: more cannot be counted in every file's ticks."""
 _STREAMED = {"mpeg", "mpegts"}
 """Formats whose clock starts anywhere: their times are counted from the first one."""
+_STRETCH, _STRETCHES = 25, 3
+"""Frames that follow each other, and how many such stretches of a video are looked at for interlacing."""
 
 
 class FileSource:
@@ -29,7 +35,8 @@ class FileSource:
     Each has the source's own time; one without a time, or with one that does not grow, gets one between.
     May be iterated again; closing an iteration closes the file. With `start_seconds` the frames before are
     dropped and times are counted from there. What cannot be decoded is left out and told in `damage`; with
-    `strict` it raises instead. Raises SourceError.
+    `strict` it raises instead. `deinterlace` makes whole frames of fields: "frame" one for each frame, at its time,
+    "field" two (see pipeline/fields.py). Raises SourceError.
     """
 
     live = False
@@ -41,6 +48,7 @@ class FileSource:
         start_seconds: float = 0,
         duration_seconds: float | None = None,
         strict: bool = False,
+        deinterlace: str = "none",
     ) -> None:
         length = 1 if duration_seconds is None else duration_seconds
         # In this form both are false for a number that is none.
@@ -54,7 +62,15 @@ class FileSource:
         with open_input(path) as container:
             info = probe(container, path)
             begin = Fraction(container.start_time or 0, av.time_base)
-        self.info: SourceInfo = replace(info, frame_count=_expected(info, start_seconds, duration_seconds))
+        self._deinterlace, self._shown = deinterlace, 2 if deinterlace == "field" else 1
+        self.info: SourceInfo = replace(
+            info,
+            frame_count=_expected(info, start_seconds, duration_seconds, self._shown),
+            average_rate=info.average_rate * self._shown,
+            time_base=info.time_base / self._shown,
+            interlaced=info.interlaced and deinterlace == "none",
+        )
+        self._marked = info.interlaced
         origin = begin if self.info.container in _STREAMED else Fraction(0)
         base = self.info.time_base
         self._zero = round((origin + Fraction(start_seconds)) / base)
@@ -86,16 +102,42 @@ class FileSource:
 
     @property
     def warnings(self) -> list[str]:
-        """Those of `info`, and what was met while reading that is no loss."""
-        if not self._untimed:
-            return [*self.info.warnings]
-        return [*self.info.warnings, f"{self._untimed} frames had no time that grows; it was filled in"]
+        """Those of `info`, what was seen of its fields, and what was met while reading that is no loss."""
+        told = [*self.info.warnings, *on_fields(self.fields, self._marked, self._deinterlace)]
+        if self._untimed:
+            told.append(f"{self._untimed} frames had no time that grows; it was filled in")
+        return told
+
+    @cached_property
+    def fields(self) -> Fields:
+        """Whether the video is interlaced or telecined, by some stretches of it."""
+        info = self.info
+        step = 1 / (info.average_rate * info.time_base)
+        count, length = (info.frame_count or 0), _STRETCH
+        first = self._zero
+        if count < 2 * _STRETCHES * _STRETCH:
+            starts, length = [self._start], _STRETCHES * _STRETCH
+        else:
+            starts = [
+                self._start,
+                *(first + round(step * count * n / _STRETCHES) for n in range(1, _STRETCHES)),
+            ]
+        return look_at_fields(self._stretch(start, length) for start in starts)
+
+    def _stretch(self, start: int | None, length: int) -> Iterator[av.VideoFrame]:
+        losses = Losses(self.path, strict=False)
+        at = None if start is None else start // self._shown
+        with closing(decode(self.path, self.info.video_index, losses, at)) as natives:
+            for native in islice(natives, length):
+                if (native.width, native.height) != (self.info.width, self.info.height):
+                    return
+                yield native
 
     def __iter__(self) -> Generator[Frame]:
         self._losses, self._untimed = Losses(self.path, strict=self.strict), 0
         index = -1
-        for index, (native, pts) in enumerate(self._wanted(self._losses, self._start)):
-            yield self._frame(native, index, pts - self._zero)
+        for index, native in enumerate(self._wanted(self._losses, self._start)):
+            yield self._frame(native, index)
         if index < 0:
             length = f" of {self.info.duration_seconds:.1f} s" if self.info.duration_seconds else ""
             raise SourceError(
@@ -108,39 +150,56 @@ class FileSource:
         In a file with damage or without times they may be others than an iteration from the start gives.
         """
         losses = Losses(self.path, strict=False)
-        for index, (native, shown) in enumerate(self._wanted(losses, pts + self._zero), first):
-            yield self._frame(native, index, shown - self._zero)
+        for index, native in enumerate(self._wanted(losses, pts + self._zero), first):
+            yield self._frame(native, index)
 
-    def _frame(self, native: av.VideoFrame, index: int, pts: int) -> Frame:
-        self._check_shape(native, index)
-        planar = self._planar(native, index)
+    def _frame(self, native: av.VideoFrame, index: int) -> Frame:
+        native = self._planar(native, index)
         # Where chroma lies; and the source's choice of I, P and B must not bind the encoder.
-        planar.opaque = Siting(self.info.chroma_location or "left")
-        planar.pict_type = 0
-        planar.pts, planar.time_base = pts, self.info.time_base
-        return Frame(index, pts, self.info.time_base, planar)
+        native.opaque = Siting(self.info.chroma_location or "left")
+        native.pict_type = 0
+        assert native.pts is not None
+        native.pts, native.time_base = native.pts - self._zero, self.info.time_base
+        return Frame(index, native.pts, self.info.time_base, native)
 
-    def _wanted(self, losses: Losses, start: int | None) -> Iterator[tuple[av.VideoFrame, int]]:
-        """Frames from `start` to the end of the wanted stretch with times that strictly increase, by the file's
-        own clock."""
-        step = max(1, round(1 / self.info.average_rate / self.info.time_base))
+    def _wanted(self, losses: Losses, start: int | None) -> Iterator[av.VideoFrame]:
+        """Frames from `start` to the end of the wanted stretch, with times that strictly increase, by the file's own
+        clock in ticks of `info`'s time base."""
+        frames = self._timed(losses, start)
+        if self._deinterlace != "none":
+            whole = (self._planar(native, index) for index, native in enumerate(frames))
+            base = self.info.time_base * self._shown
+            frames = deinterlaced(self.path, whole, base, self._deinterlace, self.fields.first)
+        for native in frames:
+            assert native.pts is not None
+            if self._end is not None and native.pts >= self._end:
+                return
+            if start is None or native.pts >= start:
+                yield native
+
+    def _timed(self, losses: Losses, start: int | None) -> Iterator[av.VideoFrame]:
+        """All frames from a key frame before `start` on, with times that strictly increase, in ticks of the file."""
+        base = self.info.time_base * self._shown
+        step = max(1, round(self._shown / self.info.average_rate / base))
+        zero = self._zero // self._shown
+        if start is not None:
+            # A frame out of fields needs those beside it.
+            start = start // self._shown - (0 if self._deinterlace == "none" else 3 * step)
         last: int | None = None
         for native in decode(self.path, self.info.video_index, losses, start):
             pts = native.pts
             if pts is None:
-                pts = self._zero if last is None else last + step
+                pts = zero if last is None else last + step
                 self._untimed += 1
             elif last is not None and pts <= last:
                 # Half a frame, so that the next frame's own time still lies behind.
                 pts = last + max(1, step // 2)
                 self._untimed += 1
-            last = pts
-            if self._end is not None and pts >= self._end:
-                return
-            if start is None or pts >= start:
-                yield native, pts
+            last = native.pts = pts
+            yield native
 
-    def _check_shape(self, native: av.VideoFrame, index: int) -> None:
+    def _planar(self, native: av.VideoFrame, index: int) -> av.VideoFrame:
+        """`native` with the same samples in planes of their own, at the same time."""
         info = self.info
         size = native.width, native.height
         if size != (info.width, info.height) or planar_format(native.format.name) != info.pixel_format:
@@ -148,30 +207,31 @@ class FileSource:
                 f"{self.path}: frame {index} is {size[0]}x{size[1]} {native.format.name}, those before are "
                 f"{info.width}x{info.height} {info.pixel_format}; cut the video there and restore the parts"
             )
-
-    def _planar(self, native: av.VideoFrame, index: int) -> av.VideoFrame:
-        """`native` with the same samples in planes of their own."""
-        if native.format.name == self.info.pixel_format and native.planes[0].line_size > 0:
+        if native.format.name == info.pixel_format and native.planes[0].line_size > 0:
             return native
         if not _opaque(native):
             raise SourceError(
                 f"{self.path}: frame {index} is transparent, which no output here can be; "
                 "put it on a background first"
             )
-        return repack(native, self.info.pixel_format)
+        planar = repack(native, info.pixel_format)
+        planar.pts = native.pts
+        return planar
 
 
-def _expected(info: SourceInfo, start_seconds: float, duration_seconds: float | None) -> int | None:
-    """Frames of the wanted stretch, an estimate; None where nothing bounds it."""
+def _expected(
+    info: SourceInfo, start_seconds: float, duration_seconds: float | None, shown: int
+) -> int | None:
+    """Frames of the wanted stretch, `shown` for each of the file, an estimate; None where nothing bounds it."""
     if not start_seconds and duration_seconds is None:
-        return info.frame_count
+        return None if info.frame_count is None else info.frame_count * shown
     ends = [] if duration_seconds is None else [duration_seconds]
     if info.duration_seconds:
         ends.append(max(0.0, info.duration_seconds - start_seconds))
     if not ends:
         return None
     count = round(min(ends) * info.average_rate)
-    return count if info.frame_count is None else min(count, info.frame_count)
+    return shown * (count if info.frame_count is None else min(count, info.frame_count))
 
 
 def repack(native: av.VideoFrame, pixel_format: str) -> av.VideoFrame:

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.colour import chroma_spread, read_crop
+from pipeline.colour import read_crop
 from pipeline.frames import Frame, TrackedFace, TrackedFrame
 from pipeline.geometry import Geometry
+from pipeline.monochrome import chroma_spread
 from pipeline.perception import Perception, PerceptionConfig, Seen, Sighting
 from pipeline.trust import Trust, TrustConfig, ease, trust
 from trackers.smoothing import smooth_landmarks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from fractions import Fraction
@@ -44,6 +45,18 @@ class ReferenceRestorer:
         if len(request.references):
             image = 0.8 * image + 0.2 * torch.stack(request.references.crops).float().mean(0)
         return image.round().clamp(0, 255).to(torch.uint8)
+
+
+class LostOnceRestorer(ReferenceRestorer):
+    """The same, but the first process that restores with it is killed, as for lack of memory."""
+
+    def restore(self, requests: Sequence[Request]) -> list[Result]:
+        try:
+            Path(os.environ["ANCHORFACE_LOST"]).touch(exist_ok=False)
+        except FileExistsError:
+            return super().restore(requests)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("dead by now")
 
 
 def scene(index: int) -> NDArray[np.uint8]:

@@ -16,7 +16,6 @@ from models.align import invert, transform
 from pipeline.coding import Siting, check_matrix, coding_of, planar_format, planes_of
 from pipeline.colour import (
     add_patches,
-    chroma_spread,
     copy_frame,
     luma_region,
     luma_thumbnail,
@@ -26,6 +25,7 @@ from pipeline.colour import (
 )
 from pipeline.errors import SourceError
 from pipeline.frames import Patch
+from pipeline.monochrome import chroma_spread
 
 CODINGS = [
     ("yuv420p", Tags(1, 6, 6, 6)),
@@ -414,10 +414,11 @@ def test_colourfulness_is_low_for_tinted_grey_and_high_for_colour(pixel_format: 
     assert chroma_spread(native_frame(0, 320, 240, pixel_format, tags)) > 12
     grey = np.repeat(cv2.cvtColor(astronaut(), cv2.COLOR_RGB2GRAY)[..., None], 3, 2)
     tinted = np.clip(grey * np.array([1.0, 0.97, 0.9]) + (9, 4, 0), 0, 255).astype(np.uint8)
-    for pixels in (grey, tinted):
+    sepia = np.clip(grey * np.array([1.07, 0.95, 0.72]), 0, 255).astype(np.uint8)
+    for pixels in (grey, tinted, sepia):
         frame = av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(format=pixel_format, dst_colorspace=1)
         frame.color_range = 2 if pixel_format == "gbrp" else 1
-        assert chroma_spread(frame) < 8
+        assert chroma_spread(frame) < 4
     assert chroma_spread(native_frame(0, 160, 120, "gray")) == 0
 
 

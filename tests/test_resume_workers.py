@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from clips import packets
 from films import FRAMES, ROOT, SETTINGS, command, environment, shown, write_film
 
 import configs
@@ -37,6 +38,20 @@ def test_two_workers_give_the_frames_and_the_counts_of_a_straight_run(film: Path
     assert [getattr(report, name) for name in same] == [getattr(straight, name) for name in same]
     assert told[-1] == FRAMES
     assert not (tmp_path / "out.mkv.parts").exists()
+
+
+def test_packets_of_two_workers_are_those_of_one_process(film: Path, tmp_path: Path) -> None:
+    outputs = [tmp_path / "one.mp4", tmp_path / "two.mp4"]
+    for output, workers in zip(outputs, (1, 2), strict=True):
+        changes = [
+            "restorer.kind=none",
+            "encode.codec=h264",
+            f"chunks.workers={workers}",
+            "chunks.resume=true",
+        ]
+        restore_video(film, output, settings(*changes))
+    kinds = ("video", "audio", "subtitle")
+    assert packets(outputs[0], kinds) == packets(outputs[1], kinds)
 
 
 def test_workers_end_with_the_run_that_is_killed_and_their_chunks_are_kept(

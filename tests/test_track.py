@@ -14,6 +14,7 @@ import torch
 from fakes import ColourRecogniser, SquareDetector
 from numpy.typing import NDArray
 
+from models.face import Face
 from pipeline.frames import Frame, TrackedFrame
 from pipeline.perception import Perception, PerceptionConfig
 from pipeline.track import TrackConfig, track
@@ -191,3 +192,36 @@ def test_black_frames_before_a_scene_in_colour_do_not_make_it_black_and_white() 
     black = np.zeros((180, 320, 3), np.uint8)
     left = tracked([black] * 20 + moving(40, 2, 20, RED))
     assert not any(frame.monochrome for frame in left[20:])
+
+
+class MisledDetector(SquareDetector):
+    """Sees the fourth time what is not there: every landmark an eighth of the eyes' distance off."""
+
+    def detect(self, image: NDArray[np.uint8]) -> list[Face]:
+        faces = super().detect(image)
+        off = np.float32(0.125 * faces[0].eye_distance_px if self.calls == 4 else 0)
+        return [replace(face, landmarks=face.landmarks + off) for face in faces]
+
+
+def test_one_misled_detection_does_not_make_landmarks_jump() -> None:
+    pictures = moving(60, 1, 40, RED)
+    misled, sound = (
+        list(track(clip(pictures), perception(detector), TRACK, crops=False))
+        for detector in (MisledDetector(), SquareDetector())
+    )
+    for here, there in zip(misled, sound, strict=True):
+        [face], [known] = here.faces, there.faces
+        shift = np.linalg.norm(face.face.landmarks - known.face.landmarks, axis=1).max()
+        assert shift < 0.02 * known.face.eye_distance_px
+
+
+def test_black_and_white_is_decided_for_each_shot_of_a_mixed_film() -> None:
+    colour = moving(60, 1, 12, RED)
+    grey = [np.repeat(image.mean(-1, keepdims=True), 3, 2) for image in moving(60, 1, 12, BLUE, ground=1)]
+    toned = [np.clip(image * (1.05, 0.95, 0.75), 0, 255) for image in grey]
+    other = moving(60, 1, 12, BLUE, ground=2)
+    film = [*colour, *(image.astype(np.uint8) for image in grey), *other]
+    film += [image.astype(np.uint8)[::-1].copy() for image in toned]
+    frames = tracked(film)
+    assert [frame.shot for frame in frames] == 12 * [0] + 12 * [1] + 12 * [2] + 12 * [3]
+    assert [frame.monochrome for frame in frames] == 12 * [False] + 12 * [True] + 12 * [False] + 12 * [True]

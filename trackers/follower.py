@@ -75,6 +75,20 @@ class Followed:
     """In [0, 1]: share of agreeing points times likeness of the face before and after."""
 
 
+Disagreements = tuple[NDArray[np.float32], ...]
+"""What the last detections of a face would still change, float32 (5, 2) each, in distances of the eyes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Corrected:
+    """A carried face after a detection."""
+
+    landmarks: NDArray[np.float32]
+    """float32 (5, 2) in thumbnail pixels."""
+    disagreements: Disagreements
+    """For the next correction."""
+
+
 class Follower:
     """Sparse Lucas-Kanade flow with a forward-backward check (Kalal et al., ICPR 2010).
 
@@ -127,18 +141,28 @@ class Follower:
         )
 
     def correct(
-        self, carried: NDArray[np.float32], detected: NDArray[np.float32], eye_distance: float
-    ) -> NDArray[np.float32]:
+        self,
+        carried: NDArray[np.float32],
+        detected: NDArray[np.float32],
+        eye_distance: float,
+        disagreements: Disagreements = (),
+    ) -> Corrected:
         """Landmarks (5, 2) of one frame out of those `carried` to it and those `detected` in it.
 
         A small disagreement is noise of the detector and corrects a little; a large one is drift and is
-        believed.
+        believed. Between them the median of this and of the last two `disagreements` counts, point by point: a scratch
+        or a clump of grain misleads one detection, drift shows in all.
         """
-        disagreement = float(np.linalg.norm(detected - carried, axis=1).mean()) / max(eye_distance, 1e-3)
+        size = max(eye_distance, 1e-3)
+        now = ((detected - carried) / size).astype(np.float32)
         low, high = self.config.small_disagreement, self.config.large_disagreement
-        trust = float(np.clip((disagreement - low) / (high - low), 0, 1))
-        gain = self.config.correction + (1 - self.config.correction) * trust
-        return (carried + gain * (detected - carried)).astype(np.float32)
+        if _length(now) >= high:
+            return Corrected(detected.astype(np.float32), (np.zeros_like(now),))
+        known = (*disagreements[-2:], now)
+        agreed = np.median(np.stack(known), 0).astype(np.float32)
+        trust = float(np.clip((_length(agreed) - low) / (high - low), 0, 1))
+        change = np.float32(self.config.correction + (1 - self.config.correction) * trust) * agreed
+        return Corrected((carried + size * change).astype(np.float32), tuple(each - change for each in known))
 
     def _points(
         self, picture: NDArray[np.uint8], landmarks: NDArray[np.float32], size: float
@@ -220,6 +244,10 @@ class _View:
 class _Motion:
     matrix: NDArray[np.float32]
     share: float
+
+
+def _length(shift: NDArray[np.float32]) -> float:
+    return float(np.linalg.norm(shift, axis=1).mean())
 
 
 def _lucas_kanade(

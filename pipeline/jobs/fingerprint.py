@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import configs
 from models.precision import name_of
 from models.weights import EMBEDDED
 from pipeline import __version__
 from pipeline.config import PipelineConfig
 from pipeline.parts import resolved_precision
+from pipeline.provenance import flat_settings
 
 _NO_MATTER = {
     "depth",
     "output.overwrite",
+    "output.c2pa",
     "chunks.resume",
     "chunks.workers",
+    "chunks.ray",
     "restore.batch_size",
     "restore.max_waiting",
 }
@@ -31,7 +31,7 @@ _END = 1 << 22
 
 def fingerprint(input: Path, config: PipelineConfig) -> dict[str, str]:
     """Names and values; runs of equal ones give equal pictures."""
-    settings = _flat(tomllib.loads(configs.dump(config)))
+    settings = flat_settings(config)
     named = [config.restorer.kind, config.restorer.klein, config.detector.kind, config.recogniser.kind]
     named += [str(config.restorer.adapter or ""), *config.input.references]
     found = {
@@ -54,13 +54,6 @@ def difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
                 return f"{name} was another one"
             return f"{name} was {then}, now it is {here}"
     return ""
-
-
-def _flat(values: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= _flat(value, f"{where}{name}.") if isinstance(value, dict) else {where + name: value}
-    return found
 
 
 def _exists(name: str) -> bool:

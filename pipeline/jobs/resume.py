@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from pipeline.errors import MediaError, SinkError
 from pipeline.flow import Watch
 from pipeline.jobs import counts
 from pipeline.jobs.chunk import ChunkRunner, Done, finished
+from pipeline.jobs.cluster import joined_cluster, run_on_cluster
 from pipeline.jobs.fingerprint import difference, fingerprint
 from pipeline.jobs.folder import WorkFolder
 from pipeline.jobs.look import Chunk, Plan, look
@@ -42,7 +44,7 @@ def restore_in_chunks(
     """`restore_video` for a video, chunk by chunk. Also raises Interrupted, which tells how to go on."""
     source = open_source(input, config)
     if not isinstance(source, FileSource):
-        raise ConfigError(f"{input}: --resume and --workers are for videos, not for photos")
+        raise ConfigError(f"{input}: --resume, --workers and --ray are for videos, not for photos")
     folder = WorkFolder(output)
     if folder.path.exists() and not config.chunks.resume:
         raise SinkError(
@@ -53,7 +55,9 @@ def restore_in_chunks(
     sink = open_sink(output, source, config, folder=folder.path)
     assert isinstance(sink, FileSink)
     opened(source)
-    with folder.held():
+    ray = config.chunks.ray
+    # Joined before anything is done: nobody wants to hear after the first pass that no cluster answers.
+    with nullcontext() if ray is None else joined_cluster(ray), folder.held():
         report = _Run(source, output, config, folder, watch).report(sink)
         folder.remove()
     return report
@@ -76,6 +80,7 @@ class _Run:
         self._started = time.perf_counter()
         self._plan: Plan | None = None
         self._done: dict[int, Done] = {}
+        self._told: list[str] = []
         self._sum = Report(output=str(output))
         """Of the chunks that are done."""
 
@@ -131,6 +136,11 @@ class _Run:
         left = [scene for scene in left if scene]
         if not left:
             return
+        if self._config.chunks.ray is not None:
+            self._told = run_on_cluster(
+                left, self._source.path, self._output, self._config, plan, self._finish
+            )
+            return
         if self._config.chunks.workers > 1:
             run_in_workers(
                 left, self._source.path, self._output, self._config, self._folder, plan, self._finish
@@ -171,7 +181,7 @@ class _Run:
         report.seconds = time.perf_counter() - self._started
         report.merge_people(dict(plan.people).get)
         report.damage = plan.damage
-        report.warnings = [*plan.warnings, *sink.warnings]
+        report.warnings = [*plan.warnings, *self._told, *sink.warnings]
         report.warnings += [
             f"the reference {name} matched nobody in {self._source.path.name}" for name in plan.strangers
         ]
