@@ -1,4 +1,4 @@
-"""Measurements as commands: `python -m pipeline.bench overhead|flicker|memory CLIP ...`, `live CLIP` or `networks`."""
+"""Measurements: `python -m pipeline.bench overhead|flicker|memory CLIP ...`, `live|serve CLIP` or `networks`."""
 
 from __future__ import annotations
 
@@ -45,6 +45,11 @@ def main() -> None:
     live_command.add_argument("clip", metavar="CLIP", type=Path)
     live_command.add_argument("--seconds", type=float, default=60.0, help="so long, the clip again and again")
     live_command.add_argument("--set", dest="changes", metavar="A.B=C", action="append", default=[])
+    serve_command = commands.add_parser(
+        "serve", help="what the coding of the page's pictures leaves of faces"
+    )
+    serve_command.add_argument("clip", metavar="CLIP", type=Path)
+    serve_command.add_argument("--set", dest="changes", metavar="A.B=C", action="append", default=[])
     options = parser.parse_args()
     if options.command == "networks":
         try:
@@ -56,6 +61,11 @@ def main() -> None:
     config = configs.load(PipelineConfig, preset, options.changes)
     if options.command == "live":
         live(options.clip, config, options.seconds, _repeat)
+        return
+    if options.command == "serve":
+        from pipeline.serve.bench import codings  # needs the extra `serve`
+
+        codings(options.clip, config)
         return
     options.measure(options.clips, config, options.runs)
 

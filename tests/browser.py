@@ -155,5 +155,6 @@ class Browser:
             deviceScaleFactor=2 if mobile else 1,
             mobile=mobile,
         )
-        features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        features = [scheme, {"name": "prefers-reduced-motion", "value": "reduce"}]
         await self.call("Emulation.setEmulatedMedia", features=features)

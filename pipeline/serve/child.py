@@ -18,7 +18,8 @@ _GRACE_SECONDS = 8.0
 
 
 def _end_with_input() -> None:
-    while sys.stdin.buffer.read(1 << 12):
+    # Not `sys.stdin`, whose lock would break the interpreter's own end.
+    while os.read(0, 1 << 12):
         pass
     # As Ctrl-C does, so that nothing unfinished is left.
     _thread.interrupt_main(signal.SIGINT)

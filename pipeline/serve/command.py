@@ -11,7 +11,8 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from aiohttp import web
@@ -35,7 +36,7 @@ def command(options: argparse.Namespace, changes: list[str]) -> int:
     if not 0 <= options.port <= 65535:
         raise ConfigError(f"--port must be between 0 and 65535, got {options.port}")
     context = _certificate(options.certificate, options.key)
-    listening = _listen(options.host, options.port)
+    listening = listen(options.host, options.port)
     with suppress(KeyboardInterrupt), PrivateFolder(live.serve.folder) as folder:
         asyncio.run(serve(Settings(live, file), folder, listening, names=options.name, context=context))
     print("stopped; files that were given to the page are removed")
@@ -58,6 +59,10 @@ async def serve(
     host, port = listening.getsockname()[:2]
     alone = ipaddress.ip_address(host).is_loopback
     limits = settings.live.serve
+    if alone:
+        # No network lies between, so nobody's guess at one may take bits away.
+        limits = replace(limits, least_kilobits=limits.most_kilobits)
+        settings = replace(settings, live=replace(settings.live, serve=limits))
     prepare(
         least_kilobits=limits.least_kilobits, most_kilobits=limits.most_kilobits, this_machine_alone=alone
     )
@@ -97,15 +102,17 @@ async def _until_asked_to_end() -> None:
     await ended.wait()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises ConfigError where that cannot be done."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(64)
+        with ExitStack() as opened:
+            listening = opened.enter_context(socket.socket(family, kind, protocol))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(64)
+            opened.pop_all()
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The private folder: what people give and get lies there alone, until the page ends or, after a crash, starts again."""
+"""The private folder: what people give and get lies there alone, until the page ends or, after a crash, restarts."""
 
 from __future__ import annotations
 

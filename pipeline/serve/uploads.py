@@ -38,7 +38,7 @@ def name_of(request: web.Request) -> str:
 async def receive(
     request: web.Request, path: Path, folder: PrivateFolder, *, most_mib: int, stall_seconds: float
 ) -> None:
-    """Writes the body of `request` to `path`. Raises RequestError; nothing is left then, nor where the sender leaves."""
+    """Writes the body of `request` to `path`. Raises RequestError; at any failure nothing is left."""
     most, told = most_mib << 20, request.content_length
     if told is not None and told > most:
         raise RequestError(413, _too_large(most_mib))

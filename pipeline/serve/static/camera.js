@@ -226,7 +226,7 @@ function reason(error) {
   }
 }
 
-/** H.264 first: the program's encoder for it keeps skin that the one for VP8 takes for noise. */
+/** H.264 first: it is what the program sends best. What it wants to be sent, its answer says. */
 function preferH264(connection) {
   const capabilities = RTCRtpSender.getCapabilities && RTCRtpSender.getCapabilities("video");
   const [transceiver] = connection.getTransceivers();
