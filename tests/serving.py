@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ class Served:
     folder: Path
     """The private folder."""
     client: aiohttp.ClientSession
+    closing: AsyncExitStack
+    """Closes what it is given when the page ends."""
 
     @property
     def site(self) -> str:
@@ -72,8 +74,8 @@ async def served(parent: Path, changes: Sequence[str] = ()) -> AsyncIterator[Ser
         )
         try:
             await asyncio.wait({task, address}, return_when=asyncio.FIRST_COMPLETED)
-            async with aiohttp.ClientSession() as client:
-                yield Served(await address, folder.path, client)
+            async with aiohttp.ClientSession() as client, AsyncExitStack() as closing:
+                yield Served(await address, folder.path, client, closing)
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
