@@ -30,6 +30,9 @@ _FLAGS = (
 )
 
 
+_CODES = {"Home": 36, "End": 35, "ArrowLeft": 37, "ArrowRight": 39, "Tab": 9}
+
+
 class Browser:
     """One page of a fresh Chromium. A context manager; `errors` gathers what its scripts have to complain of."""
 
@@ -95,7 +98,9 @@ class Browser:
                 self.errors.append(str(event["params"]["args"]))
             elif event["method"] == "Log.entryAdded" and event["params"]["entry"]["level"] == "error":
                 entry = event["params"]["entry"]
-                self.errors.append(f"{entry['text']} ({entry.get('url', '')})")
+                # Answers that refuse something are told by the page itself.
+                if entry["source"] != "network":
+                    self.errors.append(f"{entry['text']} ({entry.get('url', '')})")
 
     async def call(self, method: str, **parameters: object) -> dict[str, Any]:
         """One call of the protocol."""
@@ -131,9 +136,16 @@ class Browser:
         raise AssertionError(f"{condition} did not come true; errors {self.errors}, the page says: {text}")
 
     async def press(self, key: str) -> None:
-        """Presses and releases a key."""
+        """Presses and releases a key, by its name in the DOM."""
+        letter = {"text": key} if len(key) == 1 else {}
         for kind in ("keyDown", "keyUp"):
-            await self.call("Input.dispatchKeyEvent", type=kind, key=key, text=key if len(key) == 1 else "")
+            await self.call(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                windowsVirtualKeyCode=_CODES.get(key, ord(key[0].upper())),
+                **(letter if kind == "keyDown" else {}),
+            )
 
     async def give(self, selector: str, file: Path) -> None:
         """Chooses a file in a file field."""

@@ -41,6 +41,8 @@ Show = Callable[[av.VideoFrame, float], None]
 """Takes a picture and the moment, of `time.monotonic`, at which it came; called from several threads."""
 
 _CAMERA = Address("camera", "the camera", "the camera")
+_UNTOLD, _BT601, _LIMITED = 2, 6, 1
+"""FFmpeg's numbers."""
 _RECENT = 100
 """Frames that the shown delay is taken over."""
 _RECENT_SECONDS = 2.0
@@ -66,7 +68,7 @@ class Call:
         now = time.monotonic()
         self._came.append(now)
         try:
-            native = planar(native, _CAMERA)
+            native = planar(_tagged(native), _CAMERA)
         except SourceError as error:
             self._run.problem = str(error)
             return
@@ -275,6 +277,14 @@ def _light(parts: Parts, config: PipelineConfig) -> Restorer | None:
         return None
     fast = replace(RestorerConfig(), kind="fast", crop_size=parts.restorer.crop_size)
     return build_restorer(replace(fast, device=config.restorer.device))
+
+
+def _tagged(native: av.VideoFrame) -> av.VideoFrame:
+    """`native` with the colours that browsers send where they do not say: BT.601, limited range (RFC 6386, 9.2)."""
+    if native.colorspace == _UNTOLD:
+        native.colorspace = native.color_primaries = native.color_trc = _BT601
+    native.color_range = native.color_range or _LIMITED
+    return native
 
 
 def _never() -> _Pictures:

@@ -103,12 +103,15 @@ class QuickH264Encoder(H264Encoder):
             # As the class above has it, which would put its own in the place of ours otherwise.
             or abs(self.target_bitrate - (codec.bit_rate or 1)) > 0.1 * (codec.bit_rate or 1)
         ):
-            self.codec = self._open(frame.width, frame.height)
+            self.codec = self._open(frame)
         return super().encode(frame, force_keyframe)
 
-    def _open(self, width: int, height: int) -> av.VideoCodecContext:
+    def _open(self, first: av.VideoFrame) -> av.VideoCodecContext:
         codec = av.CodecContext.create("libx264", "w")
-        codec.width, codec.height, codec.pix_fmt = width, height, "yuv420p"
+        codec.width, codec.height, codec.pix_fmt = first.width, first.height, "yuv420p"
+        # Browsers take H.264 that does not say for BT.709, which their cameras are not.
+        codec.color_range, codec.colorspace = first.color_range, first.colorspace
+        codec.color_primaries, codec.color_trc = first.color_primaries, first.color_trc
         codec.bit_rate = self.target_bitrate
         rate = aiortc.codecs.h264.MAX_FRAME_RATE
         codec.framerate, codec.time_base = Fraction(rate), Fraction(1, rate)
