@@ -125,7 +125,9 @@ class Peer:
         while channel.readyState == "open":
             status = self._call.status()
             status["problem"] = self._problem or status["problem"]
-            channel.send(json.dumps(status | {"unsent": self._track.replaced}))
+            sent = self._track.sent_ms
+            status |= {"unsent": self._track.replaced, "sent_ms": None if sent is None else round(sent)}
+            channel.send(json.dumps(status))
             await asyncio.sleep(_STATUS_SECONDS)
 
     def _hear(self, message: object) -> None:

@@ -17,7 +17,7 @@ export class Figures {
     for (const id of ["delay", "rate", "drops", "share", "step"]) $(id).textContent = "–";
     $("bits").textContent = "\u00a0";
     $("delay-more").textContent = "camera to screen";
-    $("drops-more").textContent = "not shown at all";
+    $("drops-more").textContent = "frames not shown";
   }
 
   /** Asks `connection` for its figures from now on; null stops that. */
@@ -68,12 +68,13 @@ export class Figures {
     const status = this.status;
     if (!status) return;
     const here = status.delay_ms;
-    $("delay").textContent = this.way === null ? "–" : `${Math.round((here || 0) + this.way)} ms`;
-    $("delay-more").textContent = here === null ? "camera to screen" : `of it restoring ${here} ms, at most ${status.delay_p95_ms} for 95 %`;
+    const known = this.way !== null && status.sent_ms !== null;
+    $("delay").textContent = known ? `${Math.round(status.sent_ms + this.way)} ms` : "–";
+    $("delay-more").textContent = here === null ? "camera to screen" : `restoring takes ${here} ms of it; ${status.delay_p95_ms} at the 95th percentile`;
     $("rate").textContent = this.shown === undefined ? "–" : `${this.shown.toFixed(0)}`;
-    $("rate-more").textContent = `shown; ${status.rate_in.toFixed(0)} came from the camera`;
+    $("rate-more").textContent = `of ${status.rate_in.toFixed(0)} that the camera gave`;
     $("drops").textContent = String(status.dropped + status.unsent + this.lostHere);
-    $("drops-more").textContent = status.late ? `and ${status.late} shown as they came, being late` : "not shown at all";
+    $("drops-more").textContent = status.late ? `${status.late} more went out as they came` : "frames not shown";
     $("share").textContent = status.ready ? `${Math.round(100 * status.restored_share)} %` : "–";
   }
 }
