@@ -26,17 +26,18 @@ from fakes import gray_frame
 from serving import UNHURRIED, Served, served
 
 from pipeline.coding import planes_of
+from pipeline.serve import wire
 from pipeline.serve.mix import mixed
 from pipeline.serve.track import NewestPictures
 from pipeline.serve.uploads import child_environment
-from pipeline.serve.wire import PromptBuffer, QuickH264Encoder, widen
+from pipeline.serve.wire import PromptBuffer, QuickH264Encoder, prepare, widen
 
 TESTS = Path(__file__).parent
 
 
-def threads() -> list[str]:
-    """Names of the threads that restore cameras."""
-    return sorted(one.name for one in threading.enumerate() if one.name in ("call", "capture"))
+def calls() -> int:
+    """Cameras that threads are at work for."""
+    return sum(one.name == "call" for one in threading.enumerate())
 
 
 def new(page: Served) -> Caller:
@@ -54,7 +55,7 @@ async def joined(page: Served, **wish: object) -> Caller:
 
 def test_one_of_two_is_killed_and_the_other_is_undisturbed_and_the_place_is_free(tmp_path: Path) -> None:
     async def go() -> None:
-        async with served(tmp_path, ["serve.silent_seconds=1.5", "restorer.kind=none"]) as page:
+        async with served(tmp_path, ["serve.silent_seconds=4", "restorer.kind=none"]) as page:
             stays = await joined(page)
             leaves = subprocess.Popen(
                 [sys.executable, str(TESTS / "calling.py"), page.site, page.token],
@@ -67,25 +68,27 @@ def test_one_of_two_is_killed_and_the_other_is_undisturbed_and_the_place_is_free
             third = new(page)
             assert await third.call(page.client, page.site, page.token) == 503
             assert "2 cameras are restored here already" in third.answer["error"]
-            assert threads() == ["call", "call", "capture", "capture"]
+            assert calls() == 2
             leaves.kill()
             leaves.communicate()
             killed = time.monotonic()
             third = new(page)
             while await third.call(page.client, page.site, page.token, restorer="none") == 503:
-                assert time.monotonic() - killed < 20
+                assert time.monotonic() - killed < 40
                 third = new(page)
                 await asyncio.sleep(0.2)
             await third.until(lambda one: len(one.came) > 3)
-            since = [moment for moment in stays.came if moment > killed]
-            assert len(since) > 5
-            # Its pictures went on all the time.
-            assert np.diff([killed, *since]).max() < 1.5
-            assert threads() == ["call", "call", "capture", "capture"]
+            # The other's pictures went on all the time.
+            came = len(stays.came)
+            await stays.until(lambda one: len(one.came) > came + 5)
+            assert np.diff([killed, *(moment for moment in stays.came if moment > killed)]).max() < 4
+            while calls() > 2:
+                assert time.monotonic() - killed < 40
+                await asyncio.sleep(0.1)
             # Who says goodbye frees the place at once.
             assert (await page.ask("DELETE", f"/api/peers/{third.answer['peer']}"))[0] == 200
             assert (await page.ask("DELETE", f"/api/peers/{third.answer['peer']}"))[0] == 404
-        assert threads() == []
+        assert calls() == 0
 
     asyncio.run(go())
 
@@ -109,7 +112,7 @@ def test_wishes_take_effect_while_the_camera_runs(tmp_path: Path) -> None:
             caller.wish(strength=0.25, bypass=True, restorer="fast")
             await caller.until(lambda one: one.status["restorer"] == "fast" and one.status["ready"])
             assert (caller.status["strength"], caller.status["bypass"]) == (0.25, True)
-            await caller.until(lambda one: one.status["faces"] == 1 and one.status["restored_share"] > 0)
+            await caller.until(lambda one: one.status["restored_share"] > 0)
             for wrong, words in (
                 ({"strength": 7}, "strength must be"),
                 ({"restorer": "/etc/passwd"}, "restorer must be one of"),
@@ -190,6 +193,7 @@ def kind(payload: bytes) -> int:
 
 
 def test_the_quick_encoder_follows_size_and_bits_and_gives_key_frames() -> None:
+    prepare(least_kilobits=1000, most_kilobits=8000, this_machine_alone=True)
     encoder = QuickH264Encoder()
     times = itertools.count()
 
@@ -202,11 +206,11 @@ def test_the_quick_encoder_follows_size_and_bits_and_gives_key_frames() -> None:
     assert [is_key(width) for width in widths] == [True, False, True, False]
     assert is_key(160, key=True)
     before = encoder.codec
-    encoder.target_bitrate = 2 * encoder.target_bitrate // 3
+    encoder.target_bitrate = 4_000_000
     is_key(160)
     assert encoder.codec is not before
     assert encoder.codec is not None
-    assert encoder.codec.bit_rate == encoder.target_bitrate
+    assert encoder.codec.bit_rate == 4_000_000
 
 
 def packet(number: int, timestamp: int, *, last: bool) -> RtpPacket:
@@ -244,6 +248,9 @@ def test_the_track_sends_the_newest_picture_with_times_that_grow() -> None:
         with pytest.raises(MediaStreamError):
             await waiting
 
+        assert track.sent_ms is not None
+        assert track.sent_ms >= 0
+
     asyncio.run(go())
 
 
@@ -254,6 +261,7 @@ def test_strength_is_taken_back_sample_by_sample(strength: float) -> None:
     planes_of(after)[0][10:20, 10:20] ^= 0x30
     full = [plane.astype(int).copy() for plane in planes_of(after)]
     result = mixed(before, after, strength)
+    assert (planes_of(after)[0] == full[0]).all()
     for was, whole, plane in zip(old, full, planes_of(result), strict=True):
         assert np.abs(plane - (was + strength * (whole - was))).max() <= 0.5
         assert (plane[was == whole] == was[was == whole]).all()
@@ -263,11 +271,9 @@ def test_strength_is_taken_back_sample_by_sample(strength: float) -> None:
 def test_only_this_machine_is_heard_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     import aioice.ice
 
-    from pipeline.serve import wire
-
     heard: list[bytes] = []
     monkeypatch.setattr(wire._Protocol, "datagram_received", lambda self, data, addr: heard.append(data))
-    wire.prepare(least_kilobits=1, most_kilobits=1, this_machine_alone=True)
+    prepare(least_kilobits=1, most_kilobits=1, this_machine_alone=True)
 
     async def go(kind: type) -> None:
         one = kind(None)
@@ -276,7 +282,7 @@ def test_only_this_machine_is_heard_by_default(monkeypatch: pytest.MonkeyPatch) 
 
     asyncio.run(go(aioice.ice.StunProtocol))
     assert heard == [b"near"]
-    wire.prepare(least_kilobits=1, most_kilobits=1, this_machine_alone=False)
+    prepare(least_kilobits=1, most_kilobits=1, this_machine_alone=False)
     asyncio.run(go(aioice.ice.StunProtocol))
     assert heard == [b"near", b"near", b"far"]
 
@@ -284,8 +290,6 @@ def test_only_this_machine_is_heard_by_default(monkeypatch: pytest.MonkeyPatch) 
 def test_a_library_that_has_changed_is_not_set_up_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
     import aiortc.rtcrtpsender
 
-    from pipeline.serve import wire
-
     monkeypatch.delattr(aiortc.rtcrtpsender, "get_encoder")
     with pytest.raises(AttributeError, match="must follow"):
-        wire.prepare(least_kilobits=1, most_kilobits=1, this_machine_alone=True)
+        prepare(least_kilobits=1, most_kilobits=1, this_machine_alone=True)

@@ -22,14 +22,14 @@ from pipeline.build import build, build_restorer
 from pipeline.config import PipelineConfig, RestorerConfig
 from pipeline.errors import MediaError, SourceError
 from pipeline.flow import Parts
-from pipeline.frames import Frame, RestoredFrame
+from pipeline.frames import Frame
 from pipeline.live.addresses import Address
 from pipeline.live.capture import TICK, Capture
 from pipeline.live.faces import Faces
-from pipeline.live.ladder import Step, steps
+from pipeline.live.ladder import steps
 from pipeline.live.newest import Newest
 from pipeline.live.report import LiveReport
-from pipeline.live.run import LiveFaces, Worker, run
+from pipeline.live.run import Worker, run
 from pipeline.live.sinks import NullSink
 from pipeline.live.sources import LiveInfo, planar
 from pipeline.serve.choice import Choice, Wish, chosen
@@ -43,6 +43,8 @@ Show = Callable[[av.VideoFrame, float], None]
 _CAMERA = Address("camera", "the camera", "the camera")
 _UNTOLD, _BT601, _LIMITED = 2, 6, 1
 """FFmpeg's numbers."""
+_KEPT = 32
+"""Pictures whose originals are at hand: more than are on their way at any time."""
 _RECENT = 100
 """Frames that the shown delay is taken over."""
 _RECENT_SECONDS = 2.0
@@ -61,6 +63,7 @@ class Call:
         self._config, self._show, self._rate = config, show, rate
         self._came: deque[float] = deque(maxlen=240)
         self._passed = 0
+        self._size: tuple[int, int] | None = None
         self._run = self._begin(choice)
 
     def feed(self, native: av.VideoFrame) -> None:
@@ -72,6 +75,10 @@ class Call:
         except SourceError as error:
             self._run.problem = str(error)
             return
+        if self._size not in (None, (native.width, native.height)):
+            # Browsers change it at will; nothing of what was seen before has its place any more.
+            self._restart(self._run.choice)
+        self._size = native.width, native.height
         self._run.source.put(native)
         if not self._run.goes:
             self._passed += 1
@@ -80,8 +87,7 @@ class Call:
     def choose(self, choice: Choice) -> None:
         """Builds other parts; until they are ready frames go out as they came."""
         if choice != self._run.choice:
-            self._run.source.end()
-            self._run = self._begin(choice)
+            self._restart(choice)
 
     @property
     def choice(self) -> Choice:
@@ -105,16 +111,27 @@ class Call:
         self._run.source.end()
         self._run.join()
 
-    def _begin(self, choice: Choice) -> _Run:
-        return _Run(self._config, choice, lambda: self.wish, self._show, self._rate)
+    def _restart(self, choice: Choice) -> None:
+        self._run.source.end()
+        self._run = self._begin(choice, self._run)
+
+    def _begin(self, choice: Choice, former: _Run | None = None) -> _Run:
+        return _Run(self._config, choice, lambda: self.wish, self._show, self._rate, former)
 
 
 class _Run:
     """A live run of its own for each choice of parts."""
 
     def __init__(
-        self, config: PipelineConfig, choice: Choice, wish: Callable[[], Wish], show: Show, rate: Fraction
+        self,
+        config: PipelineConfig,
+        choice: Choice,
+        wish: Callable[[], Wish],
+        show: Show,
+        rate: Fraction,
+        former: _Run | None,
     ) -> None:
+        """`former`: the run whose place this one takes, once it has ended."""
         self.choice = choice
         self.source = _Pictures(rate)
         self.problem = ""
@@ -125,9 +142,8 @@ class _Run:
         self._report = LiveReport()
         self._delays: deque[float] = deque(maxlen=_RECENT)
         self._went: deque[float] = deque(maxlen=240)
-        self._faces: _WishedFaces | None = None
         self._told = (0, 0)
-        self._thread = threading.Thread(target=self._go, name="call", daemon=True)
+        self._thread = threading.Thread(target=self._go, args=(former,), name="call", daemon=True)
         self._thread.start()
 
     def join(self) -> None:
@@ -148,20 +164,21 @@ class _Run:
             "dropped": report.dropped,
             "late": report.late,
             "errors": report.errors,
-            "faces": self._faces.seen if self._faces is not None else 0,
             "restored_share": round(min(faces / frames, 1.0), 2) if frames else 0.0,
         }
 
-    def _go(self) -> None:
+    def _go(self, former: _Run | None) -> None:
+        if former is not None:
+            # Two runs' networks at a time would need twice the memory, and share the processor.
+            former.join()
         try:
             first = self.source.first()
             if first is None:
                 return
             parts, config = self._parts()
             light = _light(parts, config)
-            faces = self._faces = _WishedFaces(Faces(parts, light, config), self._wish)
             way = steps(restores=parts.restorer is not None, has_light=light is not None)
-            with Worker(faces) as worker:
+            with Worker(Faces(parts, light, config)) as worker:
                 worker.warm_up(Frame(0, 0, TICK, first))
                 with Capture(self.source, _never, config.live) as capture:
                     self.goes = True
@@ -195,6 +212,10 @@ class _Run:
         return str(error).replace(str(self.choice.photo), self.choice.photo_name or "the photo")
 
     def _write(self, picture: av.VideoFrame, came: float) -> None:
+        before, wish = self.source.original(picture), self._wish()
+        if before is not None:
+            # Restoring goes on where its result is not shown, so that a comparison is instant.
+            picture = mixed(before, picture, 0.0 if wish.bypass else wish.strength)
         now = time.monotonic()
         self._went.append(now)
         self._delays.append(1000 * (now - came))
@@ -217,6 +238,11 @@ class _Pictures:
     def __init__(self, rate: Fraction) -> None:
         self.info = LiveInfo(rate, rotation=0, sample_aspect_ratio=None, paced=False, ends=True)
         self._newest = Newest[av.VideoFrame]()
+        self._given: deque[av.VideoFrame] = deque(maxlen=_KEPT)
+
+    def original(self, picture: av.VideoFrame) -> av.VideoFrame | None:
+        """What `picture` was made of, which has the same time; None where that is long gone."""
+        return next((native for native in list(self._given) if native.pts == picture.pts), None)
 
     def put(self, native: av.VideoFrame) -> None:
         self._newest.put(native)
@@ -233,6 +259,7 @@ class _Pictures:
 
     def __iter__(self) -> Iterator[av.VideoFrame]:
         while (native := self.first()) is not None:
+            self._given.append(native)
             yield native
 
     def __exit__(self, *error: object) -> None:
@@ -241,32 +268,8 @@ class _Pictures:
     def seconds(self, native: av.VideoFrame) -> float | None:
         return None
 
-
-class _WishedFaces:
-    """Faces whose strength follows a slider, and whose pictures may change size: browsers do so at will."""
-
-    def __init__(self, faces: LiveFaces, wish: Callable[[], Wish]) -> None:
-        self.seen = 0
-        """Faces in the last frame."""
-        self._faces, self._wish = faces, wish
-        self._size: tuple[int, int] | None = None
-
-    def restart(self) -> None:
-        self._faces.restart()
-
-    def warm_up(self, frame: Frame) -> None:
-        self._faces.warm_up(frame)
-
-    def restore(self, frame: Frame, step: Step) -> tuple[RestoredFrame, av.VideoFrame]:
-        size = frame.native.width, frame.native.height
-        if self._size not in (None, size):
-            self._faces.restart()
-        self._size = size
-        restored, picture = self._faces.restore(frame, step)
-        self.seen = len(restored.tracked.faces)
-        wish = self._wish()
-        # Restoring goes on meanwhile, so that a comparison is instant.
-        return restored, mixed(frame.native, picture, 0.0 if wish.bypass else wish.strength)
+    def listen(self, heard: object) -> None:
+        """Pictures alone come from here."""
 
 
 def _light(parts: Parts, config: PipelineConfig) -> Restorer | None:

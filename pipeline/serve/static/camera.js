@@ -202,7 +202,7 @@ export class Camera {
     this.figures.show(status);
     $("badge").hidden = false;
     $("badge").textContent = status.bypass ? "original" : !status.ready ? "getting ready …"
-      : !status.faces && status.step !== "bypass" ? "no face in sight" : "";
+      : "";
     $("badge").hidden = !$("badge").textContent;
     $("step").textContent = !status.ready ? (status.problem ? "Frames pass as they came" : "The restorer is getting ready")
       : status.restorer === "none" ? "Faces are found and followed only" : STEPS[status.step] || status.step || "–";
