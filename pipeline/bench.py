@@ -1,4 +1,4 @@
-"""Measurements as commands: `python -m pipeline.bench overhead|flicker|memory|landmarks CLIP ...`, `live CLIP`,
+"""Measurements as commands: `python -m pipeline.bench overhead|flicker|memory|landmarks CLIP ...`, `live|serve CLIP`,
 `long CLIP` or `networks`."""
 
 from __future__ import annotations
@@ -53,6 +53,11 @@ def main() -> None:
     long_command.add_argument("clip", metavar="CLIP", type=Path)
     long_command.add_argument("--frames", type=int, default=10_000)
     long_command.add_argument("--set", dest="changes", metavar="A.B=C", action="append", default=[])
+    serve_command = commands.add_parser(
+        "serve", help="what the coding of the page's pictures leaves of faces"
+    )
+    serve_command.add_argument("clip", metavar="CLIP", type=Path)
+    serve_command.add_argument("--set", dest="changes", metavar="A.B=C", action="append", default=[])
     options = parser.parse_args()
     if options.command == "long":
         endurance(options.clip, options.frames, options.changes, _repeat)
@@ -67,6 +72,11 @@ def main() -> None:
     config = configs.load(PipelineConfig, preset, options.changes)
     if options.command == "live":
         live(options.clip, config, options.seconds, _repeat)
+        return
+    if options.command == "serve":
+        from pipeline.serve.bench import codings  # needs the extra `serve`
+
+        codings(options.clip, config)
         return
     options.measure(options.clips, config, options.runs)
 

@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _demo(_demo_parser().parse_args(arguments[1:]))
         if arguments[:1] == ["live"]:
             return _live(arguments[1:])
+        if arguments[:1] == ["serve"]:
+            return _serve(arguments[1:])
         return _restore(_parser().parse_args(arguments))
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "interrupted; no unfinished file was left", file=sys.stderr)
@@ -174,6 +176,23 @@ def _live(arguments: Sequence[str]) -> int:
     return command(options, _changes(options))
 
 
+def _serve(arguments: Sequence[str]) -> int:
+    try:
+        from pipeline.serve.command import add_arguments, command
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"serve needs the package {error.name}; install it with `pip install anchorface[serve]`"
+        ) from error
+
+    parser = _Parser(
+        prog="python -m pipeline serve", description="A local page that restores a camera, and files."
+    )
+    add_arguments(parser)
+    _add_common(parser)
+    options = parser.parse_args(arguments)
+    return command(options, _changes(options))
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} (see --help)")
@@ -184,7 +203,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m pipeline",
         description="Restores faces in video, anchored to each person's own best frames.",
         epilog="`python -m pipeline demo OUT.mp4` makes a short damaged clip, restores it and writes before | after; "
-        "`python -m pipeline live SOURCE SINK` restores cameras and streams as they come.",
+        "`python -m pipeline live SOURCE SINK` restores cameras and streams as they come; "
+        "`python -m pipeline serve` does so on a page in the browser.",
     )
     inputs = "a video, a photo, a folder of photos or of videos; several are restored one after the other"
     parser.add_argument("inputs", metavar="IN", type=Path, nargs="+", help=inputs)

@@ -15,6 +15,7 @@ from pipeline.gate import GateConfig
 from pipeline.jobs.config import ChunkConfig
 from pipeline.live.settings import LiveConfig
 from pipeline.restore import RestoreConfig
+from pipeline.serve.settings import ServeConfig
 from pipeline.sink import EncodeConfig
 from pipeline.track import TrackConfig
 from trackers.norfair_tracker import TrackerConfig
@@ -178,6 +179,7 @@ class PipelineConfig:
     blend: BlendConfig = field(default_factory=BlendConfig)
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     live: LiveConfig = field(default_factory=LiveConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
     depth: int = 4
     """Frames that may wait between two stages; 0 runs all stages in one thread."""
 

@@ -13,7 +13,7 @@ from pipeline.config import PipelineConfig
 from pipeline.errors import SinkError
 from pipeline.frames import RestoredFrame
 from pipeline.page.diary import NOBODY, Diary, Entry
-from pipeline.page.facts import versions, weights
+from pipeline.page.facts import versions, weights, witness_weights
 from pipeline.page.markup import Contents, Person, render
 from pipeline.page.pictures import small
 from pipeline.page.witness import find_witness
@@ -50,7 +50,7 @@ class ReportPage:
             ],
             settings=configs.dump(self._config),
             versions=versions(),
-            weights=weights(self._config),
+            weights=[*weights(self._config), *(witness_weights() if witness is not None else [])],
             witness=witness.name if witness is not None else "",
             gated=self._config.gate.enabled and self._config.restorer.kind != "none",
         )

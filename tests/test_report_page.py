@@ -30,7 +30,7 @@ from pipeline.cli import main
 from pipeline.errors import SinkError
 from pipeline.frames import RestoredFace, RestoredFrame
 from pipeline.page.diary import MOST_SMALL, NOBODY, Diary, Entry
-from pipeline.page.facts import Weights, weights
+from pipeline.page.facts import Weights, weights, witness_weights
 from pipeline.page.markup import MOST_PEOPLE, Contents, Person, render
 from pipeline.page.pictures import LARGE_BYTES, SMALL_BYTES, Chosen, Pair, aligned, jpeg, large_pair, small
 from pipeline.page.series import MOST_BINS, Series, Thinned
@@ -156,6 +156,40 @@ def test_the_page_says_when_the_gate_grades_itself(page_of_a_run: str) -> None:
     assert "measured by a stranger, which has no part" in judged
     assert "grades itself" not in judged
     assert "Likeness was not measured" in render(contents(gated=False))
+
+
+def test_a_single_point_is_told_in_words_and_not_drawn() -> None:
+    diary = Diary(1.0, Witness(Dlib()))
+    diary.write(*restored(0))
+    once = Page(render(contents([Person(0, diary.people[0])], witness="dlib")))
+    assert once.all("svg", **{"class": "chart"}) == []
+    assert "at full strength: input 0.800, result 0.900" in once.text
+    diary.write(*restored(1))
+    assert len(Page(render(contents([Person(0, diary.people[0])]))).all("svg", **{"class": "chart"})) == 2
+
+
+def test_the_page_says_where_references_come_from() -> None:
+    person = Person(0, Entry(), [("frame 3", b"jpeg")])
+    assert "All of them come from this very film" in render(contents([person]))
+    given = render(contents([replace(person, photo="her.jpg")]))
+    assert "From what was given as --reference" in given
+    assert "All of them" not in given
+
+
+def test_dlib_is_among_the_weights_where_it_judged(tmp_path: Path) -> None:
+    pytest.importorskip("dlib")
+    names = [(each.part, each.file) for each in witness_weights()]
+    assert ("judge: recogniser", "dlib_face_recognition_resnet_model_v1.dat") in names
+    clip = write_clip(tmp_path / "in.mp4", frames=2, width=320, height=240)
+    assert (
+        main(
+            [str(clip), str(tmp_path / "out.mp4"), "--report", str(tmp_path / "p.html"), "--progress", "none"]
+        )
+        == 0
+    )
+    page = (tmp_path / "p.html").read_text(encoding="utf-8")
+    assert all(each.sha256 in page for each in witness_weights())
+    assert str(tmp_path / "out.mp4") not in page.partition("Settings")[0]
 
 
 def test_nothing_on_the_page_is_fetched(page_of_a_run: str) -> None:

@@ -23,9 +23,9 @@ _BEFORE, _AFTER = "#8a8a8a", "#2e7d32"
 
 
 def likeness_chart(series: Series, before: str, after: str) -> str:
-    """Two lines over time, called `before` and `after` in `series`; empty where nothing was measured."""
+    """Two lines over time, called `before` and `after` in `series`; empty where there are no two points to join."""
     lines = [(series.line(before), _BEFORE), (series.line(after), _AFTER)]
-    if not lines[1][0]:
+    if len(lines[1][0]) < 2:
         return ""
     values = [value for line, _ in lines for _, value in line]
     low, high = min(0.0, *values), 1.0
@@ -36,9 +36,9 @@ def likeness_chart(series: Series, before: str, after: str) -> str:
 
 
 def strength_chart(series: Series) -> str:
-    """Strength over time, and below it a ribbon in the colours of what limited it."""
+    """Strength over time, and below it a ribbon in the colours of what limited it; empty for a single point."""
     line = series.line("strength")
-    if not line:
+    if len(line) < 2:
         return ""
     last = series.last_seconds
     parts = [*_axes(0.0, 1.0, last), _polyline(line, last, 0.0, 1.0, _AFTER)]
@@ -103,10 +103,10 @@ def _polyline(line: Line, last: float, low: float, high: float, colour: str) -> 
         f"{_across(time, last):.1f},{_TOP + (1 - (value - low) / (high - low)) * _HEIGHT:.1f}"
         for time, value in line
     ]
-    # A single value is drawn as a dot: a line from it to itself.
-    points = points if len(points) > 1 else 2 * points
+    # The line before is the broader one: it is seen where the line after lies upon it.
+    width = 4 if colour == _BEFORE else 1.6
     return (
-        f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}" stroke-width="1.6" '
+        f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}" stroke-width="{width}" '
         'stroke-linecap="round"/>'
     )
 

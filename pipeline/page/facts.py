@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import platform
 import tomllib
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pipeline import __version__
 from pipeline.config import PipelineConfig
 
 _PACKAGES = ("torch", "av", "numpy", "opencv-python", "onnxruntime", "norfair", "diffusers")
+_LANDMARKS, _RECOGNISER = "shape_predictor_5_face_landmarks.dat", "dlib_face_recognition_resnet_model_v1.dat"
 _UNKNOWN = "not known here; see where the weights came from"
 
 
@@ -55,6 +57,20 @@ def weights(config: PipelineConfig) -> list[Weights]:
         ("masker", config.masker.kind),
     ]
     return [_weights(part, name, manifest) for part, name in parts if name != "none"]
+
+
+def witness_weights() -> list[Weights]:
+    """The networks by which dlib judges, where they are installed."""
+    package = importlib.util.find_spec("face_recognition_models")
+    if package is None or package.origin is None:
+        return []
+    licence, origins = "public domain (CC0), by Davis King", "see dlib-models; no part of what restores"
+    found = []
+    for part, name in (("judge: landmarks", _LANDMARKS), ("judge: recogniser", _RECOGNISER)):
+        with Path(package.origin).with_name("models").joinpath(name).open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        found.append(Weights(part, name, sha256, licence, origins))
+    return found
 
 
 def _weights(part: str, name: str, manifest: dict[str, dict[str, object]]) -> Weights:

@@ -70,7 +70,7 @@ def render(contents: Contents) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
         f"<h1>{escape(title)}</h1>",
-        f"<pre>{escape(report.summary())}</pre>",
+        f"<pre>{escape(_summary(report))}</pre>",
         *[f'<p class="warning">{escape(sentence)}</p>' for sentence in [*report.warnings, *report.damage]],
         f'<p class="note">{escape(_on_measure(contents))}</p>',
         *_people(contents),
@@ -87,6 +87,12 @@ def render(contents: Contents) -> str:
         f"<script>{_SCRIPT}</script></body></html>",
     ]
     return "\n".join(parts) + "\n"
+
+
+def _summary(report: Report) -> str:
+    """Where the output lies is nobody's business on a page that is passed on."""
+    lines = report.summary().splitlines()
+    return "\n".join([*lines[:-1], f"output: {Path(report.output).name}"])
 
 
 def _people(contents: Contents) -> list[str]:
@@ -114,7 +120,8 @@ def _person(person: Person, contents: Contents) -> list[str]:
         parts.append(f'<div class="pairs">{"".join(_slider(index, pair) for index, pair in pairs)}</div>')
     if person.references:
         figures = "".join(_figure(content, caption) for caption, content in person.references)
-        parts.append(f'<h3>References</h3><div class="strip">{figures}</div>')
+        told = _on_references(person)
+        parts.append(f'<h3>References</h3><p class="note">{told}</p><div class="strip">{figures}</div>')
     strip = entry.strip.all()
     if strip:
         figures = "".join(
@@ -127,12 +134,29 @@ def _person(person: Person, contents: Contents) -> list[str]:
     ):
         chart = likeness_chart(entry.series, before, after)
         if chart:
-            parts.append(f"<h3>Likeness to the references, {heading}: input grey, result green</h3>{chart}")
+            parts.append(
+                f"<h3>Likeness to the references, {heading}: input grey, result green</h3>{_wide(chart)}"
+            )
+        elif once := entry.series.line(after):
+            was = entry.series.line(before)[0][1]
+            parts.append(
+                f"<p>Likeness to the references, {heading}: input {was:.3f}, result {once[0][1]:.3f}</p>"
+            )
     chart = strength_chart(entry.series)
     if chart:
         legend = reason_legend(entry.series)
-        parts.append(f'<h3>Strength</h3>{chart}<p class="note">{legend}</p>')
+        parts.append(f'<h3>Strength</h3>{_wide(chart)}<p class="note">{legend}</p>')
     return parts
+
+
+def _on_references(person: Person) -> str:
+    """Where the person's views come from, as it decides what likeness to them can say."""
+    if person.photo:
+        return "From what was given as --reference, and from clear moments of this very film."
+    return (
+        "All of them come from this very film: likeness to them tells whether restoration kept the person as the film "
+        "shows them, not whether it found again what the film had lost. A clear photo by --reference would tell more."
+    )
 
 
 def _means(person: Person, report: Report) -> str:
@@ -169,6 +193,7 @@ def _slider(index: int, pair: Pair) -> str:
         '<figure><div class="slider">'
         f'<img class="before" alt="before" src="{address(pair.before)}">'
         f'<img class="after" alt="after" src="{address(pair.after)}">'
+        '<span class="left">before</span><span class="right">after</span>'
         f'<input type="range" min="0" max="100" value="50" aria-label="before and after, {escape(caption)}">'
         f"</div><figcaption>{escape(caption)}</figcaption></figure>"
     )
@@ -185,7 +210,12 @@ def _figure(content: bytes, caption: str, *, beside: bytes | None = None) -> str
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     titles = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{titles}</tr>{body}</table>"
+    return _wide(f"<table><tr>{titles}</tr>{body}</table>")
+
+
+def _wide(part: str) -> str:
+    """What is broader than a phone can be moved there."""
+    return f'<div class="wide">{part}</div>'
 
 
 def _policy() -> str:

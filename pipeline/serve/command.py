@@ -1,0 +1,159 @@
+"""`python -m pipeline serve`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ipaddress
+import logging
+import secrets
+import signal
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from aiohttp import web
+
+import configs
+from configs import ConfigError
+from pipeline.config import PipelineConfig
+from pipeline.serve.access import Access
+from pipeline.serve.folder import PrivateFolder
+from pipeline.serve.site import Settings, Site
+from pipeline.serve.wire import prepare
+
+PORT = 8765
+_LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
+
+
+def command(options: argparse.Namespace, changes: list[str]) -> int:
+    """Runs the command until Ctrl-C; gives its exit code."""
+    live = configs.load(PipelineConfig, options.config or configs.preset("live"), changes)
+    file = configs.load(PipelineConfig, options.config, changes)
+    if not 0 <= options.port <= 65535:
+        raise ConfigError(f"--port must be between 0 and 65535, got {options.port}")
+    context = _certificate(options.certificate, options.key)
+    listening = listen(options.host, options.port)
+    with suppress(KeyboardInterrupt), PrivateFolder(live.serve.folder) as folder:
+        asyncio.run(serve(Settings(live, file), folder, listening, names=options.name, context=context))
+    print("stopped; files that were given to the page are removed")
+    return 0
+
+
+async def serve(
+    settings: Settings,
+    folder: PrivateFolder,
+    listening: socket.socket,
+    *,
+    names: list[str],
+    context: ssl.SSLContext | None = None,
+    tell: Callable[[str], None] = lambda sentence: print(sentence, flush=True),
+) -> None:
+    """Serves the page on a socket that listens already, until it is cancelled or asked to end.
+
+    `names`: further names under which the page is reached. `tell` hears the address, which holds the token.
+    """
+    host, port = listening.getsockname()[:2]
+    alone = ipaddress.ip_address(host).is_loopback
+    limits = settings.live.serve
+    if alone:
+        # No network lies between, so nobody's guess at one may take bits away.
+        limits = replace(limits, least_kilobits=limits.most_kilobits)
+        settings = replace(settings, live=replace(settings.live, serve=limits))
+    prepare(
+        least_kilobits=limits.least_kilobits, most_kilobits=limits.most_kilobits, this_machine_alone=alone
+    )
+    token = secrets.token_urlsafe(24)
+    known = [*_LOOPBACK_NAMES, *names, *([] if alone else [socket.gethostname().lower()])]
+    site = Site(settings, folder, Access(token, known, any_address=not alone))
+    runner = web.AppRunner(site.application, access_log=None, handle_signals=False, shutdown_timeout=5)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listening, ssl_context=context).start()
+        secure = "https" if context else "http"
+        shown = f"[{host}]" if ":" in host else host
+        tell(f"{secure}://{_reached(shown, names)}:{port}/#{token}")
+        if not alone and context is None:
+            tell(
+                "browsers give their camera to a page of another machine only by https: see --certificate; "
+                "files can be restored all the same"
+            )
+        await _until_asked_to_end()
+    finally:
+        await runner.cleanup()
+
+
+def _reached(host: str, names: list[str]) -> str:
+    if names:
+        return names[0]
+    return socket.gethostname() if host in ("0.0.0.0", "[::]") else host
+
+
+async def _until_asked_to_end() -> None:
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    with suppress(NotImplementedError, RuntimeError, ValueError):
+        # Windows has none of these; there Ctrl-C cancels this task. Nor has a thread that is not the first.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, ended.set)
+    await ended.wait()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises ConfigError where that cannot be done."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        with ExitStack() as opened:
+            listening = opened.enter_context(socket.socket(family, kind, protocol))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+            listening.listen(64)
+            opened.pop_all()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(
+            f"no page can be served at {host}, port {port} ({reason}); choose another --host or --port"
+        ) from error
+    return listening
+
+
+def _certificate(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    if certificate is None:
+        if key is not None:
+            raise ConfigError("--key is the key of a --certificate; give both")
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"{certificate}: cannot be used as a certificate ({error.strerror or error})"
+        ) from error
+    return context
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What only this command has; it shares the rest with the other commands."""
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to serve at (default: this machine alone)"
+    )
+    parser.add_argument("--port", type=int, default=PORT, help=f"default: {PORT}; 0 = any that is free")
+    parser.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name under which browsers reach this machine",
+    )
+    parser.add_argument(
+        "--certificate", type=Path, metavar="FILE", help="serve by https with this certificate"
+    )
+    parser.add_argument("--key", type=Path, metavar="FILE", help="the certificate's private key")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="settings as TOML in place of default.toml and live.toml"
+    )
+    logging.getLogger("aioice").setLevel(logging.WARNING)

@@ -1,0 +1,230 @@
+"""Files that are restored one after the other, each by the ordinary command in a process that can be ended."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import shutil
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import configs
+from pipeline.cli import DAMAGED
+from pipeline.config import PipelineConfig
+from pipeline.serve.look import Facts
+from pipeline.serve.uploads import child_environment
+
+State = Literal["waiting", "running", "done", "failed"]
+
+_LINE_BYTES = 1 << 24
+_CANCEL_SECONDS = 10.0
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One file; owned by the queue."""
+
+    name: str
+    """As its owner calls it."""
+    folder: Path
+    """Its own place, where nothing else lies."""
+    input: Path
+    facts: Facts
+    config: PipelineConfig
+    hidden: dict[str, str] = field(default_factory=dict)
+    """Paths that are not to be told, and what is told in place of each."""
+    id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    key: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    """Opens the result, in a link."""
+    state: State = "waiting"
+    frames: int = 0
+    total: int | None = None
+    frames_per_second: float = 0.0
+    sentence: str = ""
+    """Why it failed."""
+    report: dict[str, Any] = field(default_factory=dict)
+    ended: float = 0.0
+    """By `time.monotonic`."""
+
+    @property
+    def output(self) -> Path:
+        """Where the result lies, or will."""
+        return self.folder / f"output{self.facts.extension}"
+
+    @property
+    def result_name(self) -> str:
+        """What the result is called when it is saved."""
+        return f"{Path(self.name).stem} restored{self.facts.extension}"
+
+    def as_dict(self, place: int) -> dict[str, Any]:
+        """How it stands; `place` in the queue, 0 = it is its turn."""
+        told = self.report
+        left = (self.total or 0) - self.frames
+        return {
+            "job": self.id,
+            "name": self.name,
+            "state": self.state,
+            "place": place,
+            "frames": self.frames,
+            "total": self.total,
+            "frames_per_second": self.frames_per_second,
+            "seconds_left": round(left / self.frames_per_second)
+            if left > 0 and self.frames_per_second
+            else None,
+            "width": self.facts.width,
+            "height": self.facts.height,
+            "seconds": self.facts.seconds,
+            "is_photo": self.facts.is_photo,
+            "error": self.sentence,
+            "result": f"/api/jobs/{self.id}/result?key={self.key}" if self.state == "done" else None,
+            "result_name": self.result_name,
+            "result_bytes": self.output.stat().st_size if self.state == "done" else None,
+            "people": len(told.get("people", ())),
+            "restored": told.get("restored", 0),
+            "faces": told.get("faces", 0),
+            "held_back": told.get("held_back", 0),
+            "warnings": told.get("warnings", []),
+        }
+
+
+class Jobs:
+    """The queue. Belongs to the event loop."""
+
+    def __init__(self, most_waiting: int, keep_seconds: float) -> None:
+        self._most_waiting, self._keep_seconds = most_waiting, keep_seconds
+        self._jobs: dict[str, Job] = {}
+        self._running: tuple[Job, asyncio.Task[None]] | None = None
+        self._news = asyncio.Event()
+        self.expected = 0
+        """Files on their way here, which have a place already."""
+
+    @property
+    def is_full(self) -> bool:
+        """No more files are taken on."""
+        unfinished = sum(job.state in ("waiting", "running") for job in self._jobs.values())
+        return unfinished + self.expected > self._most_waiting
+
+    def get(self, id: str) -> Job | None:
+        """The job of this id."""
+        return self._jobs.get(id)
+
+    def add(self, job: Job) -> None:
+        """Puts a job at the end of the queue."""
+        self._jobs[job.id] = job
+        self._news.set()
+
+    def status(self, job: Job) -> dict[str, Any]:
+        """How `job` stands."""
+        waiting = [other for other in self._jobs.values() if other.state == "waiting"]
+        place = waiting.index(job) + (self._running is not None) if job in waiting else 0
+        return job.as_dict(place)
+
+    async def remove(self, job: Job) -> None:
+        """Cancels a job, if it is not done, and removes all that lies of it."""
+        self._jobs.pop(job.id, None)
+        if self._running is not None and self._running[0] is job:
+            task = self._running[1]
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        await asyncio.to_thread(shutil.rmtree, job.folder, ignore_errors=True)
+
+    async def work(self) -> None:
+        """Restores job after job, and removes old ones. Runs until it is cancelled."""
+        while True:
+            for job in [job for job in self._jobs.values() if self._is_old(job)]:
+                await self.remove(job)
+            following = next((job for job in self._jobs.values() if job.state == "waiting"), None)
+            if following is None:
+                self._news.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), min(self._keep_seconds / 4, 30.0))
+                continue
+            task = asyncio.create_task(_restore(following))
+            self._running = (following, task)
+            try:
+                await asyncio.wait({task})
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                self._running = None
+
+    def _is_old(self, job: Job) -> bool:
+        return job.state in ("done", "failed") and time.monotonic() - job.ended > self._keep_seconds
+
+
+async def _restore(job: Job) -> None:
+    """Runs the command for `job` to its end; cancelled, it ends the command."""
+    job.state = "running"
+    settings, log = job.folder / "settings.toml", job.folder / "log"
+    settings.write_text(configs.dump(job.config), encoding="utf-8")
+    with log.open("wb") as errors:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "pipeline.serve.child", str(job.input), str(job.output)),
+            *("--config", str(settings), "--progress", "json"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=errors,
+            env=child_environment(),
+            limit=_LINE_BYTES,
+            # Ctrl-C in the terminal is for the server, which then ends this one.
+            start_new_session=True,
+        )
+    try:
+        assert process.stdout is not None
+        async for line in process.stdout:
+            _hear(job, line)
+        code = await process.wait()
+    finally:
+        await _end(process)
+    job.ended = time.monotonic()
+    if code in (0, DAMAGED) and job.output.exists():
+        job.state = "done"
+    else:
+        job.state, job.sentence = "failed", _last_sentence(job, log)
+    job.input.unlink(missing_ok=True)
+
+
+def _hear(job: Job, line: bytes) -> None:
+    with suppress(ValueError, KeyError, TypeError):
+        event = json.loads(line)
+        if event["event"] == "progress":
+            job.frames, job.total = event["frame"], event["total"]
+            job.frames_per_second = event["frames_per_second"]
+        elif event["event"] == "done":
+            job.frames = event["frames"]
+            told = [*event["warnings"], *event["damage"]]
+            job.report = event | {"warnings": [_without_paths(job, sentence) for sentence in told]}
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Asks a process to end by closing its input; ends it where it does not."""
+    if process.returncode is not None:
+        return
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        await asyncio.wait_for(process.wait(), _CANCEL_SECONDS)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def _last_sentence(job: Job, log: Path) -> str:
+    """What the command said last, in the words of the file's owner."""
+    lines = log.read_bytes()[-4000:].decode(errors="replace").strip().splitlines()
+    told = [line.removeprefix("anchorface: ") for line in lines if line.startswith("anchorface: ")]
+    if not told:
+        return "restoring has failed; this is a bug, please report it"
+    return _without_paths(job, told[-1])
+
+
+def _without_paths(job: Job, text: str) -> str:
+    hidden = {str(job.input): job.name, str(job.output): job.result_name} | job.hidden
+    for path, name in hidden.items():
+        text = text.replace(path, name)
+    return text

@@ -1,0 +1,229 @@
+"""A browser whose camera is restored: pictures both ways, and a channel for wishes and figures."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import av
+from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
+from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+
+from configs import ConfigError
+from pipeline.config import PipelineConfig
+from pipeline.serve.call import Call
+from pipeline.serve.choice import Choice, Wish, restorer_of, strength_of
+from pipeline.serve.track import NewestPictures
+from pipeline.serve.wire import widen
+
+logger = logging.getLogger(__name__)
+
+Photos = Callable[[object], Choice]
+"""The photo of an id, as a choice that is empty otherwise. Raises ConfigError."""
+
+_STATUS_SECONDS = 0.5
+_MOST_MESSAGE = 2000
+"""Characters of a wish."""
+_CLOSE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a browser asks for."""
+
+    sdp: str
+    rate: Fraction
+    """Frames per second of its camera."""
+    choice: Choice
+    wish: Wish
+
+
+class Peer:
+    """One browser. Belongs to the event loop."""
+
+    def __init__(self, config: PipelineConfig, offer: Offer, photos: Photos) -> None:
+        self.id = secrets.token_urlsafe(16)
+        self.heard = time.monotonic()
+        """When the last picture came, or else when it was made."""
+        self._config, self._photos = config, photos
+        # No servers: without one nothing outside of the network at hand is asked.
+        self._connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        self._track = NewestPictures()
+        self._loop = asyncio.get_running_loop()
+        self._call = Call(config, offer.choice, offer.wish, self._show, offer.rate)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._problem = ""
+        self._connection.on("track", self._take)
+        self._connection.on("datachannel", self._listen)
+
+    async def answer(self, sdp: str) -> str:
+        """The answer to an offer. Raises ConfigError for one that cannot be answered."""
+        try:
+            await self._connection.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
+            if [one.kind for one in self._connection.getTransceivers()] != ["video"]:
+                raise ConfigError("an offer must have one picture and no sound")
+            self._connection.getTransceivers()[0].sender.replaceTrack(self._track)
+            self._connection.getTransceivers()[0].direction = "sendrecv"
+            answer = await self._connection.createAnswer()
+            assert answer is not None
+            await self._connection.setLocalDescription(answer)
+        except ConfigError:
+            raise
+        except Exception as error:  # whatever its parser makes of a text from anywhere
+            logger.info("an offer was refused: %r", error)
+            raise ConfigError("this is not an offer that can be answered") from error
+        serve = self._config.serve
+        sdp = self._connection.localDescription.sdp
+        return widen(sdp, least_kilobits=serve.least_kilobits, most_kilobits=serve.most_kilobits)
+
+    @property
+    def is_lost(self) -> bool:
+        """It has left, perhaps without saying so."""
+        silent = time.monotonic() - self.heard > self._config.serve.silent_seconds
+        return silent or self._connection.connectionState in ("failed", "closed")
+
+    async def close(self) -> None:
+        """Lets go of everything: sockets, threads, networks."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._connection.close(), _CLOSE_SECONDS)
+        self._track.stop()
+        await asyncio.to_thread(self._call.close)
+
+    def _show(self, picture: av.VideoFrame, came: float) -> None:
+        # A loop that has ended needs no pictures.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._track.put, picture, came)
+
+    def _take(self, track: MediaStreamTrack) -> None:
+        if track.kind == "video":
+            self._tasks.append(asyncio.create_task(self._read(track)))
+
+    async def _read(self, track: MediaStreamTrack) -> None:
+        with suppress(MediaStreamError):
+            while True:
+                picture = await track.recv()
+                assert isinstance(picture, av.VideoFrame)
+                self.heard = time.monotonic()
+                self._call.feed(picture)
+
+    def _listen(self, channel: RTCDataChannel) -> None:
+        channel.on("message", self._hear)
+        self._tasks.append(asyncio.create_task(self._tell(channel)))
+
+    async def _tell(self, channel: RTCDataChannel) -> None:
+        while channel.readyState == "open":
+            status = self._call.status()
+            status["problem"] = self._problem or status["problem"]
+            sent = self._track.sent_ms
+            status |= {"unsent": self._track.replaced, "sent_ms": None if sent is None else round(sent)}
+            channel.send(json.dumps(status))
+            await asyncio.sleep(_STATUS_SECONDS)
+
+    def _hear(self, message: object) -> None:
+        try:
+            self._heed(_read_wish(message))
+            self._problem = ""
+        except ConfigError as error:
+            self._problem = str(error)
+
+    def _heed(self, values: dict[str, Any]) -> None:
+        """Does what a message asks for: any of strength, bypass, restorer and photo."""
+        wish, choice = self._call.wish, self._call.choice
+        if "strength" in values:
+            wish = replace(wish, strength=strength_of(values, 1.0))
+        if "bypass" in values:
+            wish = replace(wish, bypass=values["bypass"] is True)
+        self._call.wish = wish
+        if "restorer" in values:
+            choice = replace(choice, restorer=restorer_of(values, self._config))
+        if "photo" in values:
+            found = self._photos(values["photo"])
+            choice = replace(choice, photo=found.photo, photo_name=found.photo_name)
+        self._call.choose(choice)
+
+
+def read_offer(values: dict[str, Any], config: PipelineConfig, photos: Photos) -> Offer:
+    """What a browser asks for. Raises ConfigError."""
+    sdp, rate = values.get("sdp"), values.get("rate", 30)
+    if not isinstance(sdp, str):
+        raise ConfigError("sdp must be the text of an offer")
+    if not isinstance(rate, int | float) or not 1 <= rate <= 120:
+        raise ConfigError("rate must be between 1 and 120 frames per second")
+    found = photos(values.get("photo"))
+    choice = replace(found, restorer=restorer_of(values, config))
+    wish = Wish(strength_of(values, config.blend.strength), values.get("bypass") is True)
+    return Offer(sdp, Fraction(rate).limit_denominator(1001), choice, wish)
+
+
+def _read_wish(message: object) -> dict[str, Any]:
+    if isinstance(message, str) and len(message) <= _MOST_MESSAGE:
+        with suppress(ValueError):
+            values = json.loads(message)
+            if isinstance(values, dict):
+                return values
+    raise ConfigError("a message must be a small JSON object")
+
+
+class Peers:
+    """All browsers with a camera. Belongs to the event loop."""
+
+    def __init__(self, config: PipelineConfig, photos: Photos) -> None:
+        self._config, self._photos = config, photos
+        self._peers: dict[str, Peer] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @property
+    def count(self) -> int:
+        """Browsers that have a place."""
+        return len(self._peers)
+
+    @property
+    def is_full(self) -> bool:
+        """No more cameras are taken on."""
+        return self.count >= self._config.serve.most_peers
+
+    async def join(self, values: dict[str, Any]) -> dict[str, str]:
+        """Takes a browser on; gives its answer and its id. Raises ConfigError."""
+        offer = read_offer(values, self._config, self._photos)
+        peer = Peer(self._config, offer, self._photos)
+        # At once, so that two who come together do not share one place.
+        self._peers[peer.id] = peer
+        try:
+            return {"sdp": await peer.answer(offer.sdp), "type": "answer", "peer": peer.id}
+        except BaseException:
+            self.leave(peer.id)
+            raise
+
+    def leave(self, id: str) -> bool:
+        """Lets a browser go; False where there is none of this id."""
+        peer = self._peers.pop(id, None)
+        if peer is None:
+            return False
+        task = asyncio.create_task(peer.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        return True
+
+    async def watch(self) -> None:
+        """Lets go of those who left without saying so. Runs until it is cancelled."""
+        while True:
+            await asyncio.sleep(min(self._config.serve.silent_seconds / 4, 1.0))
+            for peer in [peer for peer in self._peers.values() if peer.is_lost]:
+                self.leave(peer.id)
+
+    async def close(self) -> None:
+        """Lets everybody go."""
+        for id in list(self._peers):
+            self.leave(id)
+        await asyncio.gather(*self._closing, return_exceptions=True)
