@@ -17,7 +17,7 @@ from torch import Tensor
 from models.face import Face
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class References:
     """Best views of one person, as a snapshot that never changes. Empty = restore without references."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -12,13 +12,15 @@ import av
 from pipeline.coding import Siting, planar_format, planes_of
 from pipeline.colour import through_filters
 from pipeline.containers import open_input
-from pipeline.decode import Losses, decode
+from pipeline.decode import Losses, decode, decode_sparsely
 from pipeline.errors import SourceError
 from pipeline.frames import Frame
 from pipeline.probe import SourceInfo, probe
 
 _MAX_SECONDS = 1e8
 """Three years: more cannot be counted in every file's ticks."""
+_UNTIMED = {"h264", "hevc", "m4v", "mpegvideo", "obu"}
+"""Formats of bare pictures, whose times are counted."""
 _STREAMED = {"mpeg", "mpegts"}
 """Formats whose clock starts anywhere: their times are counted from the first one."""
 
@@ -111,6 +113,24 @@ class FileSource:
         for index, (native, shown) in enumerate(self._wanted(losses, pts + self._zero), first):
             yield self._frame(native, index, shown - self._zero)
 
+    def sparse(self, every_seconds: float) -> Generator[Frame]:
+        """A frame about every so many seconds, as quickly as the file allows; counts no damage.
+
+        They are numbered one by one. In a file without times of its own all frames are decoded.
+        """
+        if self.info.container in _UNTIMED:
+            natives = decode(self.path, self.info.video_index, Losses(self.path, strict=False), self._start)
+        else:
+            natives = decode_sparsely(self.path, self.info.video_index, every_seconds, self._start)
+        step, due, index = max(1, round(every_seconds / self.info.time_base)), 0, 0
+        for native, pts in self._timed(natives, self._start):
+            # A little early is better than a whole key frame late.
+            if pts - self._zero >= due - step // 4:
+                yield self._frame(native, index, pts - self._zero)
+                index += 1
+                while due <= pts - self._zero + step // 4:
+                    due += step
+
     def _frame(self, native: av.VideoFrame, index: int, pts: int) -> Frame:
         self._check_shape(native, index)
         planar = self._planar(native, index)
@@ -121,11 +141,16 @@ class FileSource:
         return Frame(index, pts, self.info.time_base, planar)
 
     def _wanted(self, losses: Losses, start: int | None) -> Iterator[tuple[av.VideoFrame, int]]:
+        return self._timed(decode(self.path, self.info.video_index, losses, start), start)
+
+    def _timed(
+        self, natives: Iterable[av.VideoFrame], start: int | None
+    ) -> Iterator[tuple[av.VideoFrame, int]]:
         """Frames from `start` to the end of the wanted stretch with times that strictly increase, by the file's
         own clock."""
         step = max(1, round(1 / self.info.average_rate / self.info.time_base))
         last: int | None = None
-        for native in decode(self.path, self.info.video_index, losses, start):
+        for native in natives:
             pts = native.pts
             if pts is None:
                 pts = self._zero if last is None else last + step

@@ -86,6 +86,10 @@ class Casting:
         """Somebody is not restored, or not everywhere."""
         return any(not choice.restore or choice.times for choice in self.choices.values())
 
+    def covers(self, choice: Choice, seconds: float) -> bool:
+        """Whether `choice` asks for restoration so many seconds after the beginning of the run."""
+        return choice.covers(self.film, self.start_seconds + seconds)
+
     def choice(self, name: str | None) -> Choice:
         """For the person `name`; empty = somebody without a name; None = nobody knows yet who it is."""
         if name:

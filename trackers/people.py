@@ -142,8 +142,9 @@ class People:
         return self._person(person_id).references
 
     def photos(self) -> dict[int, str]:
-        """People registered by photos, and the name of one photo of each."""
-        pinned = {n: [view for view in p.references.views if view.pinned] for n, p in self._people.items()}
+        """People registered by photos, and the name of one photo of each; not those made known by `acquaint`."""
+        unnamed = {number: person for number, person in self._people.items() if not person.name}
+        pinned = {n: [view for view in p.references.views if view.pinned] for n, p in unnamed.items()}
         return {number: str(views[0].source) for number, views in pinned.items() if views}
 
     def add_photo_person(self, views: Sequence[View]) -> int:
@@ -180,10 +181,6 @@ class People:
     def name_of(self, person_id: int) -> str:
         """The name of a person made known by `acquaint`; empty for others."""
         return self._person(person_id).name
-
-    def names(self) -> dict[int, str]:
-        """Those made known by `acquaint`, seen or not, by id."""
-        return {number: person.name for number, person in self._people.items() if person.name}
 
     def is_clear(self, embedding: NDArray[np.float32]) -> bool:
         """Whether one view's raw `embedding` says who it is; the others of a track say nothing alone."""

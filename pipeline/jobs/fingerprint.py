@@ -12,6 +12,7 @@ import configs
 from models.weights import EMBEDDED
 from pipeline import __version__
 from pipeline.config import PipelineConfig
+from pipeline.people.cast import digest
 
 _NO_MATTER = {
     "depth",
@@ -20,6 +21,7 @@ _NO_MATTER = {
     "chunks.workers",
     "restore.batch_size",
     "restore.max_waiting",
+    "input.people",
 }
 """Settings on which no picture depends."""
 _WHOLE = 1 << 30
@@ -38,6 +40,9 @@ def fingerprint(input: Path, config: PipelineConfig) -> dict[str, str]:
         "the weights": _hash(EMBEDDED / "manifest.toml"),
     }
     found |= {f"the file {name}": _hash(Path(name).expanduser()) for name in named if _exists(name)}
+    if config.input.people is not None:
+        # Whatever lies in the folder, and wherever that lies: what a run takes from it matters.
+        found["the list of people"] = digest(config.input.people)
     return found | {name: str(value) for name, value in settings.items() if name not in _NO_MATTER}
 
 
