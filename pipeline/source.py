@@ -122,13 +122,15 @@ class FileSource:
             natives = decode(self.path, self.info.video_index, Losses(self.path, strict=False), self._start)
         else:
             natives = decode_sparsely(self.path, self.info.video_index, every_seconds, self._start)
-        step, due, index = max(1, round(every_seconds / self.info.time_base)), 0, 0
+        step, index = max(1, round(every_seconds / self.info.time_base)), 0
+        due: int | None = None
         for native, pts in self._timed(natives, self._start):
+            due = pts if due is None else due
             # A little early is better than a whole key frame late.
-            if pts - self._zero >= due - step // 4:
+            if pts >= due - step // 4:
                 yield self._frame(native, index, pts - self._zero)
                 index += 1
-                while due <= pts - self._zero + step // 4:
+                while due <= pts + step // 4:
                     due += step
 
     def _frame(self, native: av.VideoFrame, index: int, pts: int) -> Frame:

@@ -23,7 +23,9 @@ from trackers.references import ReferenceConfig, ReferenceSet, View, cosine
 _OVERLAP = 0.15
 """Share of two faces' common area from which they may be one that moved."""
 _LINK = 0.3
-"""Cosine similarity from which such faces are one: half of what a face from nowhere needs."""
+"""Cosine similarity from which such faces are one: less than a face from nowhere needs."""
+_STILL, _LINK_STILL = 0.5, 0.15
+"""Overlap of a face that hardly moved, and the similarity that is enough then."""
 _KEPT = 0.9
 """Share of the most appearances that is left when the least known are forgotten."""
 
@@ -34,6 +36,10 @@ class GroupingConfig:
 
     min_similarity: float = 0.5
     """Cosine similarity from which two appearances are one person's."""
+    doubt: float = 0.1
+    """So much more is asked for of an appearance that says nothing, and less of that the more it says."""
+    sure: float = 3.0
+    """Length of an appearance's sum, measured by that of a clear view, from which nothing more is asked for."""
     min_evidence: float = 1.0
     """Length of an appearance's sum, measured by that of a clear view, below which nobody can say who it is."""
     most: int = 240
@@ -44,8 +50,8 @@ class GroupingConfig:
     def __post_init__(self) -> None:
         if not -1 < self.min_similarity < 1:
             raise ValueError(f"min_similarity must be in (-1, 1), got {self.min_similarity}")
-        if self.min_evidence < 0:
-            raise ValueError(f"min_evidence must not be negative, got {self.min_evidence}")
+        if self.min_evidence < 0 or self.doubt < 0 or self.sure <= 0:
+            raise ValueError("min_evidence and doubt must not be negative, and sure must be positive")
         if self.most < 2 or self.views < 1:
             raise ValueError(
                 f"most must be at least 2 and views at least 1, got {self.most} and {self.views}"
@@ -93,6 +99,10 @@ class Appearance:
 
     total: NDArray[np.float32]
     """float32 (D,), raw: sum of the views that decide."""
+    numbers: set[int]
+    """Its own, and those of the appearances that it was joined of."""
+    beside: set[int]
+    """Numbers of those that were on screen at the same time: they are other people."""
     references: ReferenceSet
     spans: list[Span]
     last: Face
@@ -124,15 +134,13 @@ class Appearance:
 
     def is_beside(self, other: Appearance) -> bool:
         """Whether both were on screen at the same time: they are two people."""
-        return any(
-            a.film == b.film and a.start <= b.end and b.start <= a.end
-            for a in self.spans
-            for b in other.spans
-        )
+        return not self.numbers.isdisjoint(other.beside)
 
     def join(self, other: Appearance) -> None:
         """Takes in another appearance of the same person."""
         self.total = self.total + other.total
+        self.numbers |= other.numbers
+        self.beside |= other.beside
         self.spans = sorted([*self.spans, *other.spans], key=lambda span: (span.film, span.start))
         self.samples += other.samples
         self.portraits |= other.portraits
@@ -153,6 +161,7 @@ class Appearances:
         self._evidence = evidence
         self._living: list[Appearance] = []
         self._ended: list[Appearance] = []
+        self._next = 0
         self.unclear = 0
         """Appearances that were dropped, as there were too many, or of which `people` could not say whose they are."""
 
@@ -168,9 +177,13 @@ class Appearances:
         for number, each in self._pairs(glimpses):
             if found[number] is None and not any(other is each for other in found):
                 found[number] = each
-        return [
+        seen = [
             self._seen(each, film, seconds, glimpse) for each, glimpse in zip(found, glimpses, strict=True)
         ]
+        for each in seen:
+            for other in seen:
+                each.beside |= other.numbers if other is not each else set()
+        return seen
 
     def people(self) -> list[Appearance]:
         """Everybody who can be told from the others, longest on screen first; ends all appearances."""
@@ -189,7 +202,7 @@ class Appearances:
             for place, each in enumerate(self._living):
                 shared = _overlap(each.last.box, glimpse.face.box)
                 alike = max(_alike(each.last, glimpse.face), _cosine(each.total, glimpse.face))
-                if shared > _OVERLAP and alike > _LINK:
+                if shared > _OVERLAP and alike > (_LINK_STILL if shared > _STILL else _LINK):
                     rated.append((shared + alike, number, place))
         return [(number, self._living[place]) for _, number, place in sorted(rated, reverse=True)]
 
@@ -201,8 +214,11 @@ class Appearances:
                 capacity=self.config.views, min_similarity=self.config.min_similarity / 2
             )
             span = Span(film, seconds, seconds)
-            each = Appearance(np.zeros_like(embedding), ReferenceSet(references), [span], glimpse.face)
+            each = Appearance(
+                np.zeros_like(embedding), {self._next}, set(), ReferenceSet(references), [span], glimpse.face
+            )
             self._living.append(each)
+            self._next += 1
         each.last = glimpse.face
         each.samples += 1
         each.spans[-1] = Span(film, each.spans[-1].start, seconds)
@@ -241,10 +257,14 @@ class Appearances:
             return None
         totals = np.stack([each.total for each in appearances])
         units = totals / np.linalg.norm(totals, axis=1, keepdims=True).clip(1e-6)
-        similarities = np.triu(units @ units.T, 1)
-        for place in np.argsort(-similarities, axis=None, kind="stable"):
-            first, second = np.unravel_index(place, similarities.shape)
-            if similarities[first, second] < self.config.min_similarity:
+        known = np.array([self._evidence.of(each.total) for each in appearances])
+        doubts = self.config.doubt * (1 - known / self.config.sure).clip(0)
+        # Of two, the one that says less decides how much is asked for.
+        above = units @ units.T - self.config.min_similarity - np.maximum(doubts[:, None], doubts)
+        above[np.tril_indices(len(above))] = -1
+        for place in np.argsort(-above, axis=None, kind="stable"):
+            first, second = np.unravel_index(place, above.shape)
+            if above[first, second] < 0:
                 return None
             if not appearances[first].is_beside(appearances[second]):
                 return appearances[first], appearances[second]

@@ -59,9 +59,11 @@ def _sheet(rows: Sequence[Row], columns: int) -> bytes:
 
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """`text`, cut at its beginning to at most `width` pixels: of a file's name the end and the time matter."""
+    """`text`, cut to at most `width` pixels."""
     # The font has not every letter of every alphabet, and a name need not even be text.
     text = text.encode("latin-1", "replace").decode("latin-1")
-    while len(text) > 1 and font.getlength(text) > width:
-        text = text[1:]
-    return text
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}..") > width:
+        text = text[:-1]
+    return f"{text}.."

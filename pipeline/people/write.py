@@ -148,7 +148,7 @@ def screen_seconds(found: Appearance, scan: Scan) -> float:
 
 
 def _caption(portrait: Portrait, scan: Scan) -> str:
-    return f"{scan.films[portrait.film].name} {timecode(portrait.seconds)}"
+    return f"{timecode(portrait.seconds)}  {scan.films[portrait.film].name}"
 
 
 def _stem(name: str) -> str:
