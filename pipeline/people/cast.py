@@ -53,15 +53,16 @@ def build_restorers(config: PipelineConfig, cast: Cast) -> tuple[Restorer | None
     if not config.blend.strength:
         return None, cast.casting
     usual = build_restorer(config.restorer)
-    choices = {
-        name: choice if usual is not None or choice.restorer else LEFT_OUT
-        for name, choice in cast.casting.choices.items()
-    }
-    strangers = cast.casting.strangers if usual is not None else LEFT_OUT
-    casting = replace(cast.casting, choices=choices, strangers=strangers)
+    choices = cast.casting.choices
     asked = {choice.restorer: name for name, choice in choices.items() if choice.restore and choice.restorer}
+    if not asked:
+        return usual, cast.casting
     others = {kind: _another(config.restorer, kind, name) for kind, name in asked.items()}
-    return (Restorers(usual, others) if others else usual), casting
+    casting = cast.casting
+    if usual is None:
+        left = {name: choice if choice.restorer else LEFT_OUT for name, choice in choices.items()}
+        casting = replace(casting, choices=left, strangers=LEFT_OUT)
+    return Restorers(usual, others), casting
 
 
 def _another(own: RestorerConfig, kind: str, name: str) -> Restorer:

@@ -14,7 +14,7 @@ from models.align import scale_of
 from models.face import Face
 from models.protocols import Detector, Recogniser
 from models.quality import frontalness
-from pipeline.colour import read_crop
+from pipeline.colour import luma_thumbnail, read_crop
 from pipeline.config import PipelineConfig
 from pipeline.frames import Frame
 from pipeline.geometry import Geometry
@@ -22,6 +22,7 @@ from pipeline.source import FileSource
 from pipeline.views import embed_faces, find_faces, resized, view_of
 from trackers.appearances import Appearance, Appearances, Glimpse, GroupingConfig
 from trackers.evidence import Evidence
+from trackers.shots import ShotDetector
 
 _CROP_PX = 256
 """Side of the crop by which a view is judged."""
@@ -31,6 +32,8 @@ _LARGE_FROM = 0.7
 """Pixels of that crop for a pixel of the film below which a face is large enough."""
 _COMPARED_PX = 64
 """Side of the crops that are held to compare views with each other."""
+_SHOTS_PX = 160
+"""Width of the picture in which cuts are found."""
 _GAPS = 2.2
 """So many distances of two frames after a face was seen it comes back as a new appearance."""
 
@@ -84,13 +87,16 @@ class Scanner:
         """Looks at one film; `saw` hears of every frame, its faces and the appearance of each."""
         every, number = self._config.scan.every_seconds, len(self._films)
         geometry, seconds, count = Geometry.of(source.info), 0.0, 0
+        # Frames so far apart differ by motion as well, so what is usual says nothing of cuts.
+        shots = ShotDetector(replace(self._config.shots, contrast_to_motion=1.0))
         for frame in source.sparse(every):
             seconds = self._config.input.start_seconds + float(frame.pts * frame.time_base)
             place = _Place(source.path.name, number, seconds)
             faces = find_faces(frame.native, self._detector, geometry, self._config.scan.detect_width)
             faces = embed_faces(frame.native, faces, self._recogniser, geometry)
             glimpses = [self._glimpse(face, geometry) for face in faces]
-            found = self._appearances.see(number, seconds, glimpses, _GAPS * every)
+            is_cut = shots.is_cut(luma_thumbnail(frame.native, _SHOTS_PX)[0])
+            found = self._appearances.see(number, seconds, glimpses, most_apart=_GAPS * every, is_cut=is_cut)
             for glimpse, appearance in zip(glimpses, found, strict=True):
                 self._offer(place, frame, glimpse, appearance, geometry)
             saw(frame, glimpses, found)
