@@ -95,8 +95,8 @@ def test_a_face_missed_once_goes_on_and_one_missed_for_long_is_a_new_appearance(
 def test_unclear_faces_join_through_the_appearance_they_are_in() -> None:
     """Each view alone is too noisy to be known again; their sum is not."""
     group = grouped()
-    show(group, 0, [(100, ANNA)], samples=8, noise=1.2)
-    show(group, 20, [(100, ANNA)], samples=8, noise=1.2)
+    show(group, 0, [(100, ANNA)], samples=8, noise=1.0)
+    show(group, 20, [(100, ANNA)], samples=8, noise=1.0)
     assert len(people(group)) == 1
 
 

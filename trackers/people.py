@@ -169,8 +169,9 @@ class People:
 
     def acquaint(self, somebody: Acquaintance) -> int:
         """Makes a named person known and returns the id: never forgotten, and never one with another named person."""
-        for look in somebody.looks:
-            self._measure.note(look)
+        # Not the looks, which are sums of many views.
+        for view in (*somebody.views, *somebody.photos):
+            self._measure.note(view.embedding)
         references = ReferenceSet(self.config.references, [replace(v, pinned=True) for v in somebody.photos])
         for view in sorted(somebody.views, key=lambda view: -view.quality):
             references.offer(view)

@@ -137,7 +137,7 @@ def _facts(found: Appearance, scan: Scan) -> str:
     rest = f" and {more} more" if more else ""
     best = found.best()[0]
     return (
-        f"on screen {screen_seconds(found, scan):.1f} s: {', '.join(spans)}{rest}; best view: "
+        f"on screen about {screen_seconds(found, scan):.1f} s: {', '.join(spans)}{rest}; best view: "
         f"eyes {best.eye_px:.0f} pixels apart, quality {best.view.quality:.2f}"
     )
 
