@@ -76,10 +76,12 @@ def restore_video(
     config = config or PipelineConfig()
     input, output = Path(input), Path(output)
     if config.chunks.resume or config.chunks.workers > 1:
-        if config.output.report is not None or config.output.references_log is not None:
-            raise ConfigError(
-                "--report and --references-log see a film as a whole; leave them out, or --resume and --workers"
-            )
+        for option, file in (
+            ("--report", config.output.report),
+            ("--references-log", config.output.references_log),
+        ):
+            if file is not None:
+                raise ConfigError(f"{option} sees a film as a whole; leave it out, or --resume and --workers")
         from pipeline.jobs.resume import restore_in_chunks
 
         return restore_in_chunks(input, output, config, opened=opened, watch=watch)
