@@ -17,7 +17,7 @@ from torch import Tensor
 from models.face import Face
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class References:
     """Best views of one person, as a snapshot that never changes. Empty = restore without references."""
 
@@ -27,10 +27,14 @@ class References:
     """float32 (R, D), raw embeddings of the views; the norm of each is its quality."""
     version: int = 0
     """Grows whenever the set changes: the key of everything cached from it."""
+    sources: tuple[str, ...] = ()
+    """Where each view comes from, in words; empty where nobody knows. No restorer looks at it."""
 
     def __post_init__(self) -> None:
         if len(self.crops) != len(self.embeddings):
             raise ValueError(f"{len(self.crops)} reference crops but {len(self.embeddings)} embeddings")
+        if self.sources and len(self.sources) != len(self.crops):
+            raise ValueError(f"{len(self.crops)} reference crops but {len(self.sources)} sources")
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -59,6 +63,8 @@ class Request:
     references: References
     previous: Previous | None = None
     """Where the face was restored before. A restorer that makes no use of it says so, see `uses_previous`."""
+    restorer: str = ""
+    """The restorer that is wanted for this face, where a run has several; empty = the run's own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

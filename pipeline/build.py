@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
+
+import av
 
 from configs import ConfigError
 from models.likeness import LikenessMeter
@@ -16,10 +18,14 @@ from models.recogniser import EmbeddedRecogniser
 from pipeline.compare import side_by_side
 from pipeline.config import PipelineConfig
 from pipeline.flow import Note, Parts, Watch, keep_after, leave_unnoted, run
+from pipeline.frames import RestoredFrame
 from pipeline.gate import Gate
-from pipeline.geometry import Geometry
+from pipeline.geometry import Geometry, Shown
 from pipeline.manifest import load_credentials, sign
 from pipeline.parts import build_detector, build_masker, build_recogniser, build_restorer
+from pipeline.people.cast import Cast, build_restorers, read_cast
+from pipeline.people.known import acquaintances, met_before
+from pipeline.people.references_log import ReferencesLog
 from pipeline.perception import Perception
 from pipeline.photos import PhotoSink, PhotoSource
 from pipeline.portraits import Portraits
@@ -29,7 +35,7 @@ from pipeline.report_page import ReportPage
 from pipeline.sink import FileSink
 from pipeline.source import FileSource
 from trackers.norfair_tracker import NorfairTracker
-from trackers.people import People
+from trackers.people import Acquaintance, People
 from trackers.shots import EveryFrame, ShotDetector
 
 __all__ = [
@@ -46,18 +52,11 @@ __all__ = [
 Open = Callable[[FileSource | PhotoSource], None]
 
 
-class _Shown(Protocol):
-    @property
-    def rotation(self) -> int: ...
-    @property
-    def sample_aspect_ratio(self) -> Fraction | None: ...
-
-
 class Film(Protocol):
     """A file or a live source: its neighbouring frames are neighbours in time."""
 
     @property
-    def info(self) -> _Shown: ...
+    def info(self) -> Shown: ...
 
 
 def restore_video(
@@ -81,10 +80,14 @@ def restore_video(
     signer = config.output.c2pa
     credentials = None if signer is None else load_credentials(signer, input, output)
     if config.chunks.asked_for:
-        if config.output.report is not None:
-            raise ConfigError(
-                "--report sees a film as a whole; leave out --resume, --workers and --ray, or the report"
-            )
+        for option, file in (
+            ("--report", config.output.report),
+            ("--references-log", config.output.references_log),
+        ):
+            if file is not None:
+                raise ConfigError(
+                    f"{option} sees a film as a whole; leave it out, or --resume, --workers and --ray"
+                )
         from pipeline.jobs.resume import restore_in_chunks
 
         report = restore_in_chunks(input, output, config, opened=opened, watch=watch)
@@ -99,7 +102,7 @@ def _restore_at_once(input: Path, output: Path, config: PipelineConfig, opened: 
     source = open_source(input, config)
     # The output is checked first: nobody wants to wait for models and then hear that it exists already.
     sink = open_sink(output, source, config)
-    page = _open_page(input, output, config)
+    page, log = _open_page(input, output, config), _open_log(input, output, config)
     parts = build(config, source)
     opened(source)
     report = Report(
@@ -107,14 +110,15 @@ def _restore_at_once(input: Path, output: Path, config: PipelineConfig, opened: 
     )
     people = parts.perception.people
     arrange = side_by_side if config.output.compare else keep_after
-    noted: Note = page.note if page is not None else leave_unnoted
-    with sink:
-        run(source, sink, parts, config, report=report, arrange=arrange, watch=watch, note=noted)
+    note = _notes(page, log)
+    with sink, log or nullcontext():
+        run(source, sink, parts, config, report=report, arrange=arrange, watch=watch, note=note)
         report.damage = list(source.damage)
     report.merge_people(people.current)
     unmatched = [name for person, name in people.photos().items() if person not in report.people]
     report.warnings = [*source.warnings, *sink.warnings]
     report.warnings += [f"the reference {name} matched nobody in {input.name}" for name in unmatched]
+    report.warnings += report.missed(config.input.only, input.name)
     if page is not None:
         page.write(report, people)
     return report
@@ -126,12 +130,39 @@ def _open_page(input: Path, output: Path, config: PipelineConfig) -> ReportPage 
     return ReportPage(config.output.report.expanduser(), input=input, output=output, config=config)
 
 
+def _open_log(input: Path, output: Path, config: PipelineConfig) -> ReferencesLog | None:
+    path = config.output.references_log
+    if path is None:
+        return None
+    return ReferencesLog(path.expanduser(), input=input, output=output, overwrite=config.output.overwrite)
+
+
+def _notes(page: ReportPage | None, log: ReferencesLog | None) -> Note:
+    """Tells all who want to hear of every frame."""
+
+    def note(frame: RestoredFrame, after: av.VideoFrame) -> None:
+        if page is not None:
+            page.note(frame, after)
+        if log is not None:
+            log.note(frame)
+
+    return note if page is not None or log is not None else leave_unnoted
+
+
 def build(config: PipelineConfig, source: PhotoSource | Film) -> Parts:
     """The parts of one run over `source`."""
-    # Strength 0 asks for nothing: no network needs to run.
-    restorer = build_restorer(config.restorer) if config.blend.strength else None
+    # The list of people first: a mistake in it is told at once.
+    cast = read_cast(config.input, _name_of(source))
+    restorer, casting = build_restorers(config, cast)
     masker = build_masker(config.masker)
-    return Parts(_perception(config, restorer, source), restorer, masker, _gate(config, restorer))
+    perception = _perception(config, restorer, source, replace(cast, casting=casting))
+    return Parts(perception, restorer, masker, _gate(config, restorer))
+
+
+def _name_of(source: object) -> str:
+    """Of a file; a live source has none."""
+    path = getattr(source, "path", None)
+    return path.name if isinstance(path, Path) else ""
 
 
 def _gate(config: PipelineConfig, restorer: Restorer | None) -> Gate | None:
@@ -182,10 +213,12 @@ def open_sink(
     )
 
 
-def _perception(config: PipelineConfig, restorer: Restorer | None, source: PhotoSource | Film) -> Perception:
+def _perception(
+    config: PipelineConfig, restorer: Restorer | None, source: PhotoSource | Film, cast: Cast
+) -> Perception:
     # Neighbours in a folder of photos are not neighbours in time: each is a shot of its own.
     photos = isinstance(source, PhotoSource)
-    geometry = Geometry() if isinstance(source, PhotoSource) else _geometry(source)
+    geometry = Geometry() if isinstance(source, PhotoSource) else Geometry.of(source.info)
     detector, recogniser = build_detector(config.detector), build_recogniser(config.recogniser)
     # Thresholds on similarity belong to the recogniser: each has a space of its own.
     threshold = config.recogniser.same_person
@@ -195,7 +228,11 @@ def _perception(config: PipelineConfig, restorer: Restorer | None, source: Photo
     settings = replace(config.people, min_similarity=threshold, references=references)
     people = People(settings, recogniser.clear_norm)
     crop_size = restorer.crop_size if restorer is not None else 256
-    for views in Portraits(detector, recogniser, crop_size).people(config.input.references):
+    portraits = Portraits(detector, recogniser, crop_size)
+    # People with a name first: photos of the same person join them.
+    for somebody in _known_before(config, source, cast, portraits):
+        people.acquaint(somebody)
+    for views in portraits.people(config.input.references):
         people.add_photo_person(views)
     return Perception(
         config.track.perception,
@@ -206,8 +243,18 @@ def _perception(config: PipelineConfig, restorer: Restorer | None, source: Photo
         people=people,
         crop_size=crop_size,
         geometry=geometry,
+        casting=cast.casting,
     )
 
 
-def _geometry(source: Film) -> Geometry:
-    return Geometry(source.info.rotation, float(source.info.sample_aspect_ratio or 1))
+def _known_before(
+    config: PipelineConfig, source: PhotoSource | Film, cast: Cast, portraits: Portraits
+) -> list[Acquaintance]:
+    """People whom the run knows from its start."""
+    if cast.gallery is not None:
+        return acquaintances(cast.gallery, portraits)
+    if not config.input.two_passes:
+        return []
+    if not isinstance(source, FileSource):
+        raise ConfigError("--two-passes is for videos: photos and live pictures are seen once")
+    return met_before(source, config, portraits)

@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _live(arguments[1:])
         if arguments[:1] == ["serve"]:
             return _serve(arguments[1:])
+        if arguments[:1] == ["scan"]:
+            return _scan(arguments[1:])
         return _restore(_parser().parse_args(arguments))
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "interrupted; no unfinished file was left", file=sys.stderr)
@@ -193,6 +195,15 @@ def _serve(arguments: Sequence[str]) -> int:
     return command(options, _changes(options))
 
 
+def _scan(arguments: Sequence[str]) -> int:
+    from pipeline.people.command import add_arguments, command
+
+    parser = _Parser(prog="python -m pipeline scan", description="Finds out who is in films.")
+    add_arguments(parser)
+    options = parser.parse_args(arguments)
+    return FAILED if command(options, _changes(options)).failed else 0
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} (see --help)")
@@ -204,7 +215,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Restores faces in video, anchored to each person's own best frames.",
         epilog="`python -m pipeline demo OUT.mp4` makes a short damaged clip, restores it and writes before | after; "
         "`python -m pipeline live SOURCE SINK` restores cameras and streams as they come; "
-        "`python -m pipeline serve` does so on a page in the browser.",
+        "`python -m pipeline serve` does so on a page in the browser; "
+        "`python -m pipeline scan FILM ... --people FOLDER` finds out who is in films.",
     )
     inputs = "a video, a photo, a folder of photos or of videos; several are restored one after the other"
     parser.add_argument("inputs", metavar="IN", type=Path, nargs="+", help=inputs)
@@ -220,6 +232,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--report", type=Path, metavar="FILE.html", help=page)
     signed = "sign a C2PA manifest of what was done: a PEM file of certificates and key (extra `provenance`)"
     parser.add_argument("--c2pa", type=Path, metavar="CERT_AND_KEY", help=signed)
+    passes = "look through the whole film first, so that views of later scenes serve earlier ones"
+    parser.add_argument("--two-passes", action="store_true", help=passes)
+    log = "also write which views each face was restored with, as lines of JSON"
+    parser.add_argument("--references-log", type=Path, metavar="FILE", help=log)
     parser.add_argument("--start", type=float, metavar="SECONDS", help="begin here (a trial)")
     parser.add_argument("--duration", type=float, metavar="SECONDS", help="stop after this much (a trial)")
     tried = "one video that shows several settings beside each other, and a page; may be repeated: all combinations"
@@ -260,6 +276,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reference", metavar="PHOTO|FOLDER|CLIP", action="append", default=[], help=reference
     )
+    gallery = "the people of the film, by name: a folder made by `python -m pipeline scan`"
+    parser.add_argument("--people", type=Path, metavar="FOLDER", help=gallery)
+    only = "restore this person of the gallery and nobody else; may be repeated"
+    parser.add_argument("--only", metavar="NAME", action="append", default=[], help=only)
+    skip = "leave this person of the gallery as he or she is; may be repeated"
+    parser.add_argument("--skip", metavar="NAME", action="append", default=[], help=skip)
     steps = "passes of iconface or klein for each face (default: as many as the model was made for)"
     parser.add_argument("--steps", type=int, metavar="N", help=steps)
     parser.add_argument("--strength", type=float, help="0 changes nothing, 1 restores fully (default: 1)")
@@ -288,6 +310,10 @@ def _changes(options: argparse.Namespace) -> list[str]:
         "restorer.steps": given("steps"),
         "restorer.seed": given("seed"),
         "input.references": given("reference") or None,
+        "input.people": str(options.people) if given("people") else None,
+        "input.only": given("only") or None,
+        "input.skip": given("skip") or None,
+        "input.two_passes": given("two_passes") or None,
         "input.start_seconds": given("start"),
         "input.duration_seconds": given("duration"),
         "input.strict": given("strict") or None,
@@ -301,6 +327,8 @@ def _changes(options: argparse.Namespace) -> list[str]:
         "output.overwrite": given("overwrite") or None,
         "output.report": str(options.report) if given("report") else None,
         "output.c2pa": str(options.c2pa) if given("c2pa") else None,
+        "output.references_log": str(options.references_log) if given("references_log") else None,
+        "scan.every_seconds": given("every"),
         "chunks.resume": given("resume") or None,
         "chunks.workers": given("workers"),
         "chunks.ray": given("ray"),

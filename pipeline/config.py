@@ -14,6 +14,7 @@ from pipeline.fields import MODES
 from pipeline.gate import GateConfig
 from pipeline.jobs.config import ChunkConfig
 from pipeline.live.settings import LiveConfig
+from pipeline.people.config import ScanConfig
 from pipeline.restore import RestoreConfig
 from pipeline.serve.settings import ServeConfig
 from pipeline.sink import EncodeConfig
@@ -40,11 +41,25 @@ class InputConfig:
     """Make whole frames of interlaced ones: `frame`, one for each at its own time; `field`, two for each; `none`."""
     references: tuple[str, ...] = ()
     """Photos, folders of photos, or clips of the people in the film."""
+    people: Path | None = None
+    """Gallery of the people in the film, a folder made by `scan`; none = nobody is known by name."""
+    only: tuple[str, ...] = ()
+    """Names of the gallery's people who are restored, and nobody else; empty = as the gallery says."""
+    skip: tuple[str, ...] = ()
+    """Names of the gallery's people who are left as they are."""
+    two_passes: bool = False
+    """Look through the whole film first, so that best views of later scenes serve earlier ones."""
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.start_seconds) or not math.isfinite(self.duration_seconds or 0):
             raise ValueError(
                 f"start_seconds and duration_seconds must be finite, got {self.start_seconds}, {self.duration_seconds}"
+            )
+        if (self.only or self.skip) and self.people is None:
+            raise ValueError("--only and --skip name people of a gallery; give it with --people FOLDER")
+        if self.two_passes and self.people is not None:
+            raise ValueError(
+                "a gallery already knows the whole film; give --people or --two-passes, not both"
             )
         if self.start_seconds < 0:
             raise ValueError(f"start_seconds must not be negative, got {self.start_seconds}")
@@ -66,6 +81,8 @@ class OutputConfig:
     """Write what was done to whom as a page, `NAME.html`; none = no page."""
     c2pa: Path | None = None
     """Sign a manifest of what was done with the certificates and the key in this PEM file; none = no manifest."""
+    references_log: Path | None = None
+    """Write which references each face was restored with, a line of JSON for each stretch; none = no such file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +197,7 @@ class PipelineConfig:
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     live: LiveConfig = field(default_factory=LiveConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)
+    scan: ScanConfig = field(default_factory=ScanConfig)
     depth: int = 4
     """Frames that may wait between two stages; 0 runs all stages in one thread."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from pipeline.errors import SourceError
 
 _MAX_UNREADABLE = 100
 """So many failed reads in a row are the end of the file."""
+_PROBED = 400
+"""Packets by which the distance of key frames is judged."""
 _ONE_PACKET_PER_FRAME = {"h264", "hevc", "mpeg1video", "mpeg2video"}
 
 
@@ -115,6 +118,35 @@ def decode(
     if last is not None and losses.missing > 0:
         yield from _tail(path, stream_index, losses, last)
     losses.settle(exact=exact, cut=is_cut_short(path))
+
+
+def decode_sparsely(
+    path: Path, stream_index: int, every_seconds: float, start_pts: int | None = None
+) -> Iterator[av.VideoFrame]:
+    """Some frames of a stream, at least about one in `every_seconds` where the decoder can leave others out.
+
+    From a key frame at or before `start_pts` on. What cannot be decoded is not told.
+    """
+    with open_input(path) as container:
+        stream = _video(container, stream_index)
+        are_dense = _keys_are_dense(container, stream, every_seconds)
+        stream.thread_type = "AUTO"
+        # Frames that no other one leans on are left out, half of those of most films, or all between key frames.
+        stream.codec_context.skip_frame = "NONKEY" if are_dense else "NONREF"
+        container.seek(0 if start_pts is None else start_pts, stream=stream, backward=True)
+        yield from _frames(container, stream, Losses(path, strict=False))
+
+
+def _keys_are_dense(container: InputContainer, stream: VideoStream, every_seconds: float) -> bool:
+    """Whether key frames alone come often enough, as far as the beginning of the file tells."""
+    keys = []
+    for count, packet in enumerate(read_packets(container, (stream,))):
+        if packet.is_keyframe and packet.pts is not None:
+            keys.append(float(packet.pts * packet.time_base))
+        if count >= _PROBED:
+            break
+    gaps = [after - before for before, after in pairwise(sorted(keys))]
+    return len(gaps) > 2 and max(gaps) <= every_seconds
 
 
 def _seek(container: InputContainer, stream: VideoStream, pts: int) -> None:

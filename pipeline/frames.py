@@ -50,9 +50,14 @@ class TrackedFace:
     references: References
     """Snapshot of the person's best views."""
     strength: float
-    """In [0, 1]: how much of the restoration may be used here (eased where landmarks cannot be trusted)."""
+    """In [0, 1]: how much of the restoration may be used here (eased where landmarks cannot be trusted; with what the
+    user wants for this person in it)."""
     reason: str
-    """Why `strength` is 0 ("small", "profile", "covered", "lost"), or empty."""
+    """Why `strength` is 0 ("small", "profile", "covered", "lost", "not chosen"), or empty."""
+    restorer: str = ""
+    """The restorer that the user wants for this person; empty = the run's own."""
+    name: str = ""
+    """Of the person, where the user gave one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Protocol, Self
 
 import cv2
 import numpy as np
@@ -10,6 +12,15 @@ from numpy.typing import NDArray
 
 from models.align import crop_matrix, embedding_matrix
 from models.face import Face
+
+
+class Shown(Protocol):
+    """What is known of how a film is shown."""
+
+    @property
+    def rotation(self) -> int: ...
+    @property
+    def sample_aspect_ratio(self) -> Fraction | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +35,11 @@ class Geometry:
     def __post_init__(self) -> None:
         if self.rotation % 90 or self.aspect <= 0:
             raise ValueError(f"rotation must be a multiple of 90 and aspect positive, got {self}")
+
+    @classmethod
+    def of(cls, info: Shown) -> Self:
+        """That of a film."""
+        return cls(info.rotation, float(info.sample_aspect_ratio or 1))
 
     def crop_matrix(self, landmarks: NDArray[np.floating], size: int) -> NDArray[np.float32]:
         """Frame-to-crop transform, float32 (2, 3), onto the FFHQ template of `size`, aspect taken out."""

@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 
 import av
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from models.align import invert, transform
 from models.face import Face
 from models.protocols import Detector, Recogniser, References
 from models.quality import frontalness
-from pipeline.colour import luma_thumbnail, luma_window, read_crop, rgb_thumbnail
+from pipeline.colour import luma_thumbnail, luma_window
 from pipeline.frames import Frame
 from pipeline.geometry import Geometry
-from pipeline.views import view_of
+from pipeline.views import embed_faces, find_faces, view_of
+from trackers.choices import EVERYBODY, Casting, Choice
 from trackers.follower import Disagreements, Follower
 from trackers.people import People
 from trackers.references import View
@@ -112,6 +112,7 @@ class Perception:
         people: People,
         crop_size: int,
         geometry: Geometry | None = None,
+        casting: Casting = EVERYBODY,
     ) -> None:
         self._config = config
         self.rest = 1
@@ -121,6 +122,8 @@ class Perception:
         self._detector, self._recogniser = detector, recogniser
         self._tracker, self._shots, self.people = tracker, shots, people
         self.geometry = geometry or Geometry()
+        self.casting = casting
+        """Whom the user wants restored, and how."""
         self.crop_size = crop_size
         """Side of the crops that the restorer takes, in pixels."""
         self.recogniser_name = recogniser.name
@@ -140,6 +143,14 @@ class Perception:
         """The person of a track, as far as known by now."""
         person = self._person_of.get(track_id)
         return None if person is None else self.people.current(person)
+
+    def choice_of(self, person: int | None) -> Choice:
+        """What the user wants done with a person; None = nobody knows yet who it is."""
+        return self.casting.choice(None if person is None else self.people.name_of(person))
+
+    def name_of(self, person: int | None) -> str:
+        """The name that the user gave a person; empty without one."""
+        return "" if person is None else self.people.name_of(person)
 
     def references_of(self, person: int | None) -> References:
         """Snapshot of a person's best views by now; empty for nobody."""
@@ -216,11 +227,9 @@ class Perception:
         )
         search = small or self._detections % config.search_every == 0
         self._detections += 1
-        image, scale = rgb_thumbnail(frame.native, config.search_width if search else config.detect_width)
-        found = self._detector.detect(self.geometry.upright(image))
-        faces = [self.geometry.back(face, image).scaled(scale) for face in found]
-        faces = [face for face in faces if face.eye_distance_px >= 4]
-        faces = self._recognise(frame, faces)
+        width = config.search_width if search else config.detect_width
+        faces = find_faces(frame.native, self._detector, self.geometry, width)
+        faces = embed_faces(frame.native, faces, self._recogniser, self.geometry)
         update = self._update(faces)
         seen: set[int] = set()
         for observation in update.observations:
@@ -235,15 +244,6 @@ class Perception:
                     del self._living[track_id]
                 else:
                     followed.sighting = replace(followed.sighting, missed=missed)
-
-    def _recognise(self, frame: Frame, faces: Sequence[Face]) -> list[Face]:
-        if not faces:
-            return []
-        crops = [
-            read_crop(frame.native, self.geometry.embedding_matrix(face.landmarks), 112) for face in faces
-        ]
-        embeddings = self._recogniser.embed(torch.stack(crops)).numpy()
-        return [replace(face, embedding=e) for face, e in zip(faces, embeddings, strict=True)]
 
     def _observe(self, frame: Frame, track_id: int, face: Face, beside: set[int]) -> None:
         assert face.embedding is not None

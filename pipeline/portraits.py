@@ -13,12 +13,11 @@ import numpy as np
 from models.decord_library import load_decord
 from models.face import Face
 from models.protocols import Detector, Recogniser
-from pipeline.colour import read_crop, rgb_thumbnail
 from pipeline.containers import open_input
 from pipeline.errors import SourceError
 from pipeline.geometry import Geometry
 from pipeline.photos import PhotoSource
-from pipeline.views import view_of
+from pipeline.views import embed_faces, find_faces, view_of
 from trackers.references import View, cosine
 
 _WIDTH = 768
@@ -35,7 +34,7 @@ class Portraits:
     """Finds the person in photos, folders of photos and clips."""
 
     def __init__(self, detector: Detector, recogniser: Recogniser, crop_size: int) -> None:
-        self._detector, self._recogniser, self._crop_size = detector, recogniser, crop_size
+        self.detector, self.recogniser, self.crop_size = detector, recogniser, crop_size
 
     def people(self, paths: Sequence[str]) -> list[list[View]]:
         """Views of the people that `paths` show, those of one person together, all pinned.
@@ -89,18 +88,15 @@ class Portraits:
 
     def _faces(self, native: av.VideoFrame) -> list[Face]:
         """Faces in pixels of the whole picture, largest first."""
-        image, scale = rgb_thumbnail(native, _WIDTH)
-        faces = [face.scaled(scale) for face in self._detector.detect(image)]
+        faces = find_faces(native, self.detector, Geometry(), _WIDTH)
         return sorted(faces, key=lambda face: face.eye_distance_px, reverse=True)
 
     def _view(self, native: av.VideoFrame, face: Face, name: str) -> View:
-        small = read_crop(native, Geometry().embedding_matrix(face.landmarks), 112)
-        embedding = self._recogniser.embed(small[None])[0].numpy()
-        view = view_of(native, replace(face, embedding=embedding), Geometry(), self._crop_size, name)
-        return replace(view, pinned=True)
+        embedded = embed_faces(native, [face], self.recogniser, Geometry())[0]
+        return replace(view_of(native, embedded, Geometry(), self.crop_size, name), pinned=True)
 
     def _alike(self, a: View, b: View) -> bool:
-        return cosine(a.embedding, b.embedding) > self._recogniser.same_person
+        return cosine(a.embedding, b.embedding) > self.recogniser.same_person
 
 
 def _frames_of(path: Path) -> Iterator[av.VideoFrame]:

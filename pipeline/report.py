@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -34,6 +34,8 @@ class Report:
     """Faces left as they were, by reason."""
     people: set[int] = field(default_factory=set)
     """Ids of the persons seen."""
+    names: set[str] = field(default_factory=set)
+    """Of those persons whom the user has named."""
     tracks: set[int] = field(default_factory=set)
     """Ids of the tracks seen (continuous appearances of a person)."""
     references: Counter[int] = field(default_factory=Counter)
@@ -69,6 +71,8 @@ class Report:
             self.tracks.add(face.track_id)
             if face.person_id is not None:
                 self.people.add(face.person_id)
+            if face.name:
+                self.names.add(face.name)
             if face.track_id in restored:
                 self.restored += 1
                 self.references[len(face.references) if self.uses_references else 0] += 1
@@ -91,6 +95,10 @@ class Report:
         self.likeness_before = _merged(self.likeness_before, current)
         self.likeness_after = _merged(self.likeness_after, current)
 
+    def missed(self, names: Iterable[str], film: str) -> list[str]:
+        """A sentence for each of `names` who was not seen."""
+        return [f"{name} was not seen in {film}" for name in names if name not in self.names]
+
     def likeness(self) -> dict[int, tuple[float, float]]:
         """Mean cosine to the person's references before and after restoration, by person."""
         return {
@@ -111,7 +119,7 @@ class Report:
         with_references = f"{self.restored - self.references[0]} with references"
         lines = [
             f"{self.frames} frames in {self.seconds:.1f} s{rate}",
-            f"people: {len(self.people)}, tracks: {len(self.tracks)}",
+            f"people: {len(self.people)}{_named(self.names)}, tracks: {len(self.tracks)}",
             f"faces restored: {self.restored} ({with_references if self.uses_references else 'references not used'}; "
             f"{self.origins['network']} by the network, {self.restored - self.origins['network']} carried over), "
             f"passed through: {sum(self.passed.values())}" + _reasons(self.passed),
@@ -140,6 +148,7 @@ class Report:
             "origins": dict(self.origins),
             "passed": dict(self.passed),
             "people": sorted(self.people),
+            "names": sorted(self.names),
             "tracks": len(self.tracks),
             "references": {str(count): faces for count, faces in sorted(self.references.items())},
             "held_back": self.held_back,
@@ -162,6 +171,10 @@ def _merged(values: Mapping[int, N], current: Callable[[int], int | None]) -> di
         if (now := current(person)) is not None:
             merged[now] = merged[now] + value if now in merged else value
     return merged
+
+
+def _named(names: set[str]) -> str:
+    return f" ({', '.join(sorted(names))})" if names else ""
 
 
 def _reasons(passed: Counter[str]) -> str:

@@ -74,8 +74,5 @@ def _person(number: int, entry: Entry, people: People) -> Person:
         return Person(number, entry)
     views = people.references(number).views
     photo = next((str(view.source) for view in views if view.pinned), "")
-    references = [
-        (f"frame {view.source}" if isinstance(view.source, int) else f"photo {view.source}", small(view.crop))
-        for view in views
-    ]
-    return Person(number, entry, references, photo)
+    references = [(view.origin, small(view.crop)) for view in views]
+    return Person(number, entry, references, people.name_of(number) or photo)

@@ -133,7 +133,7 @@ class _Batches:
     def restore_oldest(self, waiting: Iterable[_Waiting]) -> None:
         chosen = [(w, face) for w in waiting for face in w.asked[len(w.results) :]][: self._size]
         assert self._restorer is not None
-        requests = [Request(face.crop, face.references) for _, face in chosen]
+        requests = [Request(face.crop, face.references, restorer=face.restorer) for _, face in chosen]
         try:
             results = self._restorer.restore(requests)
         except torch.OutOfMemoryError:

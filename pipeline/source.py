@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
@@ -15,7 +15,7 @@ import av
 from pipeline.coding import Siting, planar_format, planes_of
 from pipeline.colour import through_filters
 from pipeline.containers import open_input
-from pipeline.decode import Losses, decode
+from pipeline.decode import Losses, decode, decode_sparsely
 from pipeline.errors import SourceError
 from pipeline.fields import Fields, deinterlaced, look_at_fields, on_fields
 from pipeline.frames import Frame
@@ -23,6 +23,8 @@ from pipeline.probe import SourceInfo, probe
 
 _MAX_SECONDS = 1e8
 """Three years: more cannot be counted in every file's ticks."""
+_UNTIMED = {"h264", "hevc", "m4v", "mpegvideo", "obu"}
+"""Formats of bare pictures, whose times are counted."""
 _STREAMED = {"mpeg", "mpegts"}
 """Formats whose clock starts anywhere: their times are counted from the first one."""
 _STRETCH, _STRETCHES = 25, 3
@@ -153,6 +155,29 @@ class FileSource:
         for index, native in enumerate(self._wanted(losses, pts + self._zero), first):
             yield self._frame(native, index)
 
+    def sparse(self, every_seconds: float) -> Generator[Frame]:
+        """A frame about every so many seconds, as quickly as the file allows; counts no damage, weaves no fields.
+
+        They are numbered one by one. In a file without times of its own all frames are decoded.
+        """
+        start = self._reach(self._start)
+        natives: Iterator[av.VideoFrame]
+        if self.info.container in _UNTIMED:
+            natives = decode(self.path, self.info.video_index, Losses(self.path, strict=False), start)
+        else:
+            natives = decode_sparsely(self.path, self.info.video_index, every_seconds, start)
+        step, index = max(1, round(every_seconds / self.info.time_base)), 0
+        due: int | None = None
+        for native in self._within(self._by_our_clock(self._timed(natives)), self._start):
+            assert native.pts is not None
+            due = native.pts if due is None else due
+            # A little early is better than a whole key frame late.
+            if native.pts >= due - step // 4:
+                while due <= native.pts + step // 4:
+                    due += step
+                yield self._frame(native, index)
+                index += 1
+
     def _frame(self, native: av.VideoFrame, index: int) -> Frame:
         native = self._planar(native, index)
         # Where chroma lies; and the source's choice of I, P and B must not bind the encoder.
@@ -165,11 +190,15 @@ class FileSource:
     def _wanted(self, losses: Losses, start: int | None) -> Iterator[av.VideoFrame]:
         """Frames from `start` to the end of the wanted stretch, with times that strictly increase, by the file's own
         clock in ticks of `info`'s time base."""
-        frames = self._timed(losses, start)
+        frames = self._timed(decode(self.path, self.info.video_index, losses, self._reach(start)))
         if self._deinterlace != "none":
             whole = (self._planar(native, index) for index, native in enumerate(frames))
             base = self.info.time_base * self._shown
             frames = deinterlaced(self.path, whole, base, self._deinterlace, self.fields.first)
+        yield from self._within(frames, start)
+
+    def _within(self, frames: Iterable[av.VideoFrame], start: int | None) -> Iterator[av.VideoFrame]:
+        """Those of `frames` that lie between `start` and the end of the wanted stretch."""
         for native in frames:
             assert native.pts is not None
             if self._end is not None and native.pts >= self._end:
@@ -177,16 +206,29 @@ class FileSource:
             if start is None or native.pts >= start:
                 yield native
 
-    def _timed(self, losses: Losses, start: int | None) -> Iterator[av.VideoFrame]:
-        """All frames from a key frame before `start` on, with times that strictly increase, in ticks of the file."""
-        base = self.info.time_base * self._shown
-        step = max(1, round(self._shown / self.info.average_rate / base))
-        zero = self._zero // self._shown
-        if start is not None:
-            # A frame out of fields needs those beside it.
-            start = start // self._shown - (0 if self._deinterlace == "none" else 3 * step)
+    def _by_our_clock(self, frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+        for native in frames:
+            assert native.pts is not None
+            native.pts *= self._shown
+            yield native
+
+    @property
+    def _step(self) -> int:
+        """Ticks of the file from one of its frames to the next, about."""
+        return max(1, round(1 / (self.info.average_rate * self.info.time_base)))
+
+    def _reach(self, start: int | None) -> int | None:
+        """Where decoding begins for frames from `start` on, in ticks of the file."""
+        if start is None:
+            return None
+        # A frame out of fields needs those beside it.
+        return start // self._shown - (0 if self._deinterlace == "none" else 3 * self._step)
+
+    def _timed(self, natives: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+        """`natives` with times that strictly increase, in ticks of the file."""
+        step, zero = self._step, self._zero // self._shown
         last: int | None = None
-        for native in decode(self.path, self.info.video_index, losses, start):
+        for native in natives:
             pts = native.pts
             if pts is None:
                 pts = zero if last is None else last + step

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -16,7 +17,7 @@ from pipeline.frames import Frame, TrackedFace, TrackedFrame
 from pipeline.geometry import Geometry
 from pipeline.monochrome import chroma_spread
 from pipeline.perception import Perception, PerceptionConfig, Seen, Sighting
-from pipeline.trust import Trust, TrustConfig, ease, trust
+from pipeline.trust import NOT_CHOSEN, Trust, TrustConfig, ease, trust
 from trackers.smoothing import smooth_landmarks
 
 
@@ -58,6 +59,11 @@ class _Entry:
     colourful: float | None
     """Spread of chroma; None for a frame that is too dark or flat to tell."""
 
+    @property
+    def seconds(self) -> float:
+        """Since the beginning of the run."""
+        return float(self.frame.pts * self.frame.time_base)
+
 
 def track(
     frames: Iterable[Frame], perception: Perception, config: TrackConfig, *, crops: bool
@@ -77,11 +83,12 @@ def _leave(line: _DelayLine, perception: Perception, config: TrackConfig, crops:
     entry = line.current
     faces = []
     for track_id, sighting in entry.sightings.items():
-        allowed = line.eased(track_id)
+        person = perception.person_of(track_id)
+        choice = perception.choice_of(person)
+        allowed = line.eased(track_id, partial(perception.casting.covers, choice))
         landmarks = line.smoothed(track_id)
         matrix = perception.geometry.crop_matrix(landmarks, perception.crop_size)
-        person = perception.person_of(track_id)
-        strength = allowed.value if allowed.value > 0.02 else 0.0
+        strength = allowed.value * choice.strength if allowed.value > 0.02 else 0.0
         face = TrackedFace(
             track_id=track_id,
             person_id=person,
@@ -93,6 +100,8 @@ def _leave(line: _DelayLine, perception: Perception, config: TrackConfig, crops:
             references=perception.references_of(person),
             strength=strength,
             reason="" if strength else allowed.reason,
+            restorer=choice.restorer,
+            name=perception.name_of(person),
         )
         faces.append(face)
     return TrackedFrame(entry.frame, tuple(faces), monochrome=line.leave(), shot=entry.shot)
@@ -151,11 +160,15 @@ class _DelayLine:
         positions = [sighting.face.landmarks if sighting else None for sighting in seen]
         return smooth_landmarks(positions, centre, self._config.smoothing_frames)
 
-    def eased(self, track_id: int) -> Trust:
-        """Trust in the current frame's face, eased over its neighbours in time."""
+    def eased(self, track_id: int, is_wanted: Callable[[float], bool]) -> Trust:
+        """Trust in the current frame's face, eased over its neighbours in time.
+
+        `is_wanted`: whether the user asks for it so many seconds after the beginning of the run.
+        """
         frames = self._config.trust.ease_frames
         entries, centre = self._around(2 * frames)
-        return ease([entry.trusts.get(track_id) for entry in entries], centre, frames)
+        trusts = [entry.trusts.get(track_id) if is_wanted(entry.seconds) else NOT_CHOSEN for entry in entries]
+        return ease(trusts, centre, frames)
 
     def _around(self, reach: int) -> tuple[list[_Entry], int]:
         """Entries of the current shot up to `reach` frames away, and the current one's place among them."""

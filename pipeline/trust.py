@@ -45,6 +45,8 @@ class Trust:
 
 FULL = Trust(1.0, "")
 LOST = Trust(0.0, "lost")
+NOT_CHOSEN = Trust(0.0, "not chosen")
+"""The user leaves this person, or this time, as it is."""
 
 
 def trust(face: Face, *, reliability: float, missed: int, clarity: float, config: TrustConfig) -> Trust:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from faces import person, seen, view_of
 
-from trackers.people import People, PeopleConfig
+from trackers.people import Acquaintance, People, PeopleConfig
 from trackers.references import ReferenceConfig
 
 ANNA, BERT, CARL = person(1), person(2), person(3)
@@ -170,6 +170,72 @@ def test_each_person_has_an_own_reference_set_with_the_given_settings() -> None:
     assert people.references(anna).offer(view_of(ANNA, source=1))
     assert len(people.references(bert).views) == 0
     assert people.references(anna).config.capacity == 1
+
+
+def across(angle: float) -> np.ndarray:
+    """A look of Anna's, at this cosine to her usual one."""
+    other = BERT - ANNA * float(BERT @ ANNA) / float(ANNA @ ANNA)
+    other *= np.linalg.norm(ANNA) / np.linalg.norm(other)
+    return (angle * ANNA + np.sqrt(1 - angle**2) * other).astype(np.float32)
+
+
+def test_a_named_person_is_known_by_any_of_the_looks() -> None:
+    people = People()
+    far = across(0.1)
+    anna = people.acquaint(Acquaintance("Anna", (ANNA, far)))
+    assert people.identify(seen(ANNA, 0.3, 1)) == anna
+    assert people.identify(seen(far, 0.3, 2)) == anna
+    assert people.identify(CARL) != anna
+    assert people.name_of(anna) == "Anna"
+
+
+def test_named_people_are_never_joined_and_never_forgotten() -> None:
+    people = People(PeopleConfig(max_people=5, merge_views=1), clear_norm=5.0)
+    anna = people.acquaint(Acquaintance("Anna", (ANNA,)))
+    twin = people.acquaint(Acquaintance("Twin", (seen(ANNA, 0.2, 1),)))
+    for index in range(20):
+        assert people.observe(twin, seen(ANNA, 0.1, index)) == twin
+        met(people, 3 * person(20 + index), views=1)
+    assert {people.current(anna), people.current(twin)} == {anna, twin}
+
+
+def test_a_stranger_who_turns_out_to_be_a_named_person_gets_the_name() -> None:
+    people = People(PeopleConfig(merge_views=1))
+    anna = people.acquaint(Acquaintance("Anna", (ANNA,)))
+    stranger = met(people, CARL, views=1)
+    for index in range(60):
+        stranger = people.observe(stranger, seen(ANNA, 0.2, index))
+    assert stranger == anna
+    assert people.name_of(stranger) == "Anna"
+
+
+def test_views_of_a_gallery_roll_and_its_photos_stay() -> None:
+    people = People(PeopleConfig(references=ReferenceConfig(capacity=2)))
+    view = view_of(seen(ANNA, 0.2, 1), quality=1.0, source="film.mp4 0:01.0")
+    photo = view_of(seen(ANNA, 0.2, 2), quality=0.5, source="mother.jpg!")
+    anna = people.acquaint(Acquaintance("Anna", (ANNA,), (view,), (photo,)))
+    assert people.references(anna).snapshot().sources == ("film.mp4 0:01.0", "photo mother.jpg!")
+    assert people.references(anna).offer(view_of(seen(ANNA, 0.2, 3), quality=3.0, source=7))
+    assert people.references(anna).snapshot().sources == ("frame 7", "photo mother.jpg!")
+    assert people.photos() == {}
+
+
+def test_a_photo_of_the_user_joins_the_named_person_it_shows() -> None:
+    people = People()
+    anna = people.acquaint(Acquaintance("Anna", (across(0.1),)))
+    assert people.add_photo_person([view_of(seen(across(0.1), 0.2, 1), source="a.jpg")]) == anna
+
+
+def test_looks_do_not_count_as_clear_views_where_the_film_is_the_measure() -> None:
+    """A look is the sum of many views: next to it every view would be unclear."""
+    people = People()
+    anna = people.acquaint(Acquaintance("Anna", (50 * ANNA,), (view_of(ANNA),)))
+    assert people.identify(seen(ANNA, 0.3, 1)) == anna
+
+
+def test_a_named_person_needs_a_look() -> None:
+    with pytest.raises(ValueError, match="look"):
+        Acquaintance("Anna", ())
 
 
 def test_an_unknown_person_is_refused() -> None:

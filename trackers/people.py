@@ -5,14 +5,32 @@ Legend: D width of an embedding.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trackers.evidence import Evidence
 from trackers.references import ReferenceConfig, ReferenceSet, View, cosine
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Acquaintance:
+    """Somebody whom the user names: of a gallery, or of an earlier pass over the film."""
+
+    name: str
+    """Unique among the people of a run."""
+    looks: tuple[NDArray[np.float32], ...]
+    """float32 (D,) each, raw: what this person looks like in different shots; being like one of them is enough."""
+    views: tuple[View, ...] = ()
+    """Of earlier scenes or passes: these roll with those of the film."""
+    photos: tuple[View, ...] = ()
+    """Of the user: these stay."""
+
+    def __post_init__(self) -> None:
+        if not self.looks:
+            raise ValueError(f"{self.name!r} needs at least one look")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +75,10 @@ class People:
 
     def __init__(self, config: PeopleConfig | None = None, clear_norm: float = 0.0) -> None:
         self.config = config or PeopleConfig()
-        self._clear_norm = clear_norm
+        self._measure = Evidence(clear_norm)
         self._people: dict[int, _Person] = {}
         self._next_id = 0
         self._merged: dict[int, int] = {}
-        self._norms: deque[float] = deque(maxlen=200)
 
     def __len__(self) -> int:
         """People known, those of photos included whether seen or not."""
@@ -83,11 +100,11 @@ class People:
         `embedding`: float32 (D,), raw, of a new track; when asked again, the sum of those seen so far is best
         (its length is the evidence). `exclude`: people visible beside this track, who it cannot be.
         """
-        evidence = self._evidence(embedding)
+        evidence = self._measure.of(embedding)
         if evidence <= 0 or evidence < self.config.min_evidence:
             return None
         similarities = {
-            number: cosine(person.mean, embedding)
+            number: person.likeness(embedding)
             for number, person in self._people.items()
             if number not in exclude
         }
@@ -111,11 +128,10 @@ class People:
         id stays; the other is unknown afterwards).
         """
         person = self._person(person_id)
-        norm = float(np.linalg.norm(embedding))
-        self._norms.append(norm)
+        self._measure.note(embedding)
         keep = min(1.0, self.config.memory_views / (person.views + 1))
         person.mean = person.mean * keep + embedding
-        person.views = person.views * keep + self._evidence(embedding)
+        person.views = person.views * keep + self._measure.of(embedding)
         for other_id in self._people:
             if other_id != person_id and self._same(person_id, other_id):
                 return self._merge(min(person_id, other_id), max(person_id, other_id))
@@ -126,8 +142,9 @@ class People:
         return self._person(person_id).references
 
     def photos(self) -> dict[int, str]:
-        """People registered by photos, and the name of one photo of each."""
-        pinned = {n: [view for view in p.references.views if view.pinned] for n, p in self._people.items()}
+        """People registered by photos, and the name of one photo of each; not those made known by `acquaint`."""
+        unnamed = {number: person for number, person in self._people.items() if not person.name}
+        pinned = {n: [view for view in p.references.views if view.pinned] for n, p in unnamed.items()}
         return {number: str(views[0].source) for number, views in pinned.items() if views}
 
     def add_photo_person(self, views: Sequence[View]) -> int:
@@ -139,9 +156,10 @@ class People:
             raise ValueError("a person needs at least one photo")
         pinned = [replace(view, pinned=True) for view in views]
         total = np.stack([view.embedding for view in pinned]).sum(0)
-        self._norms.extend(float(np.linalg.norm(view.embedding)) for view in pinned)
+        for view in pinned:
+            self._measure.note(view.embedding)
         for number, person in self._people.items():
-            if cosine(person.mean, total) >= self.config.min_similarity:
+            if person.likeness(total) >= self.config.min_similarity:
                 person.mean, person.views = person.mean + total, person.views + len(pinned)
                 person.references.pin(pinned)
                 return number
@@ -157,15 +175,25 @@ class People:
             person.references.offer(replace(view, pinned=False))
         return self._add(person)
 
+    def acquaint(self, somebody: Acquaintance) -> int:
+        """Makes a named person known and returns the id: never forgotten, and never one with another named person."""
+        # Not the looks, which are sums of many views.
+        for view in (*somebody.views, *somebody.photos):
+            self._measure.note(view.embedding)
+        references = ReferenceSet(self.config.references, [replace(v, pinned=True) for v in somebody.photos])
+        for view in sorted(somebody.views, key=lambda view: -view.quality):
+            references.offer(view)
+        total = np.asarray(np.sum(somebody.looks, axis=0), np.float32)
+        views = max(self._measure.of(total), self.config.merge_views)
+        return self._add(_Person(total, views, references, looks=somebody.looks, name=somebody.name))
+
+    def name_of(self, person_id: int) -> str:
+        """The name of a person made known by `acquaint`; empty for others."""
+        return self._person(person_id).name
+
     def is_clear(self, embedding: NDArray[np.float32]) -> bool:
         """Whether one view's raw `embedding` says who it is; the others of a track say nothing alone."""
-        return self._evidence(embedding) >= self.config.min_evidence
-
-    def _evidence(self, embedding: NDArray[np.float32]) -> float:
-        """Length of an embedding, measured by that of a clear view."""
-        clear = self._clear_norm or (float(np.quantile(self._norms, 0.75)) if self._norms else 0.0)
-        norm = float(np.linalg.norm(embedding))
-        return norm / clear if clear > 0 else float(norm > 0)
+        return self._measure.of(embedding) >= self.config.min_evidence
 
     def _add(self, person: _Person) -> int:
         if len(self._people) >= self.config.max_people:
@@ -175,7 +203,12 @@ class People:
         return self._next_id - 1
 
     def _forget(self) -> None:
-        rolling = [n for n, p in self._people.items() if not any(view.pinned for view in p.references.views)]
+        # Photos and names are the user's: nobody but they may take them away.
+        rolling = [
+            number
+            for number, person in self._people.items()
+            if not person.name and not any(view.pinned for view in person.references.views)
+        ]
         if rolling:
             del self._people[min(rolling, key=lambda number: self._people[number].views)]
 
@@ -192,6 +225,8 @@ class People:
 
     def _same(self, a: int, b: int) -> bool:
         first, second = self._people[a], self._people[b]
+        if first.name and second.name:
+            return False
         if b in first.beside or min(first.views, second.views) < self.config.merge_views:
             return False
         return cosine(first.mean, second.mean) >= self.config.min_similarity + self.config.merge_margin
@@ -200,6 +235,7 @@ class People:
         kept, gone = self._people[kept_id], self._people.pop(gone_id)
         self._merged[gone_id] = kept_id
         kept.mean, kept.views = kept.mean + gone.mean, kept.views + gone.views
+        kept.looks, kept.name = kept.looks + gone.looks, kept.name or gone.name
         for other in gone.beside & self._people.keys():
             self._people[other].beside.add(kept_id)
             kept.beside.add(other)
@@ -217,3 +253,9 @@ class _Person:
     views: float
     references: ReferenceSet
     beside: set[int] = field(default_factory=set)
+    looks: tuple[NDArray[np.float32], ...] = ()
+    name: str = ""
+
+    def likeness(self, embedding: NDArray[np.float32]) -> float:
+        """Cosine to the mean, or to the look that is most like it."""
+        return max(cosine(look, embedding) for look in (self.mean, *self.looks))

@@ -68,7 +68,7 @@ class View:
     quality: float
     """Of `view_quality`."""
     source: int | str
-    """Index of the frame, or name of the photo."""
+    """Index of the frame; or name of the photo, or where a view of another pass or film comes from."""
     yaw: float = 0.0
     """Degrees; see `models.quality.Pose`."""
     pinned: bool = False
@@ -79,6 +79,13 @@ class View:
             raise ValueError(f"crop must be uint8 (3, S, S), got {self.crop.dtype} {tuple(self.crop.shape)}")
         if self.embedding.ndim != 1:
             raise ValueError(f"embedding must be (D,), got {self.embedding.shape}")
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from, in words."""
+        if isinstance(self.source, int):
+            return f"frame {self.source}"
+        return f"photo {self.source}" if self.pinned else self.source
 
 
 def view_quality(
@@ -158,7 +165,12 @@ class ReferenceSet:
         self._pinned, self._rolling = pinned, rolling
         views = self.views
         embeddings = torch.from_numpy(np.stack([view.embedding for view in views]).astype(np.float32))
-        self._snapshot = References(tuple(view.crop for view in views), embeddings, self.version + 1)
+        self._snapshot = References(
+            tuple(view.crop for view in views),
+            embeddings,
+            self.version + 1,
+            tuple(view.origin for view in views),
+        )
 
     def _agrees(self, view: View) -> bool:
         return self._anchor is None or cosine(self._anchor, view.embedding) >= self.config.min_similarity

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
@@ -56,6 +56,11 @@ def finished(chunk: Chunk, folder: WorkFolder) -> Done | None:
     if done.carry and folder.read(_name(chunk.number, "carry.npz"), done.carry) is None:
         return None
     return done
+
+
+def for_chunks(config: PipelineConfig) -> PipelineConfig:
+    """`config` for parts that restore chunks: what is known of people is among the followed faces already."""
+    return replace(config, input=replace(config.input, references=(), two_passes=False))
 
 
 class ChunkRunner:

@@ -11,6 +11,7 @@ from models.weights import EMBEDDED
 from pipeline import __version__
 from pipeline.config import PipelineConfig
 from pipeline.parts import resolved_precision
+from pipeline.people.cast import digest
 from pipeline.provenance import flat_settings
 
 _NO_MATTER = {
@@ -22,6 +23,7 @@ _NO_MATTER = {
     "chunks.ray",
     "restore.batch_size",
     "restore.max_waiting",
+    "input.people",
 }
 """Settings on which no picture depends."""
 _WHOLE = 1 << 30
@@ -42,6 +44,9 @@ def fingerprint(input: Path, config: PipelineConfig) -> dict[str, str]:
         "the precision of the restorer": name_of(resolved_precision(config.restorer)),
     }
     found |= {f"the file {name}": _hash(Path(name).expanduser()) for name in named if _exists(name)}
+    if config.input.people is not None:
+        # Whatever lies in the folder, and wherever that lies: what a run takes from it matters.
+        found["the list of people"] = digest(config.input.people)
     return found | {name: str(value) for name, value in settings.items() if name not in _NO_MATTER}
 
 

@@ -20,7 +20,7 @@ from pipeline.config import PipelineConfig
 from pipeline.errors import MediaError, SinkError
 from pipeline.flow import Watch
 from pipeline.jobs import counts
-from pipeline.jobs.chunk import ChunkRunner, Done, finished
+from pipeline.jobs.chunk import ChunkRunner, Done, finished, for_chunks
 from pipeline.jobs.cluster import joined_cluster, run_on_cluster
 from pipeline.jobs.fingerprint import difference, fingerprint
 from pipeline.jobs.folder import WorkFolder
@@ -146,7 +146,7 @@ class _Run:
                 left, self._source.path, self._output, self._config, self._folder, plan, self._finish
             )
             return
-        parts = parts or build(self._config, self._source)
+        parts = parts or build(for_chunks(self._config), self._source)
         runner = ChunkRunner(self._source, self._output, self._config, parts, self._folder, plan)
         for scene in left:
             for chunk in scene:
@@ -185,6 +185,7 @@ class _Run:
         report.warnings += [
             f"the reference {name} matched nobody in {self._source.path.name}" for name in plan.strangers
         ]
+        report.warnings += report.missed(self._config.input.only, self._source.path.name)
         return report
 
     def _remains(self) -> str:

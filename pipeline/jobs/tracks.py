@@ -34,7 +34,7 @@ class TrackWriter:
     def __init__(self) -> None:
         self._frames: list[tuple[int, int, bool, int, int]] = []
         self._faces: list[TrackedFace] = []
-        self._reasons: dict[str, int] = {}
+        self._words: dict[str, int] = {}
         self._sets: dict[int, tuple[int, References]] = {}
 
     def __len__(self) -> int:
@@ -48,7 +48,8 @@ class TrackWriter:
             (frame.pts, checksum(frame), tracked.monochrome, tracked.shot, len(tracked.faces))
         )
         for face in tracked.faces:
-            self._reasons.setdefault(face.reason, len(self._reasons))
+            for word in (face.reason, face.restorer, face.name):
+                self._words.setdefault(word, len(self._words))
             if len(face.references):
                 self._sets.setdefault(id(face.references), (len(self._sets), face.references))
             self._faces.append(face)
@@ -74,8 +75,10 @@ class TrackWriter:
             matrix=_stacked([face.matrix for face in faces], (2, 3)),
             references=np.array([self._set_of(face.references) for face in faces], np.int64),
             strength=np.array([face.strength for face in faces], np.float64),
-            reason=np.array([self._reasons[face.reason] for face in faces], np.int64),
-            reasons=np.array(list(self._reasons), np.str_),
+            reason=np.array([self._words[face.reason] for face in faces], np.int64),
+            restorer=np.array([self._words[face.restorer] for face in faces], np.int64),
+            name=np.array([self._words[face.name] for face in faces], np.int64),
+            words=np.array(list(self._words), np.str_),
             **self._views(),  # type: ignore[arg-type]
         )
         return content.getvalue()
@@ -92,6 +95,7 @@ class TrackWriter:
             "set_version": np.array([references.version for references in sets], np.int64),
             "set_size": np.array([len(references) for references in sets], np.int64),
             "set_views": np.array([places[id(crop)] for r in sets for crop in r.crops], np.int64),
+            "set_sources": np.array([name for r in sets for name in r.sources or [""] * len(r)], np.str_),
             "set_embeddings": _stacked([row for r in sets for row in r.embeddings.numpy()], (0,)),
             "views": np.stack([crop.numpy() for crop in crops.values()])
             if crops
@@ -144,7 +148,9 @@ class Tracks:
             matrix=matrix,
             references=self._sets[int(values["references"])],
             strength=strength,
-            reason=str(self._values["reasons"][values["reason"]]),
+            reason=str(self._values["words"][values["reason"]]),
+            restorer=str(self._values["words"][values["restorer"]]),
+            name=str(self._values["words"][values["name"]]),
         )
 
     def _reference_sets(self) -> dict[int, References]:
@@ -155,12 +161,14 @@ class Tracks:
             rows = slice(start, start + int(size))
             crops = tuple(views[place] for place in values["set_views"][rows])
             embeddings = torch.from_numpy(values["set_embeddings"][rows].copy())
-            sets[number], start = References(crops, embeddings, int(version)), rows.stop
+            sources = tuple(map(str, values["set_sources"][rows]))
+            sets[number], start = References(crops, embeddings, int(version), sources), rows.stop
         return sets
 
 
 _OF_FACE = (
     "track", "person", "box", "landmarks", "score", "embedding", "matrix", "references", "strength", "reason",
+    "restorer", "name",
 )  # fmt: skip
 
 

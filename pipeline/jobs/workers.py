@@ -18,7 +18,7 @@ import torch
 from pipeline.build import build, open_source
 from pipeline.config import PipelineConfig
 from pipeline.errors import SinkError
-from pipeline.jobs.chunk import ChunkRunner, Done
+from pipeline.jobs.chunk import ChunkRunner, Done, for_chunks
 from pipeline.jobs.folder import WorkFolder
 from pipeline.jobs.look import Chunk, Plan
 from pipeline.report import Report
@@ -90,8 +90,7 @@ def _start(
     if config.restorer.device in ("auto", "cuda") and devices > 1:
         device = f"cuda:{numbers.get() % devices}"
         config = replace(config, restorer=replace(config.restorer, device=device))
-    # References are among the followed faces already.
-    config = replace(config, input=replace(config.input, references=()))
+    config = for_chunks(config)
     source = open_source(input, config)
     assert isinstance(source, FileSource)
     _runner = ChunkRunner(source, output, config, build(config, source), WorkFolder(output), plan)

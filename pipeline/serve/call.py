@@ -29,9 +29,10 @@ from pipeline.live.faces import Faces
 from pipeline.live.ladder import steps
 from pipeline.live.newest import Newest
 from pipeline.live.report import LiveReport
-from pipeline.live.run import Worker, run
+from pipeline.live.run import run
 from pipeline.live.sinks import NullSink
 from pipeline.live.sources import LiveInfo, planar
+from pipeline.live.worker import Worker
 from pipeline.serve.choice import Choice, Wish, chosen
 from pipeline.serve.mix import mixed
 

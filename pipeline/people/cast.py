@@ -1,0 +1,84 @@
+"""Who is in a run and what is done with them: the gallery's people, the user's choices, and their restorers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from configs import ConfigError
+from models.protocols import Restorer
+from pipeline.config import InputConfig, PipelineConfig, RestorerConfig
+from pipeline.parts import build_restorer
+from pipeline.people.restorers import Restorers
+from trackers.choices import EVERYBODY, LEFT_OUT, Casting, chosen
+from trackers.gallery import LIST, Gallery, read_gallery
+
+_FOR_ALL = {"kind", "device", "allow_pickle", "seed", "engine"}
+"""Settings of the run's restorer that another one shares."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """What a run takes from its gallery."""
+
+    gallery: Gallery | None = None
+    casting: Casting = EVERYBODY
+
+
+def read_cast(settings: InputConfig, film: str) -> Cast:
+    """The cast of a run over the file `film`. Raises ConfigError for a mistake in the list or a wrong name."""
+    if settings.people is None:
+        return Cast()
+    gallery = read_gallery(settings.people.expanduser())
+    choices = {entry.name: entry.choice for entry in gallery.people}
+    where = str(gallery.folder / LIST)
+    casting = chosen(
+        choices, only=settings.only, skip=settings.skip, strangers=gallery.strangers, where=where
+    )
+    for entry in gallery.people:
+        if entry.name in settings.only and not (entry.pictures or entry.photos):
+            raise ConfigError(
+                f"--only {entry.name}: has neither views nor photos in {where}, so nobody knows the face"
+            )
+    return Cast(gallery, replace(casting, film=film, start_seconds=settings.start_seconds))
+
+
+def build_restorers(config: PipelineConfig, cast: Cast) -> tuple[Restorer | None, Casting]:
+    """What restores in this run, and the choices, in which those whom nobody restores are left out.
+
+    Another restorer than the run's own is built only where somebody who is restored asks for it; None = nobody is
+    restored.
+    """
+    # Strength 0 asks for nothing: no network needs to run.
+    if not config.blend.strength:
+        return None, cast.casting
+    usual = build_restorer(config.restorer)
+    choices = cast.casting.choices
+    asked = {choice.restorer: name for name, choice in choices.items() if choice.restore and choice.restorer}
+    if not asked:
+        return usual, cast.casting
+    others = {kind: _another(config.restorer, kind, name) for kind, name in asked.items()}
+    casting = cast.casting
+    if usual is None:
+        left = {name: choice if choice.restorer else LEFT_OUT for name, choice in choices.items()}
+        casting = replace(casting, choices=left, strangers=LEFT_OUT)
+    return Restorers(usual, others), casting
+
+
+def _another(own: RestorerConfig, kind: str, name: str) -> Restorer:
+    usual = RestorerConfig()
+    shared = {field.name: getattr(own, field.name) for field in fields(own) if field.name in _FOR_ALL}
+    try:
+        restorer = build_restorer(replace(usual, **{**shared, "kind": kind}))
+    except ConfigError as error:
+        raise ConfigError(f"the restorer of {name!r} in the list of people: {error}") from error
+    if restorer is None:
+        raise ConfigError(
+            f"the restorer of {name!r} in the list of people is none; write restore = false instead"
+        )
+    return restorer
+
+
+def digest(people: Path | None) -> str:
+    """sha256 of all that a run takes from a gallery; empty without one."""
+    return read_gallery(people.expanduser()).digest() if people is not None else ""

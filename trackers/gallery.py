@@ -1,0 +1,198 @@
+"""The gallery: a folder with pictures of people and one list, `people.toml`, which the user edits.
+
+Each `[[person]]` of the list has pictures: folders, in which all pictures count, or single pictures, which are then
+taken out of their folder's. So people are joined by giving them one name, or by moving pictures into one folder, and
+parted by another `[[person]]` that names some of the pictures. What a scan knows of its pictures lies beside them,
+by their hash: a picture of the user's own is a photo, in which a face must be sought.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from configs import ConfigError
+from trackers.choices import Choice, Stretch
+
+LIST = "people.toml"
+RECORD = "views.npz"
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp")
+_KEYS: dict[str, tuple[type, ...]] = {
+    "name": (str,), "restore": (bool,), "strength": (int, float), "restorer": (str,),
+    "views": (list,), "photos": (list,), "times": (list,),
+}  # fmt: skip
+_TOP = {"strangers": bool, "person": list}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One person of the list."""
+
+    name: str
+    choice: Choice
+    pictures: tuple[Path, ...]
+    """Of its folders; some may be the user's own."""
+    photos: tuple[Path, ...]
+    """Pictures, folders or clips that the user names, none of them in `pictures`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gallery:
+    """All of the list."""
+
+    folder: Path
+    people: tuple[Entry, ...]
+    """By name, which is unique."""
+    strangers: bool
+    """People who are not in the list are restored too."""
+
+    def digest(self) -> str:
+        """sha256 of all that a run takes from it; comments and the order of people do not count."""
+        found = hashlib.sha256(repr(self.strangers).encode())
+        for entry in sorted(self.people, key=lambda entry: entry.name):
+            found.update(repr((entry.name, entry.choice)).encode("utf-8", "backslashreplace"))
+            for path in (*entry.pictures, *entry.photos):
+                files = sorted(path.rglob("*")) if path.is_dir() else [path]
+                for file in files:
+                    found.update(hashlib.sha256(file.read_bytes()).digest() if file.is_file() else b"")
+        return found.hexdigest()
+
+
+def read_gallery(folder: Path) -> Gallery:
+    """The gallery in `folder`. Raises ConfigError with the line of the list for whatever is wrong in it."""
+    file = folder / LIST
+    try:
+        text = file.read_text(encoding="utf-8")
+        values = tomllib.loads(text)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{folder}: has no {LIST}; make one with: python -m pipeline scan FILM --people {folder}"
+        ) from error
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read ({(error.strerror or str(error)).lower()})") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file}: is no TOML: {error}") from error
+    return _List(folder, text).gallery(values)
+
+
+class _List:
+    """Reads the values of one list, and says where in it a mistake is."""
+
+    def __init__(self, folder: Path, text: str) -> None:
+        self._folder = folder
+        heads = (
+            n for n, line in enumerate(text.splitlines(), 1) if re.match(r"\s*\[\[\s*person\s*\]\]", line)
+        )
+        self._lines = list(heads)
+
+    def gallery(self, values: Mapping[str, Any]) -> Gallery:
+        for key, value in values.items():
+            if key not in _TOP or not isinstance(value, _TOP[key]):
+                raise self._mistake("", f"{key} = {value!r} is not understood; there are: {', '.join(_TOP)}")
+        persons = values.get("person", [])
+        where = [self._where(number, person) for number, person in enumerate(persons)]
+        for person, place in zip(persons, where, strict=True):
+            self._check(person, place)
+        named = self._named_pictures(persons, where)
+        entries: dict[str, Entry] = {}
+        for number, (person, place) in enumerate(zip(persons, where, strict=True)):
+            entry = self._entry(person, place, {path for path, owner in named.items() if owner != number})
+            known = entries.get(entry.name)
+            entries[entry.name] = entry if known is None else self._joined(known, entry, place)
+        return Gallery(self._folder, tuple(entries.values()), bool(values.get("strangers", True)))
+
+    def _where(self, number: int, person: Any) -> str:
+        name = person.get("name") if isinstance(person, dict) else None
+        line = f" (line {self._lines[number]})" if number < len(self._lines) else ""
+        return f"person {name!r}{line}" if name else f"person {number + 1}{line}"
+
+    def _mistake(self, where: str, what: str) -> ConfigError:
+        return ConfigError(f"{self._folder / LIST}: {where}{': ' if where else ''}{what}")
+
+    def _check(self, person: Any, where: str) -> None:
+        if not isinstance(person, dict):
+            raise self._mistake(where, "must be a table; write [[person]] above its lines")
+        for key, value in person.items():
+            if key not in _KEYS:
+                raise self._mistake(where, f"{key} is not understood; there are: {', '.join(_KEYS)}")
+            kinds = _KEYS[key]
+            # In Python true is a number; to a user it is none.
+            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+                raise self._mistake(where, f"{key} must be {_WORDS[kinds]}, got {value!r}")
+            if isinstance(value, list) and not all(isinstance(each, str) for each in value):
+                raise self._mistake(where, f"{key} must be a list of texts, got {value!r}")
+        if not str(person.get("name", "")).strip():
+            raise self._mistake(where, "needs a name")
+
+    def _named_pictures(self, persons: Sequence[Mapping[str, Any]], where: Sequence[str]) -> dict[Path, int]:
+        """Pictures that are named one by one, and the number of the person who has each."""
+        owners: dict[Path, int] = {}
+        for number, person in enumerate(persons):
+            for path in self._paths(person, "views", where[number]):
+                if not path.is_dir():
+                    before = owners.setdefault(path, number)
+                    if persons[before]["name"].strip() != person["name"].strip():
+                        raise self._mistake(where[number], f"{path.name} is also a view of {where[before]}")
+        return owners
+
+    def _entry(self, person: Mapping[str, Any], where: str, others: set[Path]) -> Entry:
+        pictures: list[Path] = []
+        for path in self._paths(person, "views", where):
+            inside = sorted(_pictures_in(path)) if path.is_dir() else [path]
+            pictures += [file for file in inside if file not in others or file == path]
+        choice = self._choice(person, where)
+        photos = tuple(self._paths(person, "photos", where))
+        return Entry(person["name"].strip(), choice, tuple(dict.fromkeys(pictures)), photos)
+
+    def _paths(self, person: Mapping[str, Any], key: str, where: str) -> list[Path]:
+        paths = [self._folder / Path(text).expanduser() for text in person.get(key, [])]
+        for path in paths:
+            if not path.exists():
+                raise self._mistake(
+                    where, f"{key}: there is no {path}; put it back, or take it out of the list"
+                )
+            if key == "views" and not path.is_dir() and path.suffix.lower() not in PICTURES:
+                raise self._mistake(where, f"{key}: {path} is no picture; give clips and others as photos")
+        return paths
+
+    def _choice(self, person: Mapping[str, Any], where: str) -> Choice:
+        given = {field.name: person[field.name] for field in fields(Choice) if field.name in person}
+        try:
+            times = tuple(Stretch.parse(text) for text in given.pop("times", []))
+            return Choice(**given, times=times)
+        except ValueError as error:
+            raise self._mistake(where, str(error)) from error
+
+    def _joined(self, first: Entry, second: Entry, where: str) -> Entry:
+        """Two entries of one name: what one of them leaves as usual, the other decides."""
+        usual = Choice()
+        values: dict[str, Any] = {}
+        for field in fields(Choice):
+            told = {getattr(entry.choice, field.name) for entry in (first, second)} - {
+                getattr(usual, field.name)
+            }
+            if len(told) > 1:
+                both = " and ".join(sorted(map(str, told)))
+                raise self._mistake(where, f"another person of this name has another {field.name} ({both})")
+            values[field.name] = next(iter(told), getattr(usual, field.name))
+        pictures = tuple(dict.fromkeys((*first.pictures, *second.pictures)))
+        return Entry(
+            first.name, Choice(**values), pictures, tuple(dict.fromkeys((*first.photos, *second.photos)))
+        )
+
+
+_WORDS = {
+    (str,): "a text in quotes",
+    (bool,): "true or false",
+    (int, float): "a number",
+    (list,): "a list in brackets",
+}
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    return [f for f in folder.iterdir() if f.suffix.lower() in PICTURES and not f.name.startswith(".")]
