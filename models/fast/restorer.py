@@ -19,7 +19,7 @@ from models.fast.anchor import identity_anchor
 from models.fast.network import CROP_PX, FastNetwork, FastShape
 from models.fast.samples import sample_inputs
 from models.packing import pack_convolutions
-from models.protocols import References, Request, Result
+from models.protocols import References, Request, Result, check_previous
 from models.recogniser import EmbeddedRecogniser
 from models.weights import Checkpoint, CheckpointError, load_embedded
 
@@ -48,15 +48,22 @@ class FastRestorer:
         self.network = build_fast(checkpoint or load_embedded("fast"))
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.device.type == "cpu":
-            example = torch.zeros(1, 3, crop_size, crop_size), torch.zeros(1, self.network.shape.anchor)
+            example = [torch.zeros(1, 3, crop_size, crop_size), torch.zeros(1, self.network.shape.anchor)]
+            if self.uses_previous:
+                example.append(torch.zeros(1, 4, crop_size, crop_size))
             pack_convolutions(self.network, *example)
         self._engine: Engine | None = None
         if engine is not None and self.device.type == "cuda":
-            samples = sample_inputs(crop_size, self.network.shape.anchor)
+            samples = sample_inputs(crop_size, self.network.shape.anchor, previous=self.uses_previous)
             self._engine = Engine(self.network, [tensor.to(self.device) for tensor in samples], engine)
         self._encoder: EmbeddedRecogniser | None = None
         # Anchors of references, worked out once: the same references always give the same anchor.
         self._own_anchors: dict[tuple[int, ...], tuple[tuple[Tensor, ...], Tensor]] = {}
+
+    @property
+    def uses_previous(self) -> bool:
+        """Whether what was restored before can change a result."""
+        return self.network.shape.previous
 
     @torch.inference_mode()
     def restore(self, requests: Sequence[Request]) -> list[Result]:
@@ -67,6 +74,7 @@ class FastRestorer:
         """
         for request in requests:
             _check(request.crop, self.crop_size)
+            check_previous(request)
         size = len(requests) if self.device.type != "cpu" else 1
         results: list[Result] = []
         for start in range(0, len(requests), max(size, 1)):
@@ -76,8 +84,11 @@ class FastRestorer:
     def _batch(self, requests: Sequence[Request]) -> list[Result]:
         crops = torch.stack([request.crop for request in requests]).to(self.device).float().div_(255)
         anchors = torch.stack([self._anchor(request.references) for request in requests]).to(self.device)
+        inputs = [crops.contiguous(memory_format=torch.channels_last), anchors]
+        if self.uses_previous:
+            inputs.append(torch.stack([_told(request) for request in requests]).to(self.device))
         run = self._engine or self.network
-        restored = run(crops.contiguous(memory_format=torch.channels_last), anchors)  # (B, 3, S, S)
+        restored = run(*inputs)  # (B, 3, S, S)
         images = restored.mul_(255).round_().clamp_(0, 255).to(torch.uint8).contiguous().cpu()
         return [Result(image) for image in images]
 
@@ -120,6 +131,14 @@ def build_fast(checkpoint: Checkpoint) -> FastNetwork:
     except (TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint.path}: not the weights of a `fast` restorer") from error
     return network.eval().requires_grad_(False)
+
+
+def _told(request: Request) -> Tensor:
+    """What was restored before and its gate, (4, S, S) in [0, 1]; a closed gate where nothing was."""
+    previous = request.previous
+    if previous is None:
+        return torch.zeros(4, *request.crop.shape[1:])
+    return torch.cat([previous.image.float().div(255), previous.gate[None]])
 
 
 def _check(crop: Tensor, side: int) -> None:

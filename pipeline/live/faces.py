@@ -8,7 +8,7 @@ from dataclasses import replace
 import av
 import torch
 
-from models.protocols import References, Request, Restorer, Result
+from models.protocols import References, Request, Restorer, Result, uses_previous
 from pipeline.blend import blend
 from pipeline.config import PipelineConfig
 from pipeline.flow import Parts
@@ -38,7 +38,7 @@ class Faces:
     def restart(self) -> None:
         """Forgets the frames before: the next one has nothing to do with them."""
         self._parts.perception.start_shot()
-        self._reuse = make_reuse(self._restore, self._config.blend.steadiness)
+        self._reuse = make_reuse(self._restore, self._config.blend.steadiness, self._restorer)
         followed = track(
             self._frames(), self._parts.perception, self._track, crops=self._restorer is not None
         )
@@ -88,6 +88,7 @@ class _Choice:
     def __init__(self, chosen: Restorer, light: Restorer | None) -> None:
         self._chosen, self._light = chosen, light
         self.crop_size = chosen.crop_size
+        self.uses_previous = uses_previous(chosen)
         self.take_light = False
 
     def restore(self, requests: Sequence[Request]) -> list[Result]:
