@@ -75,6 +75,20 @@ class Result:
     """uint8 (3, S, S) RGB full range, in the alignment of the request's crop."""
 
 
+def check_previous(request: Request) -> None:
+    """Raises `ValueError` where what was restored before is of another form than the crop of `request`."""
+    crop, previous = request.crop, request.previous
+    if previous is None:
+        return
+    for name, given, dtype, shape in (
+        ("image", previous.image, torch.uint8, crop.shape),
+        ("gate", previous.gate, torch.float32, crop.shape[1:]),
+    ):
+        if given.dtype != dtype or given.shape != shape:
+            wanted = f"{dtype} {tuple(shape)}"
+            raise ValueError(f"previous.{name} must be {wanted}, got {given.dtype} {tuple(given.shape)}")
+
+
 class Detector(Protocol):
     """Finds faces."""
 

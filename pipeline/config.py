@@ -148,6 +148,13 @@ class RestorerConfig:
     """Let `iconface` look at each reference by itself and average, as in RefID, instead of at all of them at once."""
     seed: int = 42
     """Seed of the noise that `iconface` and `klein` start from."""
+    own_noise: bool = False
+    """Give each face that `iconface` restores noise of its own instead of one for all (for comparison)."""
+    previous_sigma: float = 1.0
+    """Where a face changed little, `iconface` begins at what it made of it before, noised to this level: above 0.05,
+    with in proportion fewer steps; 1 always begins with noise alone."""
+    previous_group: bool = True
+    """Let `iconface` see what it made of the face before, if its weights are made for it."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     """How `fast` runs on a GPU."""
 
@@ -164,6 +171,8 @@ class RestorerConfig:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} must be finite and not negative, got {value}")
+        if not 0.05 < self.previous_sigma <= 1:
+            raise ValueError(f"previous_sigma must be above 0.05 and at most 1, got {self.previous_sigma}")
         if not -(2**63) <= self.seed < 2**64:
             raise ValueError(f"seed must fit into 64 bits, got {self.seed}")
 

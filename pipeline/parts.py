@@ -32,6 +32,9 @@ _MEANT_FOR = {
     "guidance": ("iconface", "klein"),
     "image_guidance": ("iconface",),
     "average_references": ("iconface",),
+    "own_noise": ("iconface",),
+    "previous_sigma": ("iconface",),
+    "previous_group": ("iconface",),
     "klein": ("klein",),
     "adapter": ("klein",),
     "prompt": ("klein",),
@@ -168,6 +171,9 @@ def _flow_restorer(
         image_guidance=_given(config.image_guidance, usual.image_guidance),
         average_references=config.average_references,
         seed=config.seed,
+        own_noise=config.own_noise,
+        previous_sigma=config.previous_sigma,
+        previous_group=config.previous_group,
     )
     return IconFaceRestorer(checkpoint, device, settings, precision)
 

@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from models.protocols import Masker, Request, Restorer
-from pipeline.frames import RestoredFace, RestoredFrame, TrackedFace, TrackedFrame
+from models.protocols import Masker, Request, Restorer, uses_previous
+from pipeline.frames import RestoredFace, RestoredFrame, TrackedFrame
 from pipeline.reuse import Planned, Reuse
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,11 @@ class RestoreConfig:
     """Faces carried on after one that was restored, at most."""
     most_still: int = 12
     """The same while nothing moves at all."""
+    previous: bool = True
+    """Tell a restorer that makes use of it what it made of the face before; `reuse` off tells it nothing."""
+    window: int = 1
+    """Faces of one track that are told of the same one before. 1 is the steadiest; with more, one person fills
+    batches."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -44,6 +49,8 @@ class RestoreConfig:
             raise ValueError(f"max_waiting must not be negative, got {self.max_waiting}")
         if self.reuse_motion not in ("flow", "none"):
             raise ValueError(f"reuse_motion must be flow or none, got {self.reuse_motion!r}")
+        if self.window < 1:
+            raise ValueError(f"window must be at least 1, got {self.window}")
         for name in ("most_carried", "most_still"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -55,16 +62,18 @@ class _Waiting:
 
     frame: TrackedFrame
     faces: list[Planned]
-    results: list[Tensor] = field(default_factory=list)
+    results: dict[int, Tensor] = field(default_factory=dict)
+    """By place in `faces`."""
 
     @property
-    def asked(self) -> list[TrackedFace]:
-        """The faces that need the restorer."""
-        return [face.tracked for face in self.faces if face.asks]
+    def missing(self) -> list[int]:
+        """Places of the faces that the restorer has still to be asked for."""
+        return [place for place, face in enumerate(self.faces) if face.asks and place not in self.results]
 
     @property
-    def missing(self) -> int:
-        return len(self.asked) - len(self.results)
+    def open(self) -> list[int]:
+        """Those of them of which all is known that the restorer is told."""
+        return [place for place in self.missing if self.faces[place].is_open]
 
 
 def restore(
@@ -80,39 +89,47 @@ def restore(
     `steadiness` in [0, 1): share of the frame before that is used where a face did not change. `reuse`: what is known
     of earlier frames (of `make_reuse`), which goes on here; None begins afresh.
     """
-    batches = _Batches(restorer, config.batch_size)
-    reuse = reuse or make_reuse(config, steadiness)
+    reuse = reuse or make_reuse(config, steadiness, restorer)
+    batches = _Batches(restorer, config.batch_size, reuse)
     waiting: deque[_Waiting] = deque()
     for frame in frames:
         faces = [] if restorer is None else [face for face in frame.faces if face.strength > 0]
         waiting.append(_Waiting(frame, reuse.plan(faces)))
-        while sum(w.missing for w in waiting) >= config.batch_size or (
-            len(waiting) > config.max_waiting and waiting[0].missing
-        ):
+        while _is_due(waiting, config):
             batches.restore_oldest(waiting)
+            yield from _leave(waiting, reuse, masker)
         yield from _leave(waiting, reuse, masker)
-    while any(w.missing for w in waiting):
+    while waiting:
+        # The oldest frame is always open: all that it looks back to has left.
         batches.restore_oldest(waiting)
-    yield from _leave(waiting, reuse, masker)
+        yield from _leave(waiting, reuse, masker)
 
 
-def make_reuse(config: RestoreConfig, steadiness: float) -> Reuse:
-    """What remembers restored faces as `config` asks for it."""
+def _is_due(waiting: deque[_Waiting], config: RestoreConfig) -> bool:
+    """A batch is full, or the oldest frame has waited long enough."""
+    return sum(len(w.open) for w in waiting) >= config.batch_size or bool(
+        len(waiting) > config.max_waiting and waiting[0].missing
+    )
+
+
+def make_reuse(config: RestoreConfig, steadiness: float, restorer: Restorer | None) -> Reuse:
+    """What remembers restored faces as `config` asks for it, and `restorer` can use it."""
     if not config.reuse:
         return Reuse(most_carried=0, most_still=0, steadiness=0)
+    tells = config.previous and restorer is not None and uses_previous(restorer)
     return Reuse(
         most_carried=config.most_carried,
         most_still=config.most_still,
         steadiness=steadiness,
         follow=config.reuse_motion == "flow",
+        window=config.window if tells else 0,
     )
 
 
 def _leave(waiting: deque[_Waiting], reuse: Reuse, masker: Masker | None) -> Iterator[RestoredFrame]:
     while waiting and not waiting[0].missing:
         done = waiting.popleft()
-        results = iter(done.results)
-        images = [reuse.finish(face, next(results) if face.asks else None) for face in done.faces]
+        images = [reuse.finish(face, done.results.get(place)) for place, face in enumerate(done.faces)]
         masks: Sequence[Tensor | None] = [None] * len(images)
         if masker is not None and images:
             masks = list(masker.mask(torch.stack([face.tracked.crop for face in done.faces])))
@@ -126,14 +143,17 @@ def _leave(waiting: deque[_Waiting], reuse: Reuse, masker: Masker | None) -> Ite
 class _Batches:
     """Calls the restorer; remembers a batch size that fits the device's memory."""
 
-    def __init__(self, restorer: Restorer | None, size: int) -> None:
+    def __init__(self, restorer: Restorer | None, size: int, reuse: Reuse) -> None:
         self._restorer = restorer
         self._size = size
+        self._reuse = reuse
 
     def restore_oldest(self, waiting: Iterable[_Waiting]) -> None:
-        chosen = [(w, face) for w in waiting for face in w.asked[len(w.results) :]][: self._size]
+        """Restores the oldest faces that are open, as many as a batch holds."""
+        chosen = [(w, place) for w in waiting for place in w.open][: self._size]
+        assert chosen
         assert self._restorer is not None
-        requests = [Request(face.crop, face.references, restorer=face.restorer) for _, face in chosen]
+        requests = [self._request(w.faces[place]) for w, place in chosen]
         try:
             results = self._restorer.restore(requests)
         except torch.OutOfMemoryError:
@@ -143,5 +163,9 @@ class _Batches:
             logger.warning("the device is out of memory: going on with %d faces a batch", self._size)
             self.restore_oldest(waiting)
             return
-        for (frame, _), result in zip(chosen, results, strict=True):
-            frame.results.append(result.image)
+        for (frame, place), result in zip(chosen, results, strict=True):
+            frame.results[place] = result.image
+
+    def _request(self, face: Planned) -> Request:
+        tracked = face.tracked
+        return Request(tracked.crop, tracked.references, self._reuse.told(face), tracked.restorer)

@@ -9,6 +9,10 @@ Legend: S side of an aligned crop in pixels.
 Sources: Zhu et al., "Deep feature flow for video recognition", CVPR 2017 (keyframes and motion between them), and
 Feng et al., "Kalman-inspired feature propagation for video face super-resolution", ECCV 2024 (mixing with the
 moved result of before).
+
+A restorer that makes use of it is also told what it made of the keyframe before, moved here and gated. The keyframes
+of a track are numbered from where it starts afresh; those of one window look back to the same one, the last of the
+window before, so that with a wider window one person fills whole batches.
 """
 
 from __future__ import annotations
@@ -24,8 +28,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.align import invert, transform
+from models.protocols import Previous
 from pipeline.frames import Origin, TrackedFace
-from pipeline.reuse_motion import Look, Motion, MotionMeter, carried, look_at, steadied, strength, unmoved
+from pipeline.reuse_motion import (
+    Look,
+    Motion,
+    MotionMeter,
+    carried,
+    look_at,
+    moved,
+    steadied,
+    strength,
+    unmoved,
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +78,17 @@ class Planned:
     """The track's last keyframe, which is this very face where it asks the restorer; None: nothing is kept."""
     earlier: Earlier | None = None
     """What is carried here, or mixed in. None where a track starts, or starts afresh."""
+    number: int = 0
+    """Keyframes before the last one, since the track started afresh."""
+    base: Keyframe | None = None
+    """The keyframe that this window looks back to; None in the first window."""
+    told: Earlier | None = None
+    """What the restorer is told: the base as seen from here. None for a face that does not ask, too."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether what the restorer is told is known."""
+        return self.told is None or self.told.key.image is not None
 
     @property
     def asks(self) -> bool:
@@ -73,16 +99,20 @@ class Planned:
 class Reuse:
     """Remembers the last keyframe of each track. Faces are planned, and later finished, in the order of frames."""
 
-    def __init__(self, *, most_carried: int, most_still: int, steadiness: float, follow: bool = True) -> None:
+    def __init__(
+        self, *, most_carried: int, most_still: int, steadiness: float, follow: bool = True, window: int = 0
+    ) -> None:
         """Faces carried after a keyframe, at most, while they move and while they do not.
 
         `steadiness` in [0, 1): share of the frame before that is mixed in. Without `follow` nothing is moved.
+        `window`: keyframes of a track of which the restorer is told the same one before; 0 tells it of none.
         """
         self.most_carried = most_carried
         """May be changed between two frames."""
         self._most_still = most_still
         self._steadiness = steadiness
-        self._is_idle = not (most_carried or most_still or steadiness)
+        self._window = window
+        self._is_idle = not (most_carried or most_still or steadiness or window)
         self._meter = MotionMeter() if follow else None
         self._last: dict[int, Planned] = {}
 
@@ -120,6 +150,13 @@ class Reuse:
         face.key.image = image
         return _as_picture(image)
 
+    def told(self, face: Planned) -> Previous | None:
+        """What the restorer is told of an open face: what it made of the base, moved here."""
+        if face.told is None:
+            return None
+        image, gate = moved(face.told.image, face.told.motion)
+        return Previous(_as_picture(image), torch.from_numpy(gate))
+
     def _plan(self, face: TrackedFace) -> Planned:
         if self._is_idle:
             return Planned(face, "network")
@@ -130,9 +167,8 @@ class Reuse:
             return afresh
         key, distance = last.key, _distance(last) + 1
         still = is_still(look, key.look)
-        measure = unmoved if still or self._meter is None else self._meter.measure
-        motion = measure(look, key.look)
-        if motion.gate[_face_region(len(motion.gate))].mean() < _SAME:
+        motion = self._motion(look, key.look, still=still)
+        if not _is_same(motion):
             return afresh
         origin: Origin = "network"
         if _same_references(last.tracked, face):
@@ -140,8 +176,29 @@ class Reuse:
                 origin = "still"
             elif distance <= self.most_carried and is_explained(motion):
                 origin = "carried"
-        ours = Keyframe(look) if origin == "network" else key
-        return Planned(face, origin, ours, Earlier(key, motion, distance))
+        earlier = Earlier(key, motion, distance)
+        if origin != "network":
+            return Planned(face, origin, key, earlier, last.number, last.base)
+        number = last.number + 1
+        base = key if self._window and number % self._window == 0 else last.base
+        return Planned(face, origin, Keyframe(look), earlier, number, base, self._seen(base, look, earlier))
+
+    def _motion(self, now: Look, before: Look, *, still: bool) -> Motion:
+        measure = unmoved if still or self._meter is None else self._meter.measure
+        return measure(now, before)
+
+    def _seen(self, base: Keyframe | None, look: Look, earlier: Earlier) -> Earlier | None:
+        """`base` as seen from a face of this `look`; None where there is none, or it shows too little of the face."""
+        if base is None or base is earlier.key:
+            return None if base is None else earlier
+        motion = self._motion(look, base.look, still=is_still(look, base.look))
+        # How many frames lie between is asked only of what is mixed in.
+        return Earlier(base, motion, earlier.distance) if _is_same(motion) else None
+
+
+def _is_same(motion: Motion) -> bool:
+    """Whether motion explains enough of a face for it to be the same one, and uncovered."""
+    return bool(motion.gate[_face_region(len(motion.gate))].mean() >= _SAME)
 
 
 def _distance(face: Planned) -> int:

@@ -95,6 +95,11 @@ def steadied(
     return _mixed(image, _moved(before, motion), np.float32(share) * motion.gate)
 
 
+def moved(image: NDArray[np.float32], motion: Motion) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The restored `image` (S, S, 3) of the earlier crop where it lies in the later one, and the gate (S, S)."""
+    return _moved(image, motion), _full(motion.gate, image.shape[0])
+
+
 def _moved(image: NDArray[np.float32], motion: Motion) -> NDArray[np.float32]:
     if motion.flow is None:
         return image

@@ -21,7 +21,7 @@ from models.fast.network import CROP_PX, FastNetwork, FastShape
 from models.fast.samples import sample_inputs
 from models.packing import pack_convolutions
 from models.precision import Mixed
-from models.protocols import References, Request, Result
+from models.protocols import References, Request, Result, check_previous
 from models.recogniser import EmbeddedRecogniser
 from models.weights import Checkpoint, CheckpointError, load_embedded
 
@@ -54,16 +54,24 @@ class FastRestorer:
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._run: Run = self.network
         if self.device.type == "cpu":
-            example = torch.zeros(1, 3, crop_size, crop_size), torch.zeros(1, self.network.shape.anchor)
+            example = [torch.zeros(1, 3, crop_size, crop_size), torch.zeros(1, self.network.shape.anchor)]
+            if self.uses_previous:
+                example.append(torch.zeros(1, 4, crop_size, crop_size))
             pack_convolutions(self.network, *example, precision=precision)
         elif engine is None:
             self._run = Mixed(self.network, precision)
         else:
-            samples = [t.to(self.device) for t in sample_inputs(crop_size, self.network.shape.anchor)]
-            self._run = Engine(self.network, samples, engine, eager_precision=precision)
+            samples = sample_inputs(crop_size, self.network.shape.anchor, previous=self.uses_previous)
+            on_device = [tensor.to(self.device) for tensor in samples]
+            self._run = Engine(self.network, on_device, engine, eager_precision=precision)
         self._encoder: EmbeddedRecogniser | None = None
         # Anchors of references, worked out once: the same references always give the same anchor.
         self._own_anchors: dict[tuple[int, ...], tuple[tuple[Tensor, ...], Tensor]] = {}
+
+    @property
+    def uses_previous(self) -> bool:
+        """Whether what was restored before can change a result."""
+        return self.network.shape.previous
 
     @torch.inference_mode()
     def restore(self, requests: Sequence[Request]) -> list[Result]:
@@ -74,6 +82,7 @@ class FastRestorer:
         """
         for request in requests:
             _check(request.crop, self.crop_size)
+            check_previous(request)
         size = len(requests) if self.device.type != "cpu" else 1
         results: list[Result] = []
         for start in range(0, len(requests), max(size, 1)):
@@ -83,7 +92,10 @@ class FastRestorer:
     def _batch(self, requests: Sequence[Request]) -> list[Result]:
         crops = torch.stack([request.crop for request in requests]).to(self.device).float().div_(255)
         anchors = torch.stack([self._anchor(request.references) for request in requests]).to(self.device)
-        restored = self._run(crops.contiguous(memory_format=torch.channels_last), anchors)  # (B, 3, S, S)
+        inputs = [crops.contiguous(memory_format=torch.channels_last), anchors]
+        if self.uses_previous:
+            inputs.append(torch.stack([_told(request) for request in requests]).to(self.device))
+        restored = self._run(*inputs)  # (B, 3, S, S)
         images = restored.mul_(255).round_().clamp_(0, 255).to(torch.uint8).contiguous().cpu()
         return [Result(image) for image in images]
 
@@ -126,6 +138,14 @@ def build_fast(checkpoint: Checkpoint) -> FastNetwork:
     except (TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint.path}: not the weights of a `fast` restorer") from error
     return network.eval().requires_grad_(False)
+
+
+def _told(request: Request) -> Tensor:
+    """What was restored before and its gate, (4, S, S) in [0, 1]; a closed gate where nothing was."""
+    previous = request.previous
+    if previous is None:
+        return torch.zeros(4, *request.crop.shape[1:])
+    return torch.cat([previous.image.float().div(255), previous.gate[None]])
 
 
 def _check(crop: Tensor, side: int) -> None:

@@ -10,8 +10,11 @@ from torch import Tensor
 _REDUCTIONS = (1, 2, 4, 8)
 
 
-def sample_inputs(side: int, anchor: int) -> tuple[Tensor, Tensor]:
+def sample_inputs(side: int, anchor: int, *, previous: bool = False) -> tuple[Tensor, ...]:
     """Crops, float32 (8, 3, side, side) in [0, 1], RGB, and identity anchors, float32 (8, anchor).
+
+    With `previous` also what was restored before, (8, 4, side, side): the clear face, behind a gate that is open on
+    the left.
 
     The face is Eileen Collins in NASA's picture (public domain, part of scikit-image), roughly aligned. Reduced
     up to eightfold and enlarged again; the second half has random anchors of unit length. The same at each call.
@@ -27,4 +30,8 @@ def sample_inputs(side: int, anchor: int) -> tuple[Tensor, Tensor]:
     pictures = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255
     draws = torch.randn(len(crops), anchor, generator=torch.Generator().manual_seed(0))
     anchors = torch.cat([torch.zeros_like(draws), torch.nn.functional.normalize(draws)])
-    return pictures.repeat(2, 1, 1, 1), anchors
+    inputs = [pictures.repeat(2, 1, 1, 1), anchors]
+    if previous:
+        gate = (torch.arange(side) < side // 2).float().expand(8, 1, side, side)
+        inputs.append(torch.cat([pictures[:1].expand(8, -1, -1, -1), gate], 1))
+    return tuple(inputs)

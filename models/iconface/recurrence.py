@@ -36,6 +36,10 @@ class Before:
     gate: Tensor
     """(B, N, 1) in [0, 1], the gate over each token."""
 
+    def mixed(self, degraded: Tensor) -> Tensor:
+        """The previous tokens where they hold, and `degraded` ones elsewhere, (B, N, C)."""
+        return degraded + self.gate * (self.tokens - degraded)
+
     def part(self, chosen: slice) -> Before:
         """The same of some faces of the batch."""
         features = self.features[0][chosen], self.features[1][chosen]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from models.align import ffhq_to_arcface
-from models.protocols import References, Request, Result
+from models.protocols import References, Request, Result, check_previous
 from models.recogniser import CROP_PX, EmbeddedRecogniser
 
 MOST_REFERENCES = 3
@@ -50,9 +50,10 @@ class ReferenceRestorer(ABC, Generic[T]):
         """One result per request, in order. Raises `ValueError` for crops of another form.
 
         On a CPU the requests go one by one, so that the result is the same to the bit in any company. On a GPU
-        those with equally many references form one batch.
+        those that are alike, with equally many references, form one batch.
         """
         for request in requests:
+            check_previous(request)
             for crop in (request.crop, *request.references.crops):
                 self._check(crop)
         results: list[Result | None] = [None] * len(requests)
@@ -63,7 +64,7 @@ class ReferenceRestorer(ABC, Generic[T]):
 
     @abstractmethod
     def _batch(self, requests: list[Request]) -> list[Tensor]:
-        """The restored crops, uint8 (3, S, S), of requests with equally many references."""
+        """The restored crops, uint8 (3, S, S), of requests of one kind."""
 
     @abstractmethod
     def _worked_out(self, references: References) -> T:
@@ -72,10 +73,14 @@ class ReferenceRestorer(ABC, Generic[T]):
     def _groups(self, requests: Sequence[Request]) -> list[list[int]]:
         if self.device.type == "cpu":
             return [[index] for index in range(len(requests))]
-        groups: dict[int, list[int]] = {}
+        groups: dict[Hashable, list[int]] = {}
         for index, request in enumerate(requests):
-            groups.setdefault(min(len(request.references), MOST_REFERENCES), []).append(index)
+            groups.setdefault(self._kind(request), []).append(index)
         return list(groups.values())
+
+    def _kind(self, request: Request) -> Hashable:
+        """What requests of one batch have in common."""
+        return min(len(request.references), MOST_REFERENCES)
 
     def _known(self, references: References) -> T:
         """What a set of references gives, worked out once for the set."""

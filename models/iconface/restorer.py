@@ -5,6 +5,10 @@ Shapes: B requests, R references, E width of an embedding, S side of a crop.
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Hashable
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,12 +16,16 @@ from torch import Tensor
 from models.iconface.anchor import identity_anchor
 from models.iconface.model import build_iconface
 from models.iconface.network import stack
+from models.iconface.recurrence import Before
 from models.iconface.requests import ReferenceRestorer, images_of
 from models.iconface.sampling import Condition, SamplingSettings, fixed_noise, sample
 from models.packing import pack_convolutions
 from models.precision import computing, lower_weights
 from models.protocols import References, Request
 from models.weights import Checkpoint, load_embedded
+
+_MOST = 0.6
+"""Share of a face that the previous one must hold for, if the way shall begin at it."""
 
 
 class IconFaceRestorer(ReferenceRestorer[tuple[Condition, ...]]):
@@ -46,6 +54,12 @@ class IconFaceRestorer(ReferenceRestorer[tuple[Condition, ...]]):
             pack_convolutions(self.model.draft, *example, precision=precision)
         lower_weights(self.model, precision)
         self.noise = fixed_noise(self.settings.seed, shape.rows**2, shape.channels).to(self.device)
+        self._sees_before = shape.previous and self.settings.previous_group
+
+    @property
+    def uses_previous(self) -> bool:
+        """Whether what was restored before can change a result."""
+        return self._sees_before or self.settings.previous_sigma < 1
 
     def _batch(self, requests: list[Request]) -> list[Tensor]:
         with computing(self.device, self.precision):
@@ -63,13 +77,41 @@ class IconFaceRestorer(ReferenceRestorer[tuple[Condition, ...]]):
             for views in kept
         ]
         crops = self._pictures([request.crop for request in requests])
-        latents, features = autoencoder.encode(self.model.drafted(crops, torch.cat(anchors)))
+        before = self._before(requests)
+        seen = before if self._sees_before else None
+        latents, features = autoencoder.encode(self.model.drafted(crops, torch.cat(anchors), seen))
+        degraded = autoencoder.tokens(latents)
+        alone = replace(alone, before=seen)
         views = [
-            Condition(torch.cat([view.anchors for view in each]), stack([view.memory for view in each]))
+            Condition(torch.cat([view.anchors for view in each]), stack([view.memory for view in each]), seen)
             for each in zip(*kept, strict=True)
         ]
-        tokens = sample(network, self.noise, autoencoder.tokens(latents), alone, views, self.settings)
-        return images_of(autoencoder.decode(autoencoder.latents(tokens, network.shape.rows), features))
+        known = before.mixed(degraded) if before is not None and self._starts_late(requests[0]) else None
+        tokens = sample(network, self._noise(requests), degraded, alone, views, self.settings, known)
+        return images_of(self.model.decoded(tokens, features, seen))
+
+    def _kind(self, request: Request) -> Hashable:
+        return super()._kind(request), request.previous is None, self._starts_late(request)
+
+    def _starts_late(self, request: Request) -> bool:
+        """Whether the way to a face begins at the previous one: it is not new, turned or uncovered for the most."""
+        if request.previous is None or self.settings.previous_sigma == 1:
+            return False
+        return bool(request.previous.gate.mean() >= _MOST)
+
+    def _before(self, requests: list[Request]) -> Before | None:
+        previous = [request.previous for request in requests if request.previous is not None]
+        if not previous or not self.uses_previous:
+            return None
+        gates = torch.stack([each.gate for each in previous])[:, None].to(self.device)
+        return self.model.before(self._pictures([each.image for each in previous]), gates)
+
+    def _noise(self, requests: list[Request]) -> Tensor:
+        if not self.settings.own_noise:
+            return self.noise
+        shape = self.model.network.shape
+        seeds = [zlib.crc32(request.crop.numpy().tobytes()) for request in requests]
+        return torch.cat([fixed_noise(seed, shape.rows**2, shape.channels) for seed in seeds]).to(self.device)
 
     def _worked_out(self, references: References) -> tuple[Condition, ...]:
         """The conditions that a set of references gives."""

@@ -37,8 +37,19 @@ class SamplingSettings:
     """Above 1 more of the steps are taken where there is much noise."""
     seed: int = 42
     """Of the one noise that serves all faces: the same spot of every face starts alike, so video is calm."""
+    own_noise: bool = False
+    """Draw noise for each crop instead, out of the crop itself: for comparison."""
+    previous_sigma: float = 1.0
+    """Where the previous face holds for most of a face, its latents are noised to this level and the steps start
+    there, in proportion fewer; 1 always starts from noise alone."""
+    previous_group: bool = True
+    """Let a network that is made for it see the previous face."""
 
     def __post_init__(self) -> None:
+        if not SMALLEST_SIGMA < self.previous_sigma <= 1:
+            raise ValueError(
+                f"previous_sigma must be above {SMALLEST_SIGMA} and at most 1, got {self.previous_sigma}"
+            )
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if self.shift <= 0:
@@ -56,9 +67,14 @@ class Condition:
     """The previous restoration, if there is one."""
 
 
-def sigmas(steps: int, shift: float = 1.0) -> list[float]:
-    """`steps` + 1 noise levels from 1 to 0: s t / (1 + (s - 1) t) for t = 1 ... 0."""
-    times = [1 - step / steps for step in range(steps + 1)]
+def sigmas(steps: int, shift: float = 1.0, start: float = 1.0) -> list[float]:
+    """Noise levels from `start` to 0: s t / (1 + (s - 1) t) for t = 1 ... 0 in `steps` steps, if they start at 1.
+
+    From a lower start as many steps are left as the levels below it ask for, and one at least.
+    """
+    latest = start / (shift - (shift - 1) * start)
+    left = max(1, math.ceil(steps * latest - 1e-9))
+    times = [latest * (1 - step / left) for step in range(left + 1)]
     return [shift * time / (1 + (shift - 1) * time) for time in times]
 
 
@@ -138,10 +154,17 @@ def sample(
     alone: Condition,
     views: Sequence[Condition],
     settings: SamplingSettings,
+    known: Tensor | None = None,
 ) -> Tensor:
-    """Clean tokens (B, N, C) of `degraded` tokens (B, N, C), from `noise`, (1 or B, N, C)."""
+    """Clean tokens (B, N, C) of `degraded` tokens (B, N, C), from `noise`, (1 or B, N, C).
+
+    `known`: tokens (B, N, C) near the clean ones; the way then begins at them, noised to `settings.previous_sigma`.
+    """
+    start = 1.0 if known is None else settings.previous_sigma
     scene = noise.expand_as(degraded)
-    for now, following in pairwise(sigmas(settings.steps, settings.shift)):
+    if known is not None:
+        scene = noised(known, scene, scene.new_full((len(scene),), start))
+    for now, following in pairwise(sigmas(settings.steps, settings.shift, start)):
         sigma = scene.new_full((len(scene),), now)
         direction = guided_velocity(network, scene, sigma, degraded, alone, views, settings)
         scene = scene + (following - now) * direction

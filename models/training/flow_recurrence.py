@@ -58,5 +58,5 @@ def begun(
     """
     if before is None:
         return noised(clean, noise, sigma), noise
-    scene = noised(degraded + before.gate * (before.tokens - degraded), noise, sigma)
+    scene = noised(before.mixed(degraded), noise, sigma)
     return scene, clean + (scene - clean) / sigma[:, None, None]

@@ -31,20 +31,18 @@ def to_bytes(last: Mapping[int, Planned], standings: Mapping[int, Standing]) -> 
     values["standings"] = np.array(json.dumps([[track, asdict(each)] for track, each in standings.items()]))
     for track, face in kept.items():
         assert face.key is not None
-        assert face.key.image is not None
         tracked = face.tracked
         person = _NONE if tracked.person_id is None else tracked.person_id
         distance = 0 if face.asks or face.earlier is None else face.earlier.distance
-        values |= {
-            f"{track}.colour": face.key.look.colour,
-            f"{track}.luma": face.key.look.luma,
-            f"{track}.image": face.key.image,
+        values |= _keyframe_values(f"{track}", face.key) | {
             f"{track}.matrix": tracked.matrix,
             f"{track}.landmarks": tracked.face.landmarks,
             f"{track}.numbers": np.array(
-                [person, tracked.references.version, tracked.crop.shape[-1], distance], np.int64
+                [person, tracked.references.version, tracked.crop.shape[-1], distance, face.number], np.int64
             ),
         }
+        if face.base is not None:
+            values |= _keyframe_values(f"{track}.base", face.base)
     content = io.BytesIO()
     np.savez(content, **values)  # type: ignore[arg-type]
     return content.getvalue()
@@ -62,9 +60,23 @@ def from_bytes(content: bytes) -> tuple[dict[int, Planned], dict[int, Standing]]
     return last, standings
 
 
+def _keyframe_values(name: str, key: Keyframe) -> dict[str, NDArray[Any]]:
+    assert key.image is not None
+    return {
+        f"{name}.colour": key.look.colour,
+        f"{name}.luma": key.look.luma,
+        f"{name}.image": key.image,
+    }
+
+
+def _keyframe(name: str, values: Mapping[str, NDArray[Any]]) -> Keyframe:
+    return Keyframe(Look(values[f"{name}.colour"], values[f"{name}.luma"]), values[f"{name}.image"])
+
+
 def _planned(track: int, values: Mapping[str, NDArray[Any]]) -> Planned:
-    person, version, side, distance = (int(number) for number in values[f"{track}.numbers"])
-    key = Keyframe(Look(values[f"{track}.colour"], values[f"{track}.luma"]), values[f"{track}.image"])
+    person, version, side, distance, number = (int(number) for number in values[f"{track}.numbers"])
+    key = _keyframe(f"{track}", values)
+    base = _keyframe(f"{track}.base", values) if f"{track}.base.image" in values else None
     tracked = TrackedFace(
         track_id=track,
         person_id=None if person == _NONE else person,
@@ -76,6 +88,6 @@ def _planned(track: int, values: Mapping[str, NDArray[Any]]) -> Planned:
         reason="",
     )
     if not distance:
-        return Planned(tracked, "network", key)
+        return Planned(tracked, "network", key, number=number, base=base)
     unknown = Motion(None, np.zeros((1, 1), np.float32), np.zeros((1, 1, 3), np.float32))
-    return Planned(tracked, "carried", key, Earlier(key, unknown, distance))
+    return Planned(tracked, "carried", key, Earlier(key, unknown, distance), number, base)

@@ -85,7 +85,7 @@ class ChunkRunner:
         if content is None:
             raise SourceError(f"{self._folder.path / chunk.tracks_name}: is damaged; run again with --resume")
         tracks = Tracks(content)
-        reuse = make_reuse(config.restore, config.blend.steadiness)
+        reuse = make_reuse(config.restore, config.blend.steadiness, restorer)
         standings: dict[int, Standing] = {}
         if chunk.continues:
             left = self._folder.read(_name(chunk.number - 1, "carry.npz"))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import av
 import torch
 
-from models.protocols import References, Request, Restorer, Result
+from models.protocols import References, Request, Restorer, Result, uses_previous
 from pipeline.blend import blend
 from pipeline.config import PipelineConfig
 from pipeline.flow import Parts
@@ -63,7 +63,7 @@ class Faces:
 
     def restart_finishing(self) -> None:
         """The same for the second half, which is due after an error in it."""
-        self._reuse = make_reuse(self._restore, self._config.blend.steadiness)
+        self._reuse = make_reuse(self._restore, self._config.blend.steadiness, self._restorer)
         self._restored: Iterator[RestoredFrame] = restore(
             self._measured(),
             self._restorer,
@@ -120,6 +120,7 @@ class _Choice:
     def __init__(self, chosen: Restorer, light: Restorer | None) -> None:
         self._chosen, self._light = chosen, light
         self.crop_size = chosen.crop_size
+        self.uses_previous = uses_previous(chosen)
         self.take_light = False
 
     def restore(self, requests: Sequence[Request]) -> list[Result]:

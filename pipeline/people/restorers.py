@@ -13,7 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.protocols import References, Request, Restorer, Result, uses_references
+from models.protocols import (
+    Previous,
+    References,
+    Request,
+    Restorer,
+    Result,
+    uses_previous,
+    uses_references,
+)
 from pipeline.views import resized
 
 
@@ -27,6 +35,7 @@ class Restorers:
         everyone = [*([usual] if usual is not None else []), *self._others.values()]
         self.crop_size = max(restorer.crop_size for restorer in everyone)
         self.uses_references = any(map(uses_references, everyone))
+        self.uses_previous = any(map(uses_previous, everyone))
         self.device = getattr(everyone[0], "device", torch.device("cpu"))
         # Of views that many requests share, kept as long as somebody holds the whole set.
         self._smaller: dict[int, WeakKeyDictionary[References, References]] = {}
@@ -47,7 +56,10 @@ class Restorers:
         size = restorer.crop_size
         if size == self.crop_size:
             return restorer.restore(requests)
-        small = [Request(resized(r.crop, size), self._resized(r.references, size)) for r in requests]
+        small = [
+            Request(resized(r.crop, size), self._resized(r.references, size), _smaller(r.previous, size))
+            for r in requests
+        ]
         results = restorer.restore(small)
         return [
             Result(_changed(request.crop, asked.crop, result.image))
@@ -62,6 +74,13 @@ class Restorers:
                 crops, references.embeddings, references.version, references.sources
             )
         return known[references]
+
+
+def _smaller(previous: Previous | None, size: int) -> Previous | None:
+    if previous is None:
+        return None
+    gate = cv2.resize(previous.gate.numpy(), (size, size), interpolation=cv2.INTER_AREA)
+    return Previous(resized(previous.image, size), torch.from_numpy(gate))
 
 
 def _changed(crop: Tensor, small: Tensor, restored: Tensor) -> Tensor:
