@@ -8,7 +8,7 @@ import pytest
 import torch
 from fakes import InvertingRestorer
 
-from models.protocols import References, Request, Result
+from models.protocols import Previous, References, Request, Result
 from pipeline.people.restorers import Restorers
 
 
@@ -27,7 +27,7 @@ class Noting(InvertingRestorer):
 
 def request(level: int, restorer: str = "", references: References | None = None, size: int = 64) -> Request:
     crop = torch.full((3, size, size), level, dtype=torch.uint8)
-    return Request(crop, references or References(), restorer)
+    return Request(crop, references or References(), restorer=restorer)
 
 
 def test_each_face_goes_to_its_restorer_and_results_keep_their_order() -> None:
@@ -44,8 +44,11 @@ def test_all_take_crops_of_the_largest_size() -> None:
     assert both.crop_size == 64
     references = References((request(90).crop,), torch.ones(1, 4), 3, ("frame 1",))
     crop = torch.randint(0, 200, (3, 64, 64), dtype=torch.uint8)
-    result = both.restore([Request(crop, references)])[0]
+    before = Previous(crop, torch.ones(64, 64))
+    result = both.restore([Request(crop, references, before)])[0]
     asked = small.seen[0]
+    assert asked.previous is not None
+    assert (asked.previous.image.shape, asked.previous.gate.shape) == ((3, 32, 32), (32, 32))
     assert asked.crop.shape == (3, 32, 32)
     assert [view.shape for view in asked.references.crops] == [(3, 32, 32)]
     assert (asked.references.version, asked.references.sources) == (3, ("frame 1",))
