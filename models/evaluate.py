@@ -38,6 +38,7 @@ from models.evaluation.plots import write_norm_plot
 from models.evaluation.restoration import Experiment, experiment
 from models.evaluation.scores import difference_table, table
 from models.evaluation.sheet import write_sheet
+from models.iconface.sampling import SamplingSettings
 from models.precision import PRECISIONS
 from models.recogniser import EmbeddedRecogniser
 from models.training.teacher import Teacher
@@ -77,7 +78,12 @@ def _restoration(arguments: argparse.Namespace, recogniser: EmbeddedRecogniser) 
     precision = PRECISIONS[arguments.precision]
     methods = [
         fast_method(arguments.fast, precision),
-        *iconface_methods(arguments.iconface, arguments.steps, precision=precision),
+        *iconface_methods(
+            arguments.iconface,
+            arguments.steps,
+            precision=precision,
+            usual=SamplingSettings(guidance=arguments.guidance),
+        ),
     ]
     meter = Meter(recogniser, arguments.perceptual, Cache(arguments.cache), judge=not arguments.no_judge)
     count = arguments.count
@@ -147,6 +153,10 @@ def _arguments() -> argparse.Namespace:
         "--iconface", type=Path, help="flow restorer's checkpoint instead of the embedded one, if any"
     )
     parser.add_argument("--steps", type=_steps, default="1,2,4", help="of iconface; default %(default)s")
+    usual = SamplingSettings().guidance
+    parser.add_argument(
+        "--guidance", type=float, default=usual, help="of iconface by references; default %(default)s"
+    )
     parser.add_argument("--encoder", type=Path, help="checkpoint instead of the embedded one")
     parser.add_argument("--perceptual", type=Path, help="SqueezeNet 1.1 features (safetensors)")
     parser.add_argument("--teacher", type=Path, help="the encoder's teacher, to compare with")

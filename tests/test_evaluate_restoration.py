@@ -24,6 +24,8 @@ from models.evaluation.meter import Meter
 from models.evaluation.methods import Method, fast_method, iconface_methods, restored
 from models.evaluation.restoration import Experiment, experiment, other_views
 from models.evaluation.scores import difference_table, table
+from models.iconface.restorer import IconFaceRestorer
+from models.iconface.sampling import SamplingSettings
 from models.protocols import References, Request, Result
 from models.recogniser import EmbeddedRecogniser
 from models.training.degrade import MODERATE, SEVERE, Picture, Preset
@@ -176,8 +178,11 @@ def test_keys_tell_restorers_steps_and_checkpoints_apart(tmp_path: Path) -> None
     other.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     first, second = iconface_methods(one, [1, 2])
     assert [first.name, second.name] == ["iconface 1", "iconface 2"]
-    keys = {first.key, second.key, fast_method(None).key, iconface_methods(other, [1])[0].key}
-    assert len(keys) == 4
+    guided = iconface_methods(one, [1], usual=SamplingSettings(guidance=2))[0]
+    assert isinstance(guided.restorer, IconFaceRestorer)
+    assert (guided.restorer.settings.guidance, guided.restorer.settings.steps) == (2, 1)
+    keys = {first.key, second.key, fast_method(None).key, iconface_methods(other, [1])[0].key, guided.key}
+    assert len(keys) == 5
     assert iconface_methods(same, [1])[0].key == first.key
 
 

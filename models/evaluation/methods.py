@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,17 +46,19 @@ def iconface_methods(
     steps: Sequence[int],
     embedded: Path = EMBEDDED,
     precision: torch.dtype = torch.float32,
+    usual: SamplingSettings | None = None,
 ) -> list[Method]:
     """`iconface` once for each number of `steps`, with the checkpoint at `path` or with the one in `embedded`.
 
-    Empty where there is neither. Raises `CheckpointError` for weights that take crops of another size.
+    `usual`: the other settings of sampling. Empty where there is neither checkpoint. Raises `CheckpointError` for
+    weights that take crops of another size.
     """
     if path is None and not (embedded / "iconface.safetensors").exists():
         return []
     checkpoint = load_checkpoint(path) if path else load_embedded("iconface", embedded)
     methods = []
     for count in steps:
-        settings = SamplingSettings(steps=count)
+        settings = replace(usual or SamplingSettings(), steps=count)
         restorer = IconFaceRestorer(checkpoint, settings=settings, precision=precision)
         if restorer.crop_size != SIDE_PX:
             raise CheckpointError(
