@@ -64,7 +64,8 @@ class Credentials:
 def load_credentials(path: Path, input: Path, output: Path) -> Credentials:
     """The chain and the key in the PEM file `path`, proven to be able to sign a file like `output`.
 
-    Raises ConfigError where c2pa is not installed, the file cannot be read or used, or `output` cannot hold a manifest.
+    Raises ConfigError where c2pa is not installed or the file cannot be read or used, SinkError where `output` cannot
+    hold a manifest.
     """
     c2pa = _c2pa()
     if input.is_dir() or output.suffix.lower() not in _KINDS:
@@ -73,7 +74,7 @@ def load_credentials(path: Path, input: Path, output: Path) -> Credentials:
             if input.is_dir()
             else f"a file of the kind {output.suffix or '(no extension)'}"
         )
-        raise ConfigError(f"--c2pa: {what} cannot hold a manifest; write one of {', '.join(_KINDS)}")
+        raise SinkError(f"{output}: {what} cannot hold a manifest (--c2pa); write one of {', '.join(_KINDS)}")
     try:
         text = path.expanduser().read_text(encoding="ascii")
     except OSError as error:

@@ -235,11 +235,22 @@ def test_a_key_that_cannot_be_used_is_told_before_any_work(
 
 @needs_c2pa
 def test_a_container_without_a_place_for_manifests_is_refused(clip: Path, pem: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"kind \.mkv cannot hold a manifest; write one of \.mp4"):
+    with pytest.raises(SinkError, match=r"kind \.mkv cannot hold a manifest \(--c2pa\); write one of \.mp4"):
         restore_video(clip, tmp_path / "out.mkv", settings(f"output.c2pa={pem}"))
     (tmp_path / "photos").mkdir()
-    with pytest.raises(ConfigError, match="a folder of photos cannot hold a manifest"):
+    with pytest.raises(SinkError, match="a folder of photos cannot hold a manifest"):
         restore_video(tmp_path / "photos", tmp_path / "out", settings(f"output.c2pa={pem}"))
+
+
+@needs_c2pa
+def test_in_a_queue_only_what_cannot_be_signed_fails(
+    clip: Path, pem: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_clip(tmp_path / "other.mkv", frames=2, width=64, height=48)
+    command = [str(other), str(clip), str(tmp_path / "done"), "--c2pa", str(pem), "--progress", "none"]
+    assert main([*command, "--restorer", "none", "--preset", "ultrafast"]) == 4
+    assert "1 restored, 1 failed" in capsys.readouterr().out
+    assert read(tmp_path / "done" / "in.mp4")[0] == "Valid"
 
 
 @needs_c2pa
