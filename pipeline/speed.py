@@ -1,12 +1,17 @@
-"""How long the networks take for one face, each by itself."""
+"""How long things take: the networks for one face each, a plain transcode, a whole command in a process of its own."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
+import av
 import numpy as np
 import torch
 
@@ -14,6 +19,7 @@ from models.fast.restorer import FastRestorer
 from models.protocols import References, Request
 from models.recogniser import EmbeddedRecogniser
 from models.weights import Checkpoint, CheckpointError, load_checkpoint, load_embedded
+from pipeline.encode import EncodeConfig
 
 Works = dict[str, Callable[[], object]]
 """What is timed, by name."""
@@ -48,6 +54,52 @@ def seconds_of(work: Callable[..., object], *arguments: object) -> float:
     started = time.perf_counter()
     work(*arguments)
     return time.perf_counter() - started
+
+
+def transcode(clip: Path, output: Path, config: EncodeConfig | None = None) -> None:
+    """What anyone would write with PyAV: decode, encode, copy the sound."""
+    config = config or EncodeConfig()
+    options = {"crf": str(config.crf), "preset": config.preset}
+    with av.open(str(clip)) as source, av.open(str(output), "w") as target:
+        video = source.streams.video[0]
+        video.thread_type = "AUTO"
+        encoded = target.add_stream("libx264", rate=video.average_rate, options=options)
+        encoded.width, encoded.height, encoded.pix_fmt = video.width, video.height, video.pix_fmt
+        encoded.codec_context.time_base = video.time_base or Fraction(1, 1000)
+        copies = {s: target.add_stream_from_template(s) for s in source.streams.audio}
+        for packet in source.demux(video, *copies):
+            if packet.stream in copies:
+                if packet.dts is not None:
+                    packet.stream = copies[packet.stream]
+                    target.mux(packet)
+                continue
+            for frame in packet.decode():
+                assert isinstance(frame, av.VideoFrame)
+                target.mux(encoded.encode(frame))
+        target.mux(encoded.encode(None))
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A process that ended well."""
+
+    output: str
+    peak_mib: float
+
+
+def child(command: list[str]) -> Ran:
+    """Runs `command` and gives its standard output and its peak memory."""
+    # A child of a fresh process, so that the peak of this one's other children does not count.
+    script = (
+        "import resource, subprocess, sys;"
+        "subprocess.run(sys.argv[1:], check=True);"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command], check=True, stdout=subprocess.PIPE, text=True
+    )
+    output, _, peak = done.stdout.rstrip().rpartition("\n")
+    return Ran(output, int(peak) / 1024)
 
 
 def _small_works() -> Works:
