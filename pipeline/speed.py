@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from models.fast.restorer import FastRestorer
+from models.precision import name_of, restorer_precision
 from models.protocols import References, Request
 from models.recogniser import EmbeddedRecogniser
 from models.weights import Checkpoint, CheckpointError, load_checkpoint, load_embedded
@@ -46,7 +47,8 @@ def networks(rounds: int, iconface: Path | None = None) -> None:
     multiples = np.median(times / times[:, :1], 0)
     for name, seconds, multiple in zip(works, np.median(times, 0), multiples, strict=True):
         print(f"{name}: {1000 * seconds:.1f} ms, {multiple:.2f} times the convolutions")
-    print(f"(medians of {rounds} rounds, {torch.get_num_threads()} threads)")
+    native = name_of(_native())
+    print(f"(medians of {rounds} rounds, {torch.get_num_threads()} threads; iconface in {native})")
 
 
 def seconds_of(work: Callable[..., object], *arguments: object) -> float:
@@ -107,11 +109,20 @@ def _small_works() -> Works:
     convolution = torch.nn.Conv2d(64, 64, 3, padding=1).requires_grad_(False)
     convolution.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fast = FastRestorer()
-    return {
+    request = [Request(_black(fast.crop_size), References())]
+    works: Works = {
         "ten convolutions": partial(torch.nn.Sequential(*[convolution] * 10), cells),
         "encoder": partial(EmbeddedRecogniser().embed, torch.zeros(1, 3, 112, 112, dtype=torch.uint8)),
-        "fast": partial(fast.restore, [Request(_black(fast.crop_size), References())]),
+        "fast": partial(fast.restore, request),
     }
+    if _native() is not torch.float32:
+        works[f"fast in {name_of(_native())}"] = partial(FastRestorer(precision=_native()).restore, request)
+    return works
+
+
+def _native() -> torch.dtype:
+    """What `restorer.precision=auto` means on this CPU."""
+    return restorer_precision("auto", torch.device("cpu"))
 
 
 def iconface_works(checkpoint: Checkpoint) -> Works:
@@ -125,7 +136,7 @@ def iconface_works(checkpoint: Checkpoint) -> Works:
 
     works: Works = {}
     for steps in ICONFACE_STEPS:
-        restorer = IconFaceRestorer(checkpoint, settings=SamplingSettings(steps=steps))
+        restorer = IconFaceRestorer(checkpoint, settings=SamplingSettings(steps=steps), precision=_native())
         crop = _black(restorer.crop_size)
         one = References((crop,), torch.ones(1, restorer.model.network.shape.embedding), version=1)
         for references, words in ((References(), "no reference"), (one, "one reference")):
