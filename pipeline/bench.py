@@ -1,11 +1,10 @@
-"""Measurements as commands: `python -m pipeline.bench overhead|flicker|memory|landmarks CLIP ...`, `live|serve CLIP`,
-`long CLIP` or `networks`."""
+"""Measurements as commands: `python -m pipeline.bench table`, `overhead|flicker|memory|landmarks CLIP ...`,
+`live|serve|long CLIP` or `networks`."""
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
 import sys
 import tempfile
 from dataclasses import replace
@@ -25,7 +24,8 @@ from pipeline.flicker import WarpingErrors
 from pipeline.flow import run
 from pipeline.live.bench import live
 from pipeline.report import Report
-from pipeline.speed import networks, seconds_of
+from pipeline.speed import child, networks, seconds_of, transcode
+from pipeline.throughput import table, ways
 from pipeline.worn import landmarks
 
 
@@ -58,9 +58,21 @@ def main() -> None:
     )
     serve_command.add_argument("clip", metavar="CLIP", type=Path)
     serve_command.add_argument("--set", dest="changes", metavar="A.B=C", action="append", default=[])
+    table_command = commands.add_parser("table", help=(table.__doc__ or "").partition("\n")[0])
+    table_command.add_argument("--rounds", type=int, default=3, help="medians are taken over so many")
+    table_command.add_argument("--frames", type=int, default=50, help="length of the generated clips")
+    table_command.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
+    table_command.add_argument(
+        "--only", default="", metavar="WORDS", help="ways that have this in their name"
+    )
+    table_command.add_argument("--set", dest="changes", metavar="A.B=C", action="append", default=[])
     options = parser.parse_args()
     if options.command == "long":
         endurance(options.clip, options.frames, options.changes, _repeat)
+        return
+    if options.command == "table":
+        chosen = [way for way in ways() if options.only in way.name]
+        table(options.rounds, options.frames, options.changes, options.json, chosen)
         return
     if options.command == "networks":
         try:
@@ -95,7 +107,7 @@ def overhead(clips: list[Path], config: PipelineConfig, runs: int) -> None:
         for clip in clips:
             plain, ours = [], []
             for number in range(runs):
-                plain.append(seconds_of(_transcode, clip, Path(folder) / f"plain{number}.mp4", config))
+                plain.append(seconds_of(transcode, clip, Path(folder) / f"plain{number}.mp4", config.encode))
                 ours.append(seconds_of(restore_video, clip, Path(folder) / f"ours{number}.mp4", config))
             ratio = statistics.median(ours) / statistics.median(plain)
             print(
@@ -137,33 +149,11 @@ def memory(clips: list[Path], config: PipelineConfig, runs: int) -> None:
                     f"{folder}/out{times}.mp4",
                     "--progress",
                 ]
-                peaks.append(_peak_mib([*command, "none", *changes]))
+                peaks.append(child([*command, "none", *changes]).peak_mib)
             print(
                 f"{clip.name}: peak {peaks[0]:.0f} MiB, ten times as long {peaks[1]:.0f} MiB, "
                 f"ratio {peaks[1] / peaks[0]:.3f}"
             )
-
-
-def _transcode(clip: Path, output: Path, config: PipelineConfig) -> None:
-    """What anyone would write with PyAV: decode, encode, copy the sound."""
-    options = {"crf": str(config.encode.crf), "preset": config.encode.preset}
-    with av.open(str(clip)) as source, av.open(str(output), "w") as target:
-        video = source.streams.video[0]
-        video.thread_type = "AUTO"
-        encoded = target.add_stream("libx264", rate=video.average_rate, options=options)
-        encoded.width, encoded.height, encoded.pix_fmt = video.width, video.height, video.pix_fmt
-        encoded.codec_context.time_base = video.time_base or Fraction(1, 1000)
-        copies = {s: target.add_stream_from_template(s) for s in source.streams.audio}
-        for packet in source.demux(video, *copies):
-            if packet.stream in copies:
-                if packet.dts is not None:
-                    packet.stream = copies[packet.stream]
-                    target.mux(packet)
-                continue
-            for frame in packet.decode():
-                assert isinstance(frame, av.VideoFrame)
-                target.mux(encoded.encode(frame))
-        target.mux(encoded.encode(None))
 
 
 def _write_clip_without_faces(path: Path, frames: int = 150) -> None:
@@ -206,18 +196,6 @@ def _repeat(clip: Path, output: Path, times: int) -> None:
                     target.mux(encoded.encode(frame))
         assert encoded is not None
         target.mux(encoded.encode(None))
-
-
-def _peak_mib(command: list[str]) -> float:
-    # A child of a fresh process, so that the peak of this one's other children does not count.
-    script = (
-        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=2);"
-        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, *command], check=True, capture_output=True, text=True
-    )
-    return int(done.stdout) / 1024
 
 
 def _changes(config: PipelineConfig) -> list[str]:

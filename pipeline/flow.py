@@ -94,7 +94,7 @@ def run(
     gets it with its finished picture. A part of a film gets its faces from `follow` in place of `parts.perception`,
     and goes on with the `reuse` of the part before.
     """
-    started = time.perf_counter()
+    started, processor = time.perf_counter(), time.process_time()
     with Stages(config.depth) as stages:
         frames = stages.start("decode", source, newest=source.live)
         if follow is None:
@@ -123,5 +123,6 @@ def run(
             report.add(frame)
             note(frame, after)
             report.seconds = time.perf_counter() - started
+            report.processor_seconds = time.process_time() - processor
             report.stage_seconds = stages.seconds() | spent
             watch(report)
