@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,13 @@ from test_track import picture
 
 from configs import ConfigError
 from pipeline import Report, cli, restore_video
+from pipeline.build import build
 from pipeline.errors import SinkError, SourceError
+from pipeline.frames import Frame
+from pipeline.live.addresses import source_address
+from pipeline.live.faces import Faces
+from pipeline.live.ladder import Step
+from pipeline.live.sources import Opened
 from pipeline.people.command import scan
 
 FRAMES = 25
@@ -306,6 +313,16 @@ def test_the_log_tells_of_every_restored_face_once_and_its_weights_add_up(
         assert row["name"] == "Anna"
         assert sum(view["weight"] for view in row["views"]) == pytest.approx(1, abs=0.001)
         assert "photo mother.png" in [view["from"] for view in row["views"]]
+
+
+def test_a_call_knows_the_people_of_a_gallery_from_its_first_frame_on(film: Path, people: Path) -> None:
+    config = settings(f"input.people={people}", 'input.only=["Bert"]')
+    with Opened(source_address(str(film)), 1) as source:
+        live = Faces(build(config, source), None, config)
+        frame, _ = live.restore(Frame(0, 0, Fraction(1, 25), source.first), Step("full"))
+    assert {face.name for face in frame.tracked.faces} == {"Anna", "Bert"}
+    assert [face.tracked.name for face in frame.faces] == ["Bert"]
+    assert len(frame.faces[0].tracked.references) > 1
 
 
 # chunks
