@@ -67,11 +67,14 @@ async def served(parent: Path, changes: Sequence[str] = ()) -> AsyncIterator[Ser
         configs.load(PipelineConfig, configs.preset("live"), changes),
         configs.load(PipelineConfig, None, changes),
     )
-    address = asyncio.get_running_loop().create_future()
+    address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def tell(sentence: str) -> None:
+        if not address.done():
+            address.set_result(sentence)
+
     with PrivateFolder(parent) as folder:
-        task = asyncio.create_task(
-            serve(settings, folder, listen("127.0.0.1", 0), names=[], tell=address.set_result)
-        )
+        task = asyncio.create_task(serve(settings, folder, listen("127.0.0.1", 0), names=[], tell=tell))
         try:
             await asyncio.wait({task, address}, return_when=asyncio.FIRST_COMPLETED)
             async with aiohttp.ClientSession() as client, AsyncExitStack() as closing:

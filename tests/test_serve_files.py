@@ -21,10 +21,12 @@ from clips import astronaut, write_clip
 from PIL import Image
 from serving import Served, served
 
+from pipeline import PipelineConfig
 from pipeline.demo import write_damaged_clip
 from pipeline.errors import SourceError
 from pipeline.serve.folder import PrivateFolder
-from pipeline.serve.look import look
+from pipeline.serve.jobs import Job, Jobs
+from pipeline.serve.look import Facts, look
 from pipeline.serve.uploads import child_environment
 
 ROOT = Path(__file__).parents[1]
@@ -226,6 +228,30 @@ def test_cancelling_ends_the_process_and_the_next_file_has_its_turn(tmp_path: Pa
 
     asyncio.run(go())
     assert [p.name for p in tmp_path.iterdir()] == ["long.mp4"]
+
+
+def test_a_file_that_cannot_even_be_begun_fails_and_the_next_one_has_its_turn(
+    film: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def go() -> None:
+        jobs = Jobs(most_waiting=4, keep_seconds=60)
+        facts = Facts(False, ".mp4", 320, 240)
+        for folder in ("missing", "there"):
+            (tmp_path / "there").mkdir(exist_ok=True)
+            jobs.add(Job(folder, tmp_path / folder, tmp_path / "there" / "no.mp4", facts, PipelineConfig()))
+        first, second = (jobs.get(id) for id in list(jobs._jobs))
+        assert first is not None
+        assert second is not None
+        working = asyncio.create_task(jobs.work())
+        while second.state in ("waiting", "running"):
+            await asyncio.sleep(0.05)
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        assert (first.state, "the terminal tells more" in first.sentence) == ("failed", True)
+        assert (second.state, second.sentence[:9]) == ("failed", "there: no")
+
+    asyncio.run(go())
+    assert "missing" in caplog.text
 
 
 def _children() -> list[int]:

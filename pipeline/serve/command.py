@@ -39,7 +39,7 @@ def command(options: argparse.Namespace, changes: list[str]) -> int:
     listening = listen(options.host, options.port)
     with suppress(KeyboardInterrupt), PrivateFolder(live.serve.folder) as folder:
         asyncio.run(serve(Settings(live, file), folder, listening, names=options.name, context=context))
-    print("stopped; files that were given to the page are removed")
+    print("stopped")
     return 0
 
 
@@ -76,6 +76,7 @@ async def serve(
         secure = "https" if context else "http"
         shown = f"[{host}]" if ":" in host else host
         tell(f"{secure}://{_reached(shown, names)}:{port}/#{token}")
+        tell("open this address in a browser; Ctrl-C ends the page and removes what was given to it")
         if not alone and context is None:
             tell(
                 "browsers give their camera to a page of another machine only by https: see --certificate; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import secrets
 import shutil
 import sys
@@ -18,6 +19,8 @@ from pipeline.cli import DAMAGED
 from pipeline.config import PipelineConfig
 from pipeline.serve.look import Facts
 from pipeline.serve.uploads import child_environment
+
+logger = logging.getLogger(__name__)
 
 State = Literal["waiting", "running", "done", "failed"]
 
@@ -150,8 +153,11 @@ class Jobs:
                 await asyncio.wait({task})
             finally:
                 task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+                [error] = await asyncio.gather(task, return_exceptions=True)
                 self._running = None
+                if isinstance(error, Exception):
+                    logger.error("a file could not be restored", exc_info=error)
+                    _fail(following, "restoring could not be started here; the terminal tells more")
 
     def _is_old(self, job: Job) -> bool:
         return job.state in ("done", "failed") and time.monotonic() - job.ended > self._keep_seconds
@@ -181,12 +187,15 @@ async def _restore(job: Job) -> None:
         code = await process.wait()
     finally:
         await _end(process)
-    job.ended = time.monotonic()
     if code in (0, DAMAGED) and job.output.exists():
-        job.state = "done"
+        job.state, job.ended = "done", time.monotonic()
     else:
-        job.state, job.sentence = "failed", _last_sentence(job, log)
+        _fail(job, _last_sentence(job, log))
     job.input.unlink(missing_ok=True)
+
+
+def _fail(job: Job, sentence: str) -> None:
+    job.state, job.sentence, job.ended = "failed", sentence, time.monotonic()
 
 
 def _hear(job: Job, line: bytes) -> None:

@@ -34,6 +34,7 @@ export class Camera {
       if (!$("bypass").disabled) this.bypass(!this.bypassed);
     });
     window.addEventListener("pagehide", () => this.leave());
+    window.addEventListener("pageshow", (event) => event.persisted && this.stream && this.restart());
     this.state("off");
   }
 
@@ -157,7 +158,8 @@ export class Camera {
       await connection.setRemoteDescription({ type: "answer", sdp: answer.sdp });
     } catch (error) {
       if (connection !== this.connection) return;
-      if (error.status === 0 && this.tries) return this.lost();
+      // Where this is another try, the place may still be held by the one before.
+      if ([0, 503].includes(error.status) && this.tries) return this.lost();
       this.stop();
       notice($("camera-notice"), error.message || String(error), error.status === 503 ? "fair" : "error",
         ["Try again", () => this.start()]);
