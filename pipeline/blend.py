@@ -77,10 +77,7 @@ def _patch(native: av.VideoFrame, face: RestoredFace, config: BlendConfig, *, mo
         delta = np.repeat((delta @ np.array([0.299, 0.587, 0.114], np.float32))[..., None], 3, axis=2)
     if config.colour_match:
         delta = delta - config.colour_match * _wide_area(delta, mask)
-    # Of a face that is larger on screen than in the crop, the crop holds this share of the samples: the restorer has
-    # seen less of it than the film shows, and may change it no more than that.
-    seen = min(scale_of(tracked.matrix), 1.0) ** 2
-    weight = mask * np.float32(tracked.strength * face.allowed * config.strength * seen)
+    weight = mask * np.float32(tracked.strength * face.allowed * config.strength)
     delta = delta * weight[..., None]
     grain, origin = None, (0, 0)
     if config.grain and delta.any():

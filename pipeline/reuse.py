@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.align import invert, transform
+from models.align import invert, scale_of, transform
 from models.protocols import Previous
 from pipeline.frames import Origin, TrackedFace
 from pipeline.reuse_motion import (
@@ -135,14 +135,21 @@ class Reuse:
         return planned
 
     def finish(self, face: Planned, restored: Tensor | None) -> Tensor:
-        """uint8 (3, S, S) RGB. `restored` is what the restorer made of a face of its own, None for a carried one."""
+        """uint8 (3, S, S) RGB, to be shown. `restored` is what the restorer made of the face, None for a carried one.
+
+        What stays of the degraded crop where a face is larger on screen is mixed in.
+        """
+        degraded = _as_array(face.tracked.crop)
         if restored is None:
             assert face.earlier is not None
-            degraded = face.tracked.crop.numpy().transpose(1, 2, 0).astype(np.float32)
             return _as_picture(carried(face.earlier.image, degraded, face.earlier.motion))
-        if face.key is None:
+        share = seen_share(face.tracked.matrix)
+        if face.key is None and share == 1:
             return restored
-        image = restored.numpy().transpose(1, 2, 0).astype(np.float32)
+        # Before all that steadies, so that what stays of the degraded crop is steadied too.
+        image = degraded + np.float32(share) * (_as_array(restored) - degraded)
+        if face.key is None:
+            return _as_picture(image)
         if self._steadiness and face.earlier is not None:
             # So that as much is left after a number of frames, however many keyframes are among them.
             share = self._steadiness**face.earlier.distance
@@ -201,6 +208,15 @@ def _is_same(motion: Motion) -> bool:
     return bool(motion.gate[_face_region(len(motion.gate))].mean() >= _SAME)
 
 
+def seen_share(matrix: NDArray[np.float32]) -> float:
+    """How far a restorer may change a face that lies by `matrix` (2, 3) in its crop, in (0, 1].
+
+    Of a face that is larger on screen than in the crop, the crop holds this share of the samples: the restorer has
+    seen less of it than the film shows, and may change it no more than that.
+    """
+    return float(min(scale_of(matrix), 1.0) ** 2)
+
+
 def _distance(face: Planned) -> int:
     """Frames from the last keyframe to `face`."""
     return 0 if face.asks or face.earlier is None else face.earlier.distance
@@ -252,6 +268,10 @@ def _face_region(side: int) -> NDArray[np.bool_]:
     """Brows to chin in the FFHQ alignment, bool (side, side)."""
     y, x = (np.mgrid[:side, :side] + 0.5) / side
     return np.asarray(((x - 0.5) / 0.33) ** 2 + ((y - 0.56) / 0.38) ** 2 < 1)
+
+
+def _as_array(picture: Tensor) -> NDArray[np.float32]:
+    return np.asarray(picture.numpy().transpose(1, 2, 0), np.float32)
 
 
 def _as_picture(image: NDArray[np.float32]) -> Tensor:

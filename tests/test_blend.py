@@ -79,16 +79,6 @@ def test_strength_is_linear_wherever_it_comes_from(share: float) -> None:
     assert np.array_equal(of_face, of_run)
 
 
-def test_a_face_larger_than_the_crop_is_changed_in_part() -> None:
-    """At half the scale the crop has seen a quarter of the samples."""
-    frame = restored(60)
-    face = replace(frame.faces[0].tracked, matrix=np.array([[0.5, 0, 8], [0, 0.5, 8]], np.float32))
-    large = replace(frame, faces=(replace(frame.faces[0], tracked=face),))
-    assert luma(blend(frame, PLAIN))[48, 48] - 90 == pytest.approx(
-        4 * (luma(blend(large, PLAIN))[48, 48] - 90.0), abs=4
-    )
-
-
 def test_the_edge_has_no_step() -> None:
     after = luma(blend(restored(60), PLAIN)).astype(int)
     assert np.abs(np.diff(after, axis=0)).max() < 20

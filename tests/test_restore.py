@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from fakes import InvertingRestorer, tracked_face, tracked_frame
@@ -36,6 +38,17 @@ def test_every_frame_leaves_once_in_order_with_all_its_faces(
         wanted = [face for face in frame.tracked.faces if face.strength > 0]
         assert [face.tracked for face in frame.faces] == wanted
         assert all(torch.equal(face.image, 255 - face.tracked.crop) for face in frame.faces)
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+def test_a_face_larger_than_the_crop_is_changed_in_part(reuse: bool) -> None:
+    """At half the scale the crop has seen a quarter of the samples."""
+    face = tracked_face()
+    large = replace(face, matrix=np.array([[0.5, 0, 8], [0, 0.5, 8]], np.float32))
+    frames = [tracked_frame(0, [large])]
+    (done,) = restore(frames, InvertingRestorer(), RestoreConfig(reuse=reuse), None, 0.8)
+    changed = 255 - 2 * face.crop.float()
+    assert torch.equal(done.faces[0].image, (face.crop + changed / 4).round().to(torch.uint8))
 
 
 def test_batches_fill_over_frames() -> None:

@@ -9,26 +9,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from fakes import gray_frame, tracked_face
+from crops import SIZE, SOFT, Picture, clip_of, face, noisy, shifted
 from numpy.typing import NDArray
-from skimage.data import astronaut
 from torch import Tensor
 
 from models.protocols import References, Request, Result
-from pipeline.frames import RestoredFace, TrackedFace, TrackedFrame
+from pipeline.frames import RestoredFace, TrackedFace
 from pipeline.restore import RestoreConfig, restore
 from pipeline.reuse_motion import carried, look_at, unmoved
 from pipeline.stages import Stages
-
-Picture = NDArray[np.uint8]
-
-SIZE = 256
-# As soft as faces that are worth restoring.
-SOFT: Picture = cv2.GaussianBlur(  # type: ignore[assignment]
-    cv2.resize(astronaut()[4:212, 116:324], (SIZE, SIZE), interpolation=cv2.INTER_CUBIC),  # type: ignore[no-untyped-call]
-    (0, 0),
-    1.2,
-)
 
 
 class Sharpener:
@@ -55,19 +44,6 @@ class Sharpener:
         return torch.from_numpy(out.round().clip(0, 255).astype(np.uint8).transpose(2, 0, 1).copy())
 
 
-def shifted(picture: Picture, x: float, y: float = 0.0) -> Picture:
-    matrix = np.array([[1, 0, x], [0, 1, y]])
-    moved = cv2.warpAffine(
-        picture, matrix, (SIZE, SIZE), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT
-    )
-    return np.asarray(moved, np.uint8)
-
-
-def noisy(picture: Picture, seed: int, deviation: float = 0.5) -> Picture:
-    noise = np.random.default_rng(seed).normal(0, deviation, picture.shape)
-    return np.asarray(np.clip(picture + noise, 0, 255), np.uint8)
-
-
 def with_closed_eyes(picture: Picture) -> Picture:
     """Skin where the eyes are."""
     closed = picture.copy()
@@ -75,15 +51,6 @@ def with_closed_eyes(picture: Picture) -> Picture:
         left, top = int(x * SIZE) - 16, int(0.47 * SIZE) - 8
         closed[top : top + 16, left : left + 32] = picture[int(0.6 * SIZE), int(x * SIZE)]
     return closed
-
-
-def face(picture: Picture, track_id: int = 1, **changes: object) -> TrackedFace:
-    crop = torch.from_numpy(picture.transpose(2, 0, 1).copy())
-    return replace(tracked_face(track_id, size=picture.shape[0]), crop=crop, **changes)  # type: ignore[arg-type]
-
-
-def clip_of(frames: Iterable[Sequence[TrackedFace]]) -> list[TrackedFrame]:
-    return [TrackedFrame(gray_frame(index), tuple(faces), False) for index, faces in enumerate(frames)]
 
 
 def restored(
