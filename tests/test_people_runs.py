@@ -328,8 +328,9 @@ def test_a_call_knows_the_people_of_a_gallery_from_its_first_frame_on(film: Path
 # chunks
 
 
-def test_chunks_and_workers_give_the_film_of_a_straight_run(film: Path, people: Path, tmp_path: Path) -> None:
+def test_chunks_give_the_film_of_a_straight_run(film: Path, people: Path, tmp_path: Path) -> None:
     told(people, "Anna", "strength = 0.5")
+    told(people, "Anna", 'restorer = "people_films:BrighteningRestorer"')
     straight = restored(film, tmp_path / "straight.mkv", people, 'input.skip=["Bert"]')
     chunks = ("chunks.resume=true", "chunks.seconds=0.4", 'input.skip=["Bert"]')
     report = restored(film, tmp_path / "chunks.mkv", people, *chunks)
