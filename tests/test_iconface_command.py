@@ -92,7 +92,7 @@ def test_the_settings_say_how_a_face_is_drawn(checkpoint: Path) -> None:
 def test_the_file_names_the_checkpoint_and_not_where_it_lies(
     clip: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
-    for restorer, named in ((checkpoint, "(iconface.safetensors)"), ("auto", "(fast)")):
+    for restorer, named in ((checkpoint, "(iconface.safetensors;"), ("auto", "(fast;")):
         output = tmp_path / f"{named}.mkv"
         assert run(clip, output, restorer) == 0
         with av.open(str(output)) as container:
@@ -164,7 +164,7 @@ def test_the_speed_of_each_number_of_steps_is_taken_with_references_known(
     )
     works = iconface_works(load_checkpoint(checkpoint))
     sample = "models.iconface.restorer.sample"
-    monkeypatch.setattr(sample, lambda *given: passes.append(given[-1].steps) or given[2])
+    monkeypatch.setattr(sample, lambda *given: passes.append(given[5].steps) or given[2])
     for _ in range(2):
         for work in works.values():
             work()

@@ -166,6 +166,24 @@ def test_what_was_refused_leaves_nothing(tmp_path: Path) -> None:
     asyncio.run(go())
 
 
+def test_what_is_announced_too_large_is_not_waited_for(tmp_path: Path) -> None:
+    async def go() -> bytes:
+        async with served(tmp_path) as page:
+            host, port = page.site.removeprefix("http://").split(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            head = (
+                f"POST /api/jobs HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {page.token}\r\n"
+                f"X-File-Name: film.mp4\r\nContent-Length: {1 << 40}\r\n\r\n"
+            )
+            writer.write(head.encode())
+            answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)
+            writer.close()
+            assert page.left() == []
+            return answer
+
+    assert b" 413 " in asyncio.run(go())
+
+
 async def _endless(mib: int) -> AsyncIterator[bytes]:
     for _ in range(mib):
         yield b"x" * (1 << 20)
