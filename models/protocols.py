@@ -115,7 +115,11 @@ class Recogniser(Protocol):
 
 
 class Restorer(Protocol):
-    """Restores faces; keeps nothing between calls. One that ignores references says `uses_references = False`."""
+    """Restores faces; keeps nothing between calls.
+
+    One that ignores references says `uses_references = False`, one that looks at `Request.previous` says
+    `uses_previous = True`.
+    """
 
     crop_size: int
     """S, the side of the crops it takes and gives."""
