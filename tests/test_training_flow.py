@@ -331,4 +331,4 @@ def test_another_view_is_moved_and_lit_otherwise() -> None:
 def test_shipped_recipes_are_readable(name: str) -> None:
     config = load(TrainingConfig, ROOT / "configs" / f"{name}.toml")
     assert config.task in ("autoencoder", "flow")
-    assert config.flow.shape == IconFaceShape()
+    assert config.flow.shape == IconFaceShape(previous=name == "train_tiny")
