@@ -11,10 +11,11 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 
-SHARES = (0.1, 0.25, 0.5, 0.75, 1.0)
+SHARES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.98)
 """Parts of the film at which the memory is told."""
 
 
@@ -32,32 +33,28 @@ def endurance(
         repeat(clip, folder / "film.mp4", times)
         command = [sys.executable, "-m", "pipeline", str(folder / "film.mp4"), str(folder / "out.mp4")]
         command += ["--report", str(folder / "page.html"), "--progress", "json"]
+        print(f"{clip.name} {times} times: {times * _count(folder / 'once.mp4')} frames", flush=True)
         started = time.perf_counter()
-        seen, report = _memory([*command, *(word for change in changes for word in ("--set", change))])
+        changed = [word for change in changes for word in ("--set", change)]
+        report = _tell_memory([*command, *changed], times * _count(folder / "once.mp4"))
         seconds = time.perf_counter() - started
-        total = report["frames"]
-        print(
-            f"{clip.name} {times} times: {total} frames in {seconds:.0f} s, {report['restored']} faces restored"
-        )
-        for share in SHARES:
-            frame, mib = max((each for each in seen if each[0] <= share * total), default=seen[0])
-            print(f"  frame {frame}: {mib:.0f} MiB")
+        print(f"  {report['frames']} frames in {seconds:.0f} s, {report['restored']} faces restored")
         _page(folder / "page.html")
 
 
-def _memory(command: Sequence[str]) -> tuple[list[tuple[int, float]], dict[str, int]]:
-    """Frame and resident memory in MiB along a run, about once a second, and what it tells at its end."""
-    seen: list[tuple[int, float]] = []
+def _tell_memory(command: Sequence[str], total: int) -> dict[str, Any]:
+    """Runs `command`, tells its resident memory at `SHARES` of its frames, and gives what it says at its end."""
+    left = list(SHARES)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             told = json.loads(line)
             if told["event"] == "done":
-                return seen, told
-            if told["event"] == "progress":
-                status = Path(f"/proc/{process.pid}/status").read_text()
-                found = re.search(r"VmRSS:\s+(\d+) kB", status)
-                seen.append((told["frame"], int(found[1]) / 1024 if found else 0.0))
+                return dict(told)
+            if told["event"] == "progress" and left and told["frame"] >= left[0] * total:
+                found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+                print(f"  frame {told['frame']}: {int(found[1]) / 1024 if found else 0:.0f} MiB", flush=True)
+                left = [share for share in left if share * total > told["frame"]]
     raise RuntimeError("the run did not end well")
 
 
