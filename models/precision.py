@@ -5,6 +5,7 @@ Only matrix products and convolutions run in it. Norms, the flow's noise and wha
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -45,15 +46,16 @@ def name_of(precision: torch.dtype) -> str:
     return str(precision).removeprefix("torch.")
 
 
-def lower_weights(network: nn.Module, precision: torch.dtype) -> None:
+def lower_weights(network: nn.Module, precision: torch.dtype, keep: Collection[nn.Module] = ()) -> None:
     """Keeps the weights of linear layers and convolutions in `precision`, so that no pass converts them again.
 
     The network then runs under `computing` alone. Its RMS norms take float32, which autocast would not give them.
+    `keep`: layers that the network runs in float32.
     """
     if precision is torch.float32:
         return
     for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
+        if isinstance(module, nn.Linear | nn.Conv2d) and module not in keep:
             module.to(precision)
         elif isinstance(module, nn.RMSNorm):
             module.register_forward_pre_hook(_in_float32)

@@ -52,7 +52,7 @@ class IconFaceRestorer(ReferenceRestorer[tuple[Condition, ...]]):
             side, width = self.crop_size, self.model.draft.shape.anchor
             example = torch.zeros(1, 3, side, side), torch.zeros(1, width)
             pack_convolutions(self.model.draft, *example, precision=precision)
-        lower_weights(self.model, precision)
+        lower_weights(self.model, precision, keep=[self.model.autoencoder.decoder.leave])
         self.noise = fixed_noise(self.settings.seed, shape.rows**2, shape.channels).to(self.device)
         self._sees_before = shape.previous and self.settings.previous_group
 

@@ -94,7 +94,10 @@ class _Decoder(nn.Module):
         x = F.pixel_shuffle(self.up(self.coarse(x)), 2)  # (B, 64, H/4, W/4)
         if degraded is not None:
             x = x + self.fine_skip(degraded[0])
-        return F.pixel_shuffle(self.leave(self.fine(x)), UNSHUFFLE) * 0.5 + 0.5
+        x = self.fine(x)
+        # These are code values: the eight bits of bfloat16 would show as bands.
+        with torch.autocast(x.device.type, enabled=False):
+            return F.pixel_shuffle(self.leave(x.float()), UNSHUFFLE) * 0.5 + 0.5
 
 
 class _Block(nn.Module):
