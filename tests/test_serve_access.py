@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,15 @@ def test_a_form_of_another_site_cannot_start_a_job(tmp_path: Path) -> None:
         },
     )
     assert status == 403
+
+
+def test_a_missing_package_is_told_with_what_brings_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "pipeline.serve.command")
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    assert cli.main(["serve"]) == 2
+    assert (
+        "serve needs the package aiohttp; install it with `pip install anchorface[serve]`"
+        in capsys.readouterr().err
+    )

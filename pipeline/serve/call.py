@@ -46,7 +46,7 @@ _UNTOLD, _BT601, _LIMITED = 2, 6, 1
 """FFmpeg's numbers."""
 _KEPT = 32
 """Pictures whose originals are at hand: more than are on their way at any time."""
-_RECENT = 100
+_RECENT = 60
 """Frames that the shown delay is taken over."""
 _RECENT_SECONDS = 2.0
 """The shown frames per second are those of the last so many."""

@@ -10,7 +10,7 @@ from statistics import median
 import av
 from aiortc.mediastreams import VIDEO_CLOCK_RATE, VIDEO_TIME_BASE, MediaStreamError, MediaStreamTrack
 
-_RECENT = 100
+_RECENT = 30
 
 
 class NewestPictures(MediaStreamTrack):
