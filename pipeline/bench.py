@@ -55,7 +55,8 @@ def main() -> None:
     table_command.add_argument("--set", dest="changes", metavar="A.B=C", action="append", default=[])
     options = parser.parse_args()
     if options.command == "table":
-        chosen = [way for way in ways() if options.only in way.name]
+        words = options.only.split(",")
+        chosen = [way for way in ways() if any(word in way.name for word in words)]
         table(options.rounds, options.frames, options.changes, options.json, chosen)
         return
     if options.command == "networks":
