@@ -71,7 +71,8 @@ def main() -> None:
         endurance(options.clip, options.frames, options.changes, _repeat)
         return
     if options.command == "table":
-        chosen = [way for way in ways() if options.only in way.name]
+        words = options.only.split(",")
+        chosen = [way for way in ways() if any(word in way.name for word in words)]
         table(options.rounds, options.frames, options.changes, options.json, chosen)
         return
     if options.command == "networks":
