@@ -27,8 +27,9 @@ class SamplingSettings:
     """How a face is drawn."""
 
     steps: int = 1
-    guidance: float = 1.0
-    """How far to go from what the face alone suggests to what the references suggest; 1 = just there."""
+    guidance: float = 3.0
+    """How far to go from what the face alone suggests to what the references suggest; 1 = just there. Above, severely
+    degraded faces come nearer to the person (docs/models.md); faces without references take no notice."""
     image_guidance: float = 1.0
     """The same from nothing at all to the degraded face; other values cost one more pass."""
     average_references: bool = False
