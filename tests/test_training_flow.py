@@ -242,6 +242,22 @@ def test_the_encoder_rests_and_the_decoder_learns(flow_task: Callable[..., FlowT
     assert not flow_task(decoder_learns=False).network().autoencoder.decoder.enter.weight.requires_grad
 
 
+def test_patterns_of_the_networks_own_cells_cost_what_the_recipe_says(
+    flow_task: Callable[..., FlowTask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.training.flow.grid", lambda restored, targets: (restored - targets).mean())
+    task = flow_task(no_degraded=0.0, grid_weight=3.0)
+    batch, network = task.batch(0, 2), task.network()
+    assert "grid" not in flow_task(no_degraded=0.0).losses(network, None, batch)
+    nn.init.normal_(network.network.backbone.proj_out.weight, std=0.1)
+    term = task.losses(network, None, batch)["grid"]
+    monkeypatch.setattr(
+        "models.training.flow.charbonnier", lambda restored, targets: (restored - targets).mean()
+    )
+    assert float(term) == pytest.approx(3.0 * float(task.losses(network, None, batch)["pixel"]), rel=1e-3)
+    assert float(torch.autograd.grad(term, network.network.backbone.proj_out.weight)[0].abs().max()) > 0
+
+
 @pytest.mark.parametrize("learns", [False, True])
 def test_the_draft_learns_only_where_it_shall(
     flow_task: Callable[..., FlowTask], folder: Path, learns: bool

@@ -43,7 +43,7 @@ from models.training.fixed_networks import load_draft, load_encoder, load_percep
 from models.training.flow_batch import FlowBatch
 from models.training.flow_recurrence import begun, rolled
 from models.training.flow_settings import FlowSettings
-from models.training.losses import charbonnier, embedding_distance, feature_distance, texture
+from models.training.losses import charbonnier, embedding_distance, feature_distance, grid, texture
 from models.training.other_views import other_views
 from models.training.pairs import PairSource, to_picture
 from models.training.rollout import frames_before, steadiness
@@ -182,6 +182,8 @@ class FlowTask:
             "pixel": settings.pixel_weight * charbonnier(restored, targets),
             "texture": settings.texture_weight * texture(restored, targets),
         }
+        if settings.grid_weight > 0:
+            losses["grid"] = settings.grid_weight * grid(restored, targets)
         if self.perceptual is None:
             return losses
         with torch.no_grad():

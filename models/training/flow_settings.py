@@ -80,6 +80,8 @@ class FlowSettings:
     pixel_weight: float = 1.0
     perceptual_weight: float = 0.05
     texture_weight: float = 0.001
+    grid_weight: float = 0.0
+    """Of the term against patterns that repeat every few pixels."""
     adversarial_weight: float = 0.0
     """Of the critic's answer to samples at sigma = 1; 0 trains without a critic. It looks at the perceptual
     term's features."""
