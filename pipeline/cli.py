@@ -80,6 +80,7 @@ def _restore(options: argparse.Namespace) -> int:
     from pipeline.build import open_source, restore_video
     from pipeline.config import PipelineConfig
     from pipeline.jobs.queue import files_of, is_queue
+    from pipeline.people.cast import read_cast
     from pipeline.progress import progress
     from pipeline.provenance import settings_hash
 
@@ -90,6 +91,7 @@ def _restore(options: argparse.Namespace) -> int:
         print(configs.dump(config))
         print(f"# settings sha256: {settings_hash(config)}")
         for path in files_of(options.inputs):
+            read_cast(config.input, path.name)
             print("# input")
             for name, value in open_source(path, config).info.as_dict().items():
                 print(f"#   {name}: {value}")
