@@ -2,6 +2,12 @@
 
 import sys
 
-from pipeline.cli import main
+try:
+    from pipeline.cli import main
 
-sys.exit(main())
+    code = main()
+except KeyboardInterrupt:
+    # Before the command had begun.
+    print("interrupted; no unfinished file was left", file=sys.stderr)
+    code = 130
+sys.exit(code)

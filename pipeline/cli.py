@@ -51,8 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _scan(arguments[1:])
         return _restore(_parser().parse_args(arguments))
     except KeyboardInterrupt as interrupt:
-        print(str(interrupt) or "interrupted; no unfinished file was left", file=sys.stderr)
-        return INTERRUPTED
+        return _interrupted(interrupt)
     except (ConfigError, ModuleNotFoundError) as error:
         return _refuse(error, 2)
     except BrokenPipeError:
@@ -60,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        if interrupt := _interrupt_behind(error):
+            return _interrupted(interrupt)
         from models.weights import CheckpointError
         from pipeline.errors import MediaError
 
@@ -71,6 +72,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise
 
 
+def _interrupted(interrupt: KeyboardInterrupt) -> int:
+    print(str(interrupt) or "interrupted; no unfinished file was left", file=sys.stderr)
+    return INTERRUPTED
+
+
+def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """The interrupt that `error` came of: libraries turn one that they meet while they load into errors of theirs."""
+    seen: set[int] = set()
+    # An error can be its own cause.
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def _refuse(error: Exception, code: int) -> int:
     print(f"anchorface: {error}", file=sys.stderr)
     return code
@@ -80,6 +98,7 @@ def _restore(options: argparse.Namespace) -> int:
     from pipeline.build import open_source, restore_video
     from pipeline.config import PipelineConfig
     from pipeline.jobs.queue import files_of, is_queue
+    from pipeline.people.cast import read_cast
     from pipeline.progress import progress
     from pipeline.provenance import settings_hash
 
@@ -90,6 +109,7 @@ def _restore(options: argparse.Namespace) -> int:
         print(configs.dump(config))
         print(f"# settings sha256: {settings_hash(config)}")
         for path in files_of(options.inputs):
+            read_cast(config.input, path.name)
             print("# input")
             for name, value in open_source(path, config).info.as_dict().items():
                 print(f"#   {name}: {value}")

@@ -58,6 +58,8 @@ class TrackedFace:
     """The restorer that the user wants for this person; empty = the run's own."""
     name: str = ""
     """Of the person, where the user gave one."""
+    wish: float = 1.0
+    """The most that `strength` may be, by what the user wants for this person."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,6 +20,7 @@ from pipeline.config import PipelineConfig
 from pipeline.errors import SinkError
 from pipeline.page.facts import Weights, weights
 from pipeline.partial import PartialFile
+from pipeline.people.cast import asked_restorers
 from pipeline.provenance import SOURCE_TYPE, settings_hash
 from pipeline.report import Report
 
@@ -137,7 +138,7 @@ def _manifest(output: Path, config: PipelineConfig, report: Report) -> dict[str,
             "digitalSourceType": SOURCE_TYPE,
             "description": "faces were restored by a neural network; all other pixels are those of the input",
             "parameters": {
-                "anchorface.restorer": Path(config.restorer.kind).name,
+                "anchorface.restorer": ", ".join(Path(kind).name for kind in asked_restorers(config)),
                 "anchorface.settings_sha256": settings_hash(config),
                 "anchorface.weights": [_told(each) for each in weights(config)],
                 "anchorface.frames": report.frames,

@@ -12,6 +12,7 @@ from pipeline import __version__
 from pipeline.config import PipelineConfig
 from pipeline.page.facts import weights
 from pipeline.parts import AUTO
+from pipeline.people.cast import asked_restorers
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """IPTC's term for a picture into which a trained network has put something."""
@@ -42,18 +43,18 @@ def flat_settings(config: PipelineConfig) -> dict[str, Any]:
 
 
 def changes_faces(config: PipelineConfig) -> bool:
-    """Whether `config` asks for restored faces at all."""
-    return config.restorer.kind != "none" and config.blend.strength > 0
+    """Whether `config` and its list of people ask for restored faces at all."""
+    return bool(asked_restorers(config))
 
 
 def note(config: PipelineConfig) -> str:
     """What the result's metadata says of it, in words."""
     if not changes_faces(config):
         return f"passed through anchorface {__version__}, no face was changed"
-    kind = AUTO if config.restorer.kind == "auto" else config.restorer.kind
+    kinds = [AUTO if kind == "auto" else Path(kind).name for kind in asked_restorers(config)]
     names = ", ".join(dict.fromkeys(each.file for each in weights(config)))
     # Of a checkpoint the file's name alone: where it lies is nobody's business.
     return (
-        f"faces restored by anchorface {__version__} ({Path(kind).name}; weights: {names}; "
+        f"faces restored by anchorface {__version__} ({', '.join(dict.fromkeys(kinds))}; weights: {names}; "
         f"settings sha256: {settings_hash(config)}; digital source type: {SOURCE_TYPE})"
     )

@@ -13,7 +13,7 @@ from pipeline.config import PipelineConfig
 from pipeline.errors import SinkError
 from pipeline.frames import RestoredFrame
 from pipeline.page.diary import NOBODY, Diary, Entry
-from pipeline.page.facts import versions, weights, witness_weights
+from pipeline.page.facts import GATE, versions, weights, witness_weights
 from pipeline.page.markup import Contents, Person, render
 from pipeline.page.pictures import small
 from pipeline.page.witness import find_witness
@@ -34,6 +34,8 @@ class ReportPage:
         self._file = PartialFile(path, source=input, overwrite=config.output.overwrite)
         self._input, self._config = input, config
         self._diary = Diary(config.blend.strength, find_witness())
+        # Now: the list of people may have changed when the run has ended.
+        self._weights = weights(config)
 
     def note(self, frame: RestoredFrame, after: av.VideoFrame) -> None:
         """Notes one frame and the picture with its restored faces."""
@@ -46,13 +48,14 @@ class ReportPage:
             input_name=self._input.name,
             report=report,
             people=[
-                _person(number, entry, people) for number, entry in self._diary.merged(people.current).items()
+                _person(number, entry, people, has_gallery=self._config.input.people is not None)
+                for number, entry in self._diary.merged(people.current).items()
             ],
             settings=configs.dump(self._config),
             versions=versions(),
-            weights=[*weights(self._config), *(witness_weights() if witness is not None else [])],
+            weights=[*self._weights, *(witness_weights() if witness is not None else [])],
             witness=witness.name if witness is not None else "",
-            gated=self._config.gate.enabled and self._config.restorer.kind != "none",
+            gated=any(each.part == GATE for each in self._weights),
         )
         # Names of files need not be text that UTF-8 can say.
         text = render(contents).encode("utf-8", "backslashreplace")
@@ -69,10 +72,11 @@ class ReportPage:
             raise
 
 
-def _person(number: int, entry: Entry, people: People) -> Person:
+def _person(number: int, entry: Entry, people: People, *, has_gallery: bool) -> Person:
     if number == NOBODY:
         return Person(number, entry)
     views = people.references(number).views
     photo = next((str(view.source) for view in views if view.pinned), "")
     references = [(view.origin, small(view.crop)) for view in views]
-    return Person(number, entry, references, people.name_of(number) or photo)
+    # Those of a first pass over the film have names of no meaning.
+    return Person(number, entry, references, photo, people.name_of(number) if has_gallery else "")

@@ -84,13 +84,14 @@ class FileSink:
         return [*self._warnings, *(self._copier.warnings if hasattr(self, "_copier") else [])]
 
     def __enter__(self) -> Self:
-        self._file.create()
         try:
+            self._file.create()
             self._open()
         except (av.error.FFmpegError, OSError, ValueError) as error:
             self._abandon()
             raise self._sentence(error) from error
         except BaseException:
+            # An interrupt too, which may come at any moment from the making of the file on.
             self._abandon()
             raise
         return self

@@ -25,8 +25,7 @@ class Stages:
 
     def __init__(self, depth: int) -> None:
         self._depth = depth
-        self._hand_overs: list[_HandOver[Any]] = []
-        self._threads: list[threading.Thread] = []
+        self._threads: list[tuple[threading.Thread, _HandOver[Any]]] = []
         self._iterators: list[Any] = []
         self._clock = _Clock()
 
@@ -45,8 +44,7 @@ class Stages:
             return iterator
         hand_over = _HandOver[T](1 if newest else self._depth, newest)
         thread = threading.Thread(target=_produce, args=(name, iterator, hand_over), name=name, daemon=True)
-        self._hand_overs.append(hand_over)
-        self._threads.append(thread)
+        self._threads.append((thread, hand_over))
         thread.start()
         return self._clock.waiting(hand_over)
 
@@ -55,10 +53,12 @@ class Stages:
         return dict(self._clock.seconds)
 
     def __exit__(self, *error: object) -> None:
-        for hand_over in self._hand_overs:
+        for _, hand_over in self._threads:
             hand_over.abandon()
-        for thread in self._threads:
-            thread.join()
+        for thread, hand_over in self._threads:
+            # Ctrl-C may have come while a thread was being started: that one will see that it is not wanted any more.
+            if hand_over.begun:
+                thread.join()
         # A generator does not close what it iterates over when it fails: close all, the last stage first.
         for iterator in reversed(self._iterators):
             close = getattr(iterator, "close", None)
@@ -80,7 +80,15 @@ class _HandOver(Generic[T]):
         self._changed = threading.Condition()
         self._ended = False
         self._abandoned = False
+        self.begun = False
+        """The producer is at work, or was."""
         self._error: BaseException | None = None
+
+    def begin(self) -> bool:
+        """Whether the producer may begin."""
+        with self._changed:
+            self.begun = not self._abandoned
+            return self.begun
 
     def put(self, item: T) -> None:
         with self._changed:
@@ -154,6 +162,8 @@ class _Clock:
 
 
 def _produce(name: str, items: Iterator[T], hand_over: _HandOver[T]) -> None:
+    if not hand_over.begin():
+        return
     try:
         for item in items:
             hand_over.put(item)

@@ -102,6 +102,7 @@ def _leave(line: _DelayLine, perception: Perception, config: TrackConfig, crops:
             reason="" if strength else allowed.reason,
             restorer=choice.restorer,
             name=perception.name_of(person),
+            wish=choice.strength,
         )
         faces.append(face)
     return TrackedFrame(entry.frame, tuple(faces), monochrome=line.leave(), shot=entry.shot)

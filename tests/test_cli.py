@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import runpy
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import av
 import numpy as np
@@ -203,6 +205,35 @@ def test_a_reader_that_leaves_early_is_no_bug(clip: Path, tmp_path: Path) -> Non
     assert process.stderr is not None
     assert b"bug" not in process.stderr.read()
     process.stderr.close()
+
+
+def test_an_interrupt_that_a_library_took_for_an_error_of_its_own_is_one(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise ImportError("a module failed to import")  # noqa: B904 - as extension modules do
+
+    monkeypatch.setattr("pipeline.build.restore_video", interrupted)
+    assert cli.main([str(clip), str(tmp_path / "out.mp4"), "--progress", "none"]) == cli.INTERRUPTED
+    assert capsys.readouterr().err == "interrupted; no unfinished file was left\n"
+
+
+def test_an_interrupt_before_the_command_is_loaded_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    loading = ModuleType("pipeline.cli")
+    loading.__dict__["__getattr__"] = interrupted
+    monkeypatch.setitem(sys.modules, "pipeline.cli", loading)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("pipeline", run_name="__main__")
+    assert ended.value.code == cli.INTERRUPTED
+    assert capsys.readouterr().err == "interrupted; no unfinished file was left\n"
 
 
 @pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])

@@ -7,8 +7,10 @@ import shutil
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from films import environment
 from people_films import (
     ANNA,
     BERT,
@@ -231,6 +233,23 @@ def test_a_restorer_of_one_person_works_beside_none(film: Path, people: Path, tm
     assert right.sum() == 0
 
 
+def test_the_result_and_its_page_name_the_restorer_of_one_person(
+    film: Path, people: Path, tmp_path: Path
+) -> None:
+    told(people, "Anna", 'restorer = "people_films:BrighteningRestorer"')
+    told(people, "Bert", 'restorer = "fakes:InvertingRestorer"')
+    output, page = tmp_path / "out.mkv", tmp_path / "page.html"
+    more = ("restorer.kind=none", 'input.skip=["Bert"]', f"output.report={page}")
+    restored(film, output, people, *more)
+    with av.open(str(output)) as container:
+        said = " ".join(container.metadata.values())
+    for text in (said, page.read_text(encoding="utf-8").partition("<h2>Settings")[0]):
+        assert "people_films:BrighteningRestorer" in text
+        assert "fakes:InvertingRestorer" not in text
+    assert "faces restored by" in said
+    assert "Person 0 (Anna)" in page.read_text(encoding="utf-8")
+
+
 def test_strangers_are_restored_unless_the_list_says_no(film: Path, people: Path, tmp_path: Path) -> None:
     text = (people / "people.toml").read_text(encoding="utf-8")
     entries = text.split("[[person]]")
@@ -339,6 +358,18 @@ def test_chunks_give_the_film_of_a_straight_run(film: Path, people: Path, tmp_pa
     assert report.passed == straight.passed
 
 
+def test_two_workers_give_the_film_of_a_straight_run(film: Path, people: Path, tmp_path: Path) -> None:
+    told(people, "Anna", 'restorer = "people_films:BrighteningRestorer"')
+    straight = restored(film, tmp_path / "straight.mkv", people, "blend.strength=0.5")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
+        workers = ("chunks.workers=2", "chunks.seconds=0.4", "blend.strength=0.5")
+        report = restored(film, tmp_path / "chunks.mkv", people, *workers)
+    assert (decoded(tmp_path / "chunks.mkv") == decoded(tmp_path / "straight.mkv")).all()
+    assert (report.names, report.restored) == (straight.names, straight.restored)
+    assert report.restored > 0
+
+
 def test_an_edited_list_is_another_run(film: Path, people: Path, tmp_path: Path) -> None:
     output, chunks = tmp_path / "out.mkv", ("chunks.resume=true", "chunks.seconds=0.4")
 
@@ -389,6 +420,8 @@ def test_mistakes_are_one_sentence_and_leave_nothing(
     code, said = mistake(film, output, capsys, *gallery)
     assert (code, "the restorer of 'Anna' in the list of people" in said) == (2, True)
     told(people, "Anna", "restorer = quick")
+    code, said = mistake(film, output, capsys, *gallery, "--dry-run")
+    assert (code, "is no TOML" in said) == (2, True)
     code, said = mistake(film, output, capsys, *gallery)
     assert (code, "is no TOML" in said and "line" in said) == (2, True)
 

@@ -171,6 +171,9 @@ def test_a_single_point_is_told_in_words_and_not_drawn() -> None:
 def test_the_page_says_where_references_come_from() -> None:
     person = Person(0, Entry(), [("frame 3", b"jpeg")])
     assert "All of them come from this very film" in render(contents([person]))
+    listed = render(contents([replace(person, photo="her.jpg", name="Anna")]))
+    assert "Person 0 (Anna)" in listed
+    assert "the pictures of the list of people" in listed
     given = render(contents([replace(person, photo="her.jpg")]))
     assert "From what was given as --reference" in given
     assert "All of them" not in given
@@ -303,6 +306,15 @@ def test_a_wider_view_has_the_face_in_its_middle() -> None:
     view = opened(pair.before).mean(-1)
     rows, columns = np.where(view > view.max() - 20)
     assert (rows.mean(), columns.mean()) == (pytest.approx(223.5, abs=4), pytest.approx(223.5, abs=4))
+
+
+def test_who_is_wanted_less_strongly_is_not_easing() -> None:
+    diary = Diary(1.0, None)
+    for index, strength in enumerate((0.5, 0.3)):
+        face = replace(tracked_face(0, strength=strength), wish=0.5)
+        done = RestoredFace(face, torch.zeros(3, 64, 64, dtype=torch.uint8))
+        diary.write(RestoredFrame(tracked_frame(index, [face]), (done,)), gray_frame(index).native)
+    assert [dict(each.reasons) for each in diary.people[0].series.bins.values()] == [{}, {"easing": 1}]
 
 
 def test_the_strength_and_its_reason_are_noted() -> None:

@@ -44,6 +44,29 @@ def test_items_leave_in_order_once_each(depth: int) -> None:
     assert own_threads() == []
 
 
+def test_an_interrupt_while_a_thread_starts_reaches_the_caller_and_the_thread_does_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    late: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        late.append(thread)
+        raise KeyboardInterrupt
+
+    made: list[int] = []
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), Stages(2) as stages:
+        items = stages.start("first", count(5))
+        patch.setattr(threading.Thread, "start", interrupted)
+        stages.start("second", count(5, made))
+        list(items)
+    # A busy machine may begin it only now.
+    start(late[0])
+    late[0].join()
+    assert made == []
+    assert own_threads() == []
+
+
 @pytest.mark.parametrize("depth", [0, 1, 4])
 def test_error_of_a_stage_reaches_the_caller_and_no_thread_survives(depth: int) -> None:
     closed: list[str] = []

@@ -86,6 +86,11 @@ class Casting:
         """Somebody is not restored, or not everywhere."""
         return any(not choice.restore or choice.times for choice in self.choices.values())
 
+    @property
+    def restorers(self) -> dict[str, str]:
+        """The restorers that somebody who is restored asks for, and of each the name of one who does."""
+        return {c.restorer: name for name, c in self.choices.items() if c.restore and c.restorer}
+
     def covers(self, choice: Choice, seconds: float) -> bool:
         """Whether `choice` asks for restoration so many seconds after the beginning of the run."""
         return choice.covers(self.film, self.start_seconds + seconds)

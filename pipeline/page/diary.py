@@ -88,7 +88,7 @@ class Diary:
             return 0.0, tracked.reason or "not asked for"
         if face.allowed < 1:
             return tracked.strength * face.allowed * self._strength, "identity"
-        return tracked.strength * self._strength, "easing" if tracked.strength < 1 else ""
+        return tracked.strength * self._strength, "easing" if tracked.strength < tracked.wish else ""
 
     def _look(
         self,

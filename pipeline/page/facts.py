@@ -13,9 +13,12 @@ from pathlib import Path
 from models.weights import EMBEDDED
 from pipeline import __version__
 from pipeline.config import PipelineConfig
+from pipeline.parts import AUTO
+from pipeline.people.cast import asked_restorers
 
 _PACKAGES = ("torch", "av", "numpy", "opencv-python", "onnxruntime", "norfair", "diffusers")
 _LANDMARKS, _RECOGNISER = "shape_predictor_5_face_landmarks.dat", "dlib_face_recognition_resnet_model_v1.dat"
+GATE = "identity gate"
 _UNKNOWN = "not known here; see where the weights came from"
 
 
@@ -44,15 +47,15 @@ def versions() -> list[tuple[str, str]]:
 
 
 def weights(config: PipelineConfig) -> list[Weights]:
-    """The networks that `config` asks for."""
+    """The networks that `config` and its list of people ask for."""
     manifest = tomllib.loads((EMBEDDED / "manifest.toml").read_text(encoding="utf-8"))
-    restorer = "fast" if config.restorer.kind == "auto" else config.restorer.kind
-    gated = config.gate.enabled and restorer != "none"
+    kinds = [AUTO if kind == "auto" else kind for kind in asked_restorers(config)]
+    restorers = [config.restorer.klein if kind == "klein" else kind for kind in dict.fromkeys(kinds)]
     parts = [
         ("detector", config.detector.kind),
         ("recogniser", "encoder" if config.recogniser.kind == "embedded" else config.recogniser.kind),
-        ("restorer", config.restorer.klein if restorer == "klein" else restorer),
-        ("identity gate", "encoder" if gated else "none"),
+        *(("restorer", restorer) for restorer in restorers),
+        (GATE, "encoder" if restorers and config.gate.enabled else "none"),
         ("adapter", str(config.restorer.adapter) if config.restorer.adapter else "none"),
         ("masker", config.masker.kind),
     ]

@@ -41,6 +41,8 @@ class Person:
     """Caption and JPEG of each of the person's views at the end."""
     photo: str = ""
     """Name of a photo that the user gave of this person."""
+    name: str = ""
+    """In the user's list of people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,8 @@ def _person(person: Person, contents: Contents) -> list[str]:
 
 def _on_references(person: Person) -> str:
     """Where the person's views come from, as it decides what likeness to them can say."""
+    if person.name:
+        return "From the pictures of the list of people, and from clear moments of this very film."
     if person.photo:
         return "From what was given as --reference, and from clear moments of this very film."
     return (
@@ -184,7 +188,8 @@ def _on_measure(contents: Contents) -> str:
 def _name(person: Person) -> str:
     if person.number == NOBODY:
         return "Faces too unclear to say whose"
-    return f"Person {person.number}" + (f" ({person.photo})" if person.photo else "")
+    told = person.name or person.photo
+    return f"Person {person.number}" + (f" ({told})" if told else "")
 
 
 def _slider(index: int, pair: Pair) -> str:

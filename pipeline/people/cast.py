@@ -54,7 +54,7 @@ def build_restorers(config: PipelineConfig, cast: Cast) -> tuple[Restorer | None
         return None, cast.casting
     usual = build_restorer(config.restorer)
     choices = cast.casting.choices
-    asked = {choice.restorer: name for name, choice in choices.items() if choice.restore and choice.restorer}
+    asked = cast.casting.restorers
     if not asked:
         return usual, cast.casting
     others = {kind: _another(config.restorer, kind, name) for kind, name in asked.items()}
@@ -63,6 +63,15 @@ def build_restorers(config: PipelineConfig, cast: Cast) -> tuple[Restorer | None
         left = {name: choice if choice.restorer else LEFT_OUT for name, choice in choices.items()}
         casting = replace(casting, choices=left, strangers=LEFT_OUT)
     return Restorers(usual, others), casting
+
+
+def asked_restorers(config: PipelineConfig) -> list[str]:
+    """The kinds of all restorers that `config` and its list of people ask for, the run's own first; without any no
+    face is changed. Raises ConfigError for a mistake in the list."""
+    if not config.blend.strength:
+        return []
+    kinds = dict.fromkeys([config.restorer.kind, *read_cast(config.input, "").casting.restorers])
+    return [kind for kind in kinds if kind != "none"]
 
 
 def _another(own: RestorerConfig, kind: str, name: str) -> Restorer:
