@@ -7,9 +7,11 @@ import argparse
 import statistics
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import cv2
@@ -28,70 +30,109 @@ from pipeline.speed import child, networks, seconds_of, transcode
 from pipeline.throughput import table, ways
 from pipeline.worn import landmarks
 
+if TYPE_CHECKING:
+    _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
 
 def main() -> None:
     """Runs one measurement and prints its figures."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    networks_command = commands.add_parser("networks", help=(networks.__doc__ or "").partition("\n")[0])
-    networks_command.add_argument("--rounds", type=int, default=40, help="medians are taken over so many")
-    networks_command.add_argument(
+    _add_networks(commands)
+    for measure in (overhead, flicker, memory, landmarks):
+        _add_measure(commands, measure)
+    _add_live(commands)
+    _add_long(commands)
+    _add_serve(commands)
+    _add_table(commands)
+    options = parser.parse_args()
+    options.run(options)
+
+
+def _add_networks(commands: _Commands) -> None:
+    command = _command(commands, "networks", networks)
+    command.add_argument("--rounds", type=int, default=40, help="medians are taken over so many")
+    command.add_argument(
         "--iconface", type=Path, metavar="CHECKPOINT", help="weights of iconface in place of the shipped ones"
     )
-    measures = {"overhead": overhead, "flicker": flicker, "memory": memory, "landmarks": landmarks}
-    for name, measure in measures.items():
-        command = commands.add_parser(name, help=(measure.__doc__ or "").partition("\n")[0])
-        command.add_argument("clips", metavar="CLIP", nargs="*" if name == "overhead" else "+", type=Path)
-        command.add_argument("--set", dest="changes", metavar="A.B=C", action="append", default=[])
-        command.add_argument("--runs", type=int, default=3, help="medians are taken over so many runs")
-        command.set_defaults(measure=measure)
-    live_command = commands.add_parser("live", help=(live.__doc__ or "").partition("\n")[0])
-    live_command.add_argument("clip", metavar="CLIP", type=Path)
-    live_command.add_argument("--seconds", type=float, default=60.0, help="so long, the clip again and again")
-    live_command.add_argument("--set", dest="changes", metavar="A.B=C", action="append", default=[])
-    long_command = commands.add_parser("long", help=(endurance.__doc__ or "").partition("\n")[0])
-    long_command.add_argument("clip", metavar="CLIP", type=Path)
-    long_command.add_argument("--frames", type=int, default=10_000)
-    long_command.add_argument("--set", dest="changes", metavar="A.B=C", action="append", default=[])
-    serve_command = commands.add_parser(
-        "serve", help="what the coding of the page's pictures leaves of faces"
-    )
-    serve_command.add_argument("clip", metavar="CLIP", type=Path)
-    serve_command.add_argument("--set", dest="changes", metavar="A.B=C", action="append", default=[])
-    table_command = commands.add_parser("table", help=(table.__doc__ or "").partition("\n")[0])
-    table_command.add_argument("--rounds", type=int, default=3, help="medians are taken over so many")
-    table_command.add_argument("--frames", type=int, default=50, help="length of the generated clips")
-    table_command.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
-    table_command.add_argument(
-        "--only", default="", metavar="WORDS", help="ways that have this in their name"
-    )
-    table_command.add_argument("--set", dest="changes", metavar="A.B=C", action="append", default=[])
-    options = parser.parse_args()
-    if options.command == "long":
-        endurance(options.clip, options.frames, options.changes, _repeat)
-        return
-    if options.command == "table":
-        words = options.only.split(",")
-        chosen = [way for way in ways() if any(word in way.name for word in words)]
-        table(options.rounds, options.frames, options.changes, options.json, chosen)
-        return
-    if options.command == "networks":
+
+    def measure(options: argparse.Namespace) -> None:
         try:
             networks(options.rounds, options.iconface)
         except CheckpointError as error:
-            networks_command.error(str(error))
-        return
-    preset = configs.preset("live") if options.command == "live" else None
-    config = configs.load(PipelineConfig, preset, options.changes)
-    if options.command == "live":
-        live(options.clip, config, options.seconds, _repeat)
-        return
-    if options.command == "serve":
-        from pipeline.serve.bench import codings  # needs the extra `serve`
+            command.error(str(error))
 
-        codings(options.clip, config)
-        return
-    options.measure(options.clips, config, options.runs)
+    command.set_defaults(run=measure)
+
+
+def _add_measure(commands: _Commands, measure: Callable[[list[Path], PipelineConfig, int], None]) -> None:
+    command = _command(commands, measure.__name__, measure)
+    command.add_argument("clips", metavar="CLIP", nargs="*" if measure is overhead else "+", type=Path)
+    _add_set(command)
+    command.add_argument("--runs", type=int, default=3, help="medians are taken over so many runs")
+    command.set_defaults(run=lambda options: measure(options.clips, _config(options), options.runs))
+
+
+def _add_live(commands: _Commands) -> None:
+    command = _command(commands, "live", live)
+    command.add_argument("clip", metavar="CLIP", type=Path)
+    command.add_argument("--seconds", type=float, default=60.0, help="so long, the clip again and again")
+    _add_set(command)
+    command.set_defaults(
+        run=lambda options: live(options.clip, _config(options, "live"), options.seconds, _repeat)
+    )
+
+
+def _add_long(commands: _Commands) -> None:
+    command = _command(commands, "long", endurance)
+    command.add_argument("clip", metavar="CLIP", type=Path)
+    command.add_argument("--frames", type=int, default=10_000)
+    _add_set(command)
+    command.set_defaults(
+        run=lambda options: endurance(options.clip, options.frames, options.changes, _repeat)
+    )
+
+
+def _add_serve(commands: _Commands) -> None:
+    command = _command(commands, "serve", _codings)
+    command.add_argument("clip", metavar="CLIP", type=Path)
+    _add_set(command)
+    command.set_defaults(run=lambda options: _codings(options.clip, _config(options)))
+
+
+def _add_table(commands: _Commands) -> None:
+    command = _command(commands, "table", table)
+    command.add_argument("--rounds", type=int, default=3, help="medians are taken over so many")
+    command.add_argument("--frames", type=int, default=50, help="length of the generated clips")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
+    command.add_argument("--only", default="", metavar="WORDS", help="ways that have this in their name")
+    _add_set(command)
+
+    def measure(options: argparse.Namespace) -> None:
+        words = options.only.split(",")
+        chosen = [way for way in ways() if any(word in way.name for word in words)]
+        table(options.rounds, options.frames, options.changes, options.json, chosen)
+
+    command.set_defaults(run=measure)
+
+
+def _command(commands: _Commands, name: str, measure: Callable[..., object]) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=(measure.__doc__ or "").partition("\n")[0])
+
+
+def _add_set(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--set", dest="changes", metavar="A.B=C", action="append", default=[])
+
+
+def _config(options: argparse.Namespace, preset: str | None = None) -> PipelineConfig:
+    return configs.load(PipelineConfig, configs.preset(preset) if preset else None, options.changes)
+
+
+def _codings(clip: Path, config: PipelineConfig) -> None:
+    """What the coding of the page's pictures leaves of faces."""
+    from pipeline.serve.bench import codings  # needs the extra `serve`
+
+    codings(clip, config)
 
 
 def overhead(clips: list[Path], config: PipelineConfig, runs: int) -> None:

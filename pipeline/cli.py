@@ -59,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if interrupt := _interrupt_behind(error):
-            return _interrupted(interrupt)
+        if asked := _interrupt_behind(error):
+            return _interrupted(asked)
         from models.weights import CheckpointError
         from pipeline.errors import MediaError
 

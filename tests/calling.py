@@ -67,7 +67,7 @@ class Caller:
     def wish(self, **values: object) -> None:
         self.channel.send(json.dumps(values))
 
-    async def until(self, condition: Any, seconds: float = 40) -> None:
+    async def until(self, condition: Any, seconds: float = 100) -> None:
         """Waits until `condition(self)` holds."""
         end = time.monotonic() + seconds
         while not condition(self):

@@ -33,6 +33,8 @@ from pipeline.serve.uploads import child_environment
 from pipeline.serve.wire import PromptBuffer, QuickH264Encoder, prepare, widen
 
 TESTS = Path(__file__).parent
+SILENT = 8
+"""Seconds: longer than a busy machine makes a camera wait."""
 
 
 def calls() -> int:
@@ -55,7 +57,7 @@ async def joined(page: Served, **wish: object) -> Caller:
 
 def test_one_of_two_is_killed_and_the_other_is_undisturbed_and_the_place_is_free(tmp_path: Path) -> None:
     async def go() -> None:
-        async with served(tmp_path, ["serve.silent_seconds=4", "restorer.kind=none"]) as page:
+        async with served(tmp_path, [f"serve.silent_seconds={SILENT}", "restorer.kind=none"]) as page:
             stays = await joined(page)
             leaves = subprocess.Popen(
                 [sys.executable, str(TESTS / "calling.py"), page.site, page.token],
@@ -74,16 +76,16 @@ def test_one_of_two_is_killed_and_the_other_is_undisturbed_and_the_place_is_free
             killed = time.monotonic()
             third = new(page)
             while await third.call(page.client, page.site, page.token, restorer="none") == 503:
-                assert time.monotonic() - killed < 40
+                assert time.monotonic() - killed < 100
                 third = new(page)
                 await asyncio.sleep(0.2)
             await third.until(lambda one: len(one.came) > 3)
             # The other's pictures went on all the time.
             came = len(stays.came)
             await stays.until(lambda one: len(one.came) > came + 5)
-            assert np.diff([killed, *(moment for moment in stays.came if moment > killed)]).max() < 4
+            assert np.diff([killed, *(moment for moment in stays.came if moment > killed)]).max() < SILENT
             while calls() > 2:
-                assert time.monotonic() - killed < 40
+                assert time.monotonic() - killed < 100
                 await asyncio.sleep(0.1)
             # Who says goodbye frees the place at once.
             assert (await page.ask("DELETE", f"/api/peers/{third.answer['peer']}"))[0] == 200
