@@ -152,9 +152,9 @@ class RestorerConfig:
     """Give each face that `iconface` restores noise of its own instead of one for all (for comparison)."""
     previous_sigma: float = 1.0
     """Where a face changed little, `iconface` begins at what it made of it before, noised to this level: above 0.05,
-    with in proportion fewer steps; 1 always begins with noise alone."""
+    with in proportion fewer steps; 1 always begins with noise alone. Less than 1 needs `restore.previous`."""
     previous_group: bool = True
-    """Let `iconface` see what it made of the face before, if its weights are made for it."""
+    """Let `iconface` see what it made of the face before, if it is told (`restore.previous`) and made for it."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     """How `fast` runs on a GPU."""
 
@@ -213,3 +213,7 @@ class PipelineConfig:
     def __post_init__(self) -> None:
         if self.depth < 0:
             raise ValueError(f"depth must not be negative, got {self.depth}")
+        if self.restorer.previous_sigma < 1 and not self.restore.previous:
+            raise ValueError(
+                "restorer.previous_sigma below 1 needs the face before; add restore.previous=true"
+            )

@@ -36,8 +36,8 @@ class RestoreConfig:
     """Faces carried on after one that was restored, at most."""
     most_still: int = 12
     """The same while nothing moves at all."""
-    previous: bool = True
-    """Tell a restorer that makes use of it what it made of the face before; `reuse` off tells it nothing."""
+    previous: bool = False
+    """Tell a restorer that makes use of it what it made of the face before; without `reuse` it is told nothing."""
     window: int = 1
     """Faces of one track that are told of the same one before. 1 is the steadiest; with more, one person fills
     batches."""

@@ -23,7 +23,8 @@ from models.iconface.shape import AutoencoderShape, IconFaceShape
 from models.protocols import Previous, References, Request, uses_previous
 from models.weights import Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.build import build_restorer
-from pipeline.config import RestorerConfig
+from pipeline.config import PipelineConfig, RestorerConfig
+from pipeline.restore import RestoreConfig
 
 CODEC = AutoencoderShape(widths=(8, 16), encoder_depths=(0, 1), decoder_depths=(0, 1), latent=4)
 SHAPE = IconFaceShape(
@@ -170,6 +171,13 @@ def test_levels_that_cannot_be_are_refused(level: float) -> None:
         SamplingSettings(previous_sigma=level)
     with pytest.raises(ValueError, match=r"previous_sigma must be above 0\.05 and at most 1"):
         RestorerConfig(previous_sigma=level)
+
+
+def test_a_start_at_the_face_before_is_refused_where_nobody_tells_of_it() -> None:
+    late = RestorerConfig(previous_sigma=0.5)
+    with pytest.raises(ValueError, match=r"add restore\.previous=true"):
+        PipelineConfig(restorer=late)
+    PipelineConfig(restorer=late, restore=RestoreConfig(previous=True))
 
 
 def test_settings_reach_the_restorer(paths: dict[str, Path]) -> None:

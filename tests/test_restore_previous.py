@@ -18,8 +18,8 @@ from pipeline.restore import RestoreConfig, make_reuse, restore
 from pipeline.reuse import Reuse
 from pipeline.stages import Stages
 
-EACH = RestoreConfig(most_carried=0, most_still=0)
-"""Every face goes to the restorer."""
+EACH = RestoreConfig(most_carried=0, most_still=0, previous=True)
+"""Every face goes to the restorer, which is told of the one before."""
 
 
 class Recurrent:
@@ -79,7 +79,7 @@ def test_results_depend_on_no_batch_and_no_thread(window: int) -> None:
             for index, (one, two) in enumerate(zip(drifting(10), second, strict=True))
         ]
     )
-    config = RestoreConfig(batch_size=1, max_waiting=0, most_carried=1, window=window)
+    config = RestoreConfig(batch_size=1, max_waiting=0, most_carried=1, previous=True, window=window)
     wanted = run(frames, config)
     for batch_size, waiting in ((4, 3), (16, 100)):
         other = run(frames, replace(config, batch_size=batch_size, max_waiting=waiting))
@@ -138,7 +138,7 @@ def test_only_who_makes_use_of_it_is_told_and_only_as_the_settings_say() -> None
     frames = drift(3)
     assert told(frames)[0] is None
     assert all(each is not None for each in told(frames)[1:])
-    assert told(frames, replace(EACH, previous=False)) == [None] * 3
+    assert told(frames, RestoreConfig(most_carried=0, most_still=0)) == [None] * 3
     assert told(frames, replace(EACH, reuse=False)) == [None] * 3
 
     class Forgetful(Recurrent):
@@ -175,7 +175,7 @@ def test_after_an_event_a_face_is_that_of_a_fresh_start(event: str) -> None:
 
 def test_a_chunk_goes_on_as_if_the_film_had_not_been_cut_in_two() -> None:
     frames = drift(9)
-    for config in (replace(EACH, window=2), RestoreConfig(window=2, most_carried=1)):
+    for config in (replace(EACH, window=2), replace(EACH, window=2, most_carried=1, most_still=12)):
         straight = run(frames, config)
         for cut in (3, 4, 5):
             first, second = (make_reuse(config, 0.0, Recurrent()) for _ in range(2))
