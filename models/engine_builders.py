@@ -42,7 +42,7 @@ def build_compiled(exported: ExportedProgram, inputs: Sequence[Tensor], precisio
     """`torch.compile` for these shapes alone; Inductor keeps its kernels in a cache of its own.
 
     Without CUDA graphs: those of `torch.compile` can be replayed only by the thread that recorded them
-    (pytorch issue 123177), and engines are built in another one than they serve.
+    (pytorch#123177), and engines are built in another one than they serve.
     """
     run: Run = torch.compile(exported.module(check_guards=False), dynamic=False)
     with torch.inference_mode():

@@ -131,9 +131,11 @@ def _open_page(input: Path, output: Path, config: PipelineConfig) -> ReportPage 
 
 
 def _open_log(input: Path, output: Path, config: PipelineConfig) -> ReferencesLog | None:
-    path = config.output.references_log
+    path, page = config.output.references_log, config.output.report
     if path is None:
         return None
+    if page is not None and os.path.abspath(path.expanduser()) == os.path.abspath(page.expanduser()):
+        raise ConfigError(f"--references-log: {path} is the page of --report; give another name")
     return ReferencesLog(path.expanduser(), input=input, output=output, overwrite=config.output.overwrite)
 
 

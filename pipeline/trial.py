@@ -195,9 +195,11 @@ def _join(
 
 
 def _for_a_trial(input: Path, config: PipelineConfig) -> PipelineConfig:
-    if config.output.compare or config.output.c2pa or config.chunks.asked_for:
+    output = config.output
+    if output.compare or output.c2pa or output.references_log or config.chunks.asked_for:
         raise ConfigError(
-            "--try shows the source itself and runs at once; leave out --compare, --c2pa, --resume, --workers and --ray"
+            "--try shows the source itself and runs at once; leave out --compare, --c2pa, --references-log, --resume, "
+            "--workers and --ray"
         )
     if config.input.duration_seconds is not None:
         return config

@@ -141,10 +141,17 @@ def test_what_cannot_be_tried_is_refused_in_one_sentence(asked: list[str], messa
 
 
 @pytest.mark.parametrize(
-    "change", ["output.compare=true", "chunks.resume=true", "chunks.workers=2", "chunks.ray=auto"]
+    "change",
+    [
+        "output.compare=true",
+        "output.references_log=log.jsonl",
+        "chunks.resume=true",
+        "chunks.workers=2",
+        "chunks.ray=auto",
+    ],
 )
 def test_a_trial_is_no_long_run(change: str, clip: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="leave out --compare, --c2pa, --resume, --workers and --ray"):
+    with pytest.raises(ConfigError, match="leave out --compare, --c2pa, --references-log, --resume"):
         tried(clip, tmp_path / "grid.mkv", ["strength=0.5"], change)
 
 
