@@ -110,13 +110,18 @@ def decode(
             losses.expected = stream.frames
         else:
             _seek(container, stream, start_pts)
-        for native in _frames(container, stream, losses):
+        for native in _frames_of_packets(container, stream, losses):
             last = native.pts
             yield native
+        drained = _drained(stream, losses)
         # Behind a seek the first frames may lean on ones before it, which is no loss.
         exact = start_pts is None and stream.codec_context.name in _ONE_PACKET_PER_FRAME
-    if last is not None and losses.missing > 0:
-        yield from _tail(path, stream_index, losses, last)
+    if last is not None and losses.missing > len(drained):
+        # How many came out before the error depends on the threads' timing, so none of them is taken.
+        drained = _tail(path, stream_index, last)
+    for native in drained:
+        losses.frame(native)
+        yield native
     losses.settle(exact=exact, cut=is_cut_short(path))
 
 
@@ -184,6 +189,16 @@ def read_packets(
 
 
 def _frames(container: InputContainer, stream: VideoStream, losses: Losses) -> Iterator[av.VideoFrame]:
+    yield from _frames_of_packets(container, stream, losses)
+    for native in _drained(stream, losses):
+        losses.frame(native)
+        yield native
+
+
+def _frames_of_packets(
+    container: InputContainer, stream: VideoStream, losses: Losses
+) -> Iterator[av.VideoFrame]:
+    """What the decoder gives while it is fed."""
     context = stream.codec_context
     for packet in read_packets(container, (stream,), losses):
         losses.read += 1
@@ -196,31 +211,29 @@ def _frames(container: InputContainer, stream: VideoStream, losses: Losses) -> I
         for native in natives:
             losses.frame(native)
             yield native
+
+
+def _drained(stream: VideoStream, losses: Losses) -> list[av.VideoFrame]:
+    """What is still inside the decoder when all packets are in; not counted yet."""
     try:
-        natives = context.decode(None)
+        return list(stream.codec_context.decode(None))
     except av.error.FFmpegError as error:
-        natives = []
         losses.packet(error)
-    for native in natives:
-        losses.frame(native)
-        yield native
+        return []
 
 
-def _tail(path: Path, stream_index: int, losses: Losses, last: int) -> Iterator[av.VideoFrame]:
+def _tail(path: Path, stream_index: int, last: int) -> list[av.VideoFrame]:
     """Frames after the time `last`, decoded once more.
 
     An error while frame threads are drained ends the draining in PyAV, silently and with good frames still
     inside. Without frame threads an error comes with its own packet, and draining has none.
     """
-    again = Losses(path, strict=False)
     with open_input(path) as container:
         stream = _video(container, stream_index)
         container.seek(last, stream=stream, backward=True)
         stream.thread_type = "SLICE"
-        for native in _frames(container, stream, again):
-            if native.pts is not None and native.pts > last:
-                losses.frame(native)
-                yield native
+        natives = _frames(container, stream, Losses(path, strict=False))
+        return [native for native in natives if native.pts is not None and native.pts > last]
 
 
 def _video(container: InputContainer, index: int) -> VideoStream:

@@ -153,12 +153,12 @@ def test_fast_runs_through_its_engine_and_a_cpu_takes_none() -> None:
     calls = []
 
     class Darker(nn.Module):
-        def forward(self, crops: Tensor, anchors: Tensor) -> Tensor:
+        def forward(self, crops: Tensor, anchors: Tensor, previous: Tensor) -> Tensor:
             calls.append(anchors.shape)
             return crops / 2
 
     config = EngineConfig(backend="eager")
-    plain._run = Engine(Darker(), sample_inputs(256, 128), config)
+    plain._run = Engine(Darker(), sample_inputs(256, 128, previous=True), config)
     image = plain.restore([request])[0].image
     assert calls == [(1, 128)]
     assert torch.equal(image, (request.crop.float() / 2).round().byte())
