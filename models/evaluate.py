@@ -153,10 +153,7 @@ def _arguments() -> argparse.Namespace:
         "--iconface", type=Path, help="flow restorer's checkpoint instead of the embedded one, if any"
     )
     parser.add_argument("--steps", type=_steps, default="1,2,4", help="of iconface; default %(default)s")
-    usual = SamplingSettings().guidance
-    parser.add_argument(
-        "--guidance", type=float, default=usual, help="of iconface by references; default %(default)s"
-    )
+    parser.add_argument("--guidance", type=float, help="of iconface by references; default as it is used")
     parser.add_argument("--encoder", type=Path, help="checkpoint instead of the embedded one")
     parser.add_argument("--perceptual", type=Path, help="SqueezeNet 1.1 features (safetensors)")
     parser.add_argument("--teacher", type=Path, help="the encoder's teacher, to compare with")

@@ -167,7 +167,7 @@ def _flow_restorer(
     usual = SamplingSettings()
     settings = SamplingSettings(
         steps=_given(config.steps, usual.steps),
-        guidance=_given(config.guidance, usual.guidance),
+        guidance=config.guidance,
         image_guidance=_given(config.image_guidance, usual.image_guidance),
         average_references=config.average_references,
         seed=config.seed,

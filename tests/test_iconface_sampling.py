@@ -131,6 +131,12 @@ def test_guidance_is_the_two_scale_rule(
     assert network.calls == calls
 
 
+def test_one_step_goes_farther_towards_references_than_each_of_several() -> None:
+    assert SamplingSettings(steps=1).towards_references == 3
+    assert SamplingSettings(steps=4).towards_references == 1
+    assert SamplingSettings(steps=4, guidance=2.0).towards_references == 2
+
+
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_without_references_there_is_nothing_to_be_guided_to(guidance: float) -> None:
     network = flow()

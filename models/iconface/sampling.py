@@ -27,9 +27,10 @@ class SamplingSettings:
     """How a face is drawn."""
 
     steps: int = 1
-    guidance: float = 3.0
-    """How far to go from what the face alone suggests to what the references suggest; 1 = just there. Above, severely
-    degraded faces come nearer to the person (docs/models.md); faces without references take no notice."""
+    guidance: float | None = None
+    """How far to go from what the face alone suggests to what the references suggest; 1 = just there. None: 3 in one
+    step, which brings severely degraded faces nearer to the person (docs/models.md), and 1 in more, each of which would
+    go too far again. Faces without references take no notice."""
     image_guidance: float = 1.0
     """The same from nothing at all to the degraded face; other values cost one more pass."""
     average_references: bool = False
@@ -55,6 +56,13 @@ class SamplingSettings:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if self.shift <= 0:
             raise ValueError(f"shift must be above 0, got {self.shift}")
+
+    @property
+    def towards_references(self) -> float:
+        """The guidance that is meant."""
+        if self.guidance is not None:
+            return self.guidance
+        return 3.0 if self.steps == 1 else 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,11 +141,11 @@ def guided_velocity(
     with one each. Terms of weight zero are not computed. Source: RefID (arXiv 2505.21905), two-scale guidance;
     with s_i = 1 and one view it is classifier-free guidance towards the references.
     """
-    image = settings.image_guidance
+    image, guidance = settings.image_guidance, settings.towards_references
     terms: list[tuple[float, Tensor | None, Condition]] = [
-        (image - settings.guidance if views else image, degraded, alone)
+        (image - guidance if views else image, degraded, alone)
     ]
-    terms += [(settings.guidance / len(views), degraded, view) for view in views]
+    terms += [(guidance / len(views), degraded, view) for view in views]
     if image != 1:
         nobody = Condition(torch.zeros_like(alone.anchors), alone.memory)
         terms.append((1 - image, None, nobody))
