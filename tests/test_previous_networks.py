@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 from crops import SOFT, face
+from test_iconface_restorer import CODEC
+from test_iconface_restorer import SHAPE as SMALL
 from torch import Tensor, nn
 from training_networks import SMALL_FAST
 
@@ -19,29 +21,13 @@ from models.iconface.model import IconFaceModel
 from models.iconface.network import IconFace
 from models.iconface.restorer import IconFaceRestorer
 from models.iconface.sampling import SamplingSettings, sigmas
-from models.iconface.shape import AutoencoderShape, IconFaceShape
 from models.protocols import Previous, References, Request, uses_previous
 from models.weights import Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.build import build_restorer
 from pipeline.config import PipelineConfig, RestorerConfig
 from pipeline.restore import RestoreConfig
 
-CODEC = AutoencoderShape(widths=(8, 16), encoder_depths=(0, 1), decoder_depths=(0, 1), latent=4)
-SHAPE = IconFaceShape(
-    heads=2,
-    head_width=16,
-    double_blocks=1,
-    single_blocks=1,
-    rotary=(4, 4, 4, 4),
-    channels=16,
-    context=12,
-    high_tokens=1,
-    low_tokens=2,
-    identity_width=16,
-    memory=4,
-    memory_width=16,
-    read_width=8,
-)
+SHAPE = dataclasses.replace(SMALL, rows=16)
 CROP = face(SOFT).crop
 
 
