@@ -192,6 +192,7 @@ def open_source(path: Path, config: PipelineConfig) -> FileSource | PhotoSource:
         duration_seconds=settings.duration_seconds,
         strict=settings.strict,
         deinterlace=settings.deinterlace,
+        hardware=config.decode.hardware,
     )
 
 

@@ -262,7 +262,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--try", metavar="NAME=A,B", action="append", default=[], dest="tries", help=tried)
     woven = "make whole frames of interlaced ones: one for each (frame, the default), or one for each field (field)"
     parser.add_argument("--deinterlace", nargs="?", const="frame", choices=["frame", "field"], help=woven)
-    parser.add_argument("--codec", help="video encoder: auto, libx264, libx265, libsvtav1, ffv1, ...")
+    parser.add_argument("--codec", help="video encoder: auto, h264, h265, av1, vp9, ffv1, h264_nvenc, ...")
     parser.add_argument("--crf", type=float, help="quality of the encoder, lower is better")
     parser.add_argument("--preset", help="speed of the encoder, for example fast, medium, slow")
     parser.add_argument(

@@ -12,6 +12,7 @@ from models.precision import PRECISIONS
 from pipeline.blend import BlendConfig
 from pipeline.fields import MODES
 from pipeline.gate import GateConfig
+from pipeline.hardware import DecodeConfig
 from pipeline.jobs.config import ChunkConfig
 from pipeline.live.settings import LiveConfig
 from pipeline.people.config import ScanConfig
@@ -190,6 +191,7 @@ class PipelineConfig:
     """All settings of one run."""
 
     input: InputConfig = field(default_factory=InputConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
     chunks: ChunkConfig = field(default_factory=ChunkConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 import av
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 
 from pipeline.errors import SourceError
@@ -18,8 +19,8 @@ FORMATS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,flv,asf,mxf,ogg,dv,nut,ivf,h26
 """FFmpeg's names of the formats that are read: none of them can refer to another file."""
 
 
-def open_input(path: Path) -> InputContainer:
-    """The container at `path`, which the caller closes. Raises SourceError."""
+def open_input(path: Path, hardware: HWAccel | None = None) -> InputContainer:
+    """The container at `path`, which the caller closes; its video is decoded by `hardware`. Raises SourceError."""
     if not os.path.exists(path):
         hint = "; addresses are not read, download the video first" if ":/" in str(path) else ""
         raise SourceError(f"{path}: no such file{hint}")
@@ -31,6 +32,7 @@ def open_input(path: Path) -> InputContainer:
             f"file:{path.resolve()}",
             container_options={"protocol_whitelist": "file", "format_whitelist": FORMATS},
             metadata_errors="replace",
+            hwaccel=hardware,
         )
     except av.error.ArgumentError as error:
         raise SourceError(

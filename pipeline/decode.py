@@ -10,6 +10,7 @@ from typing import Any
 import av
 from av.container import InputContainer
 from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from pipeline.containers import is_cut_short, open_input
@@ -40,6 +41,8 @@ class Losses:
         """Packets that the decoder refused, or that gave no frame."""
         self.corrupt = 0
         """Frames that were decoded with errors."""
+        self.skipped = 0
+        """Frames that a graphics card left out without a word."""
         self.truncated = False
         self._interlaced = False
 
@@ -61,14 +64,19 @@ class Losses:
         self.packets += 1
         self._refuse(f"packet {self.read} cannot be decoded ({error.strerror or 'invalid data'})")
 
-    def settle(self, *, exact: bool, cut: bool) -> None:
+    def skip(self) -> None:
+        """One frame that software decodes was left out by a graphics card, and its time is over."""
+        self.skipped += 1
+        self._refuse("the graphics card left out a frame")
+
+    def settle(self, codec: str, *, whole: bool = True, cut: bool = False) -> None:
         """The end of the file is reached.
 
-        `exact`: each packet of this codec is one frame, so that what PyAV dropped without a word shows in the
-        count (not for interlaced video, where it may be half a frame). `cut`: the file is shorter than it
-        says.
+        `codec`: where each packet is one frame, what PyAV dropped without a word shows in the count (not for
+        interlaced video, where it may be half a frame). `whole`: it was read from its beginning; behind a seek the
+        first frames may lean on ones before it, which is no loss. `cut`: the file is shorter than it says.
         """
-        if exact and not self._interlaced:
+        if whole and codec in _ONE_PACKET_PER_FRAME and not self._interlaced:
             refused, self.packets = self.packets, max(0, self.missing)
             if self.packets > refused:
                 self._refuse(f"{_count(self.packets, 'packet')} gave no frame")
@@ -87,6 +95,10 @@ class Losses:
             found.append(f"{_count(self.packets, 'frame')} could not be decoded and left out")
         if self.corrupt:
             found.append(f"{_count(self.corrupt, 'frame')} decoded with errors, kept as decoded")
+        if self.skipped:
+            found.append(
+                f"{_count(self.skipped, 'frame')} left out by the graphics card; use decode.hardware=none"
+            )
         if self.truncated:
             missing = self.expected - self.read
             count = f", {_count(missing, 'frame')} missing" if missing > 0 else ""
@@ -104,25 +116,20 @@ def decode(
     """The frames of a stream as they are shown, from a key frame at or before `start_pts` on."""
     last: int | None = None
     with open_input(path) as container:
-        stream = _video(container, stream_index)
+        stream = video_stream(container, stream_index)
         stream.thread_type = "AUTO"
-        if start_pts is None:
-            losses.expected = stream.frames
-        else:
-            _seek(container, stream, start_pts)
-        for native in _frames_of_packets(container, stream, losses):
+        begin(container, stream, losses, start_pts)
+        for native in _frames_of_packets(container, stream, stream.codec_context, losses):
             last = native.pts
             yield native
-        drained = _drained(stream, losses)
-        # Behind a seek the first frames may lean on ones before it, which is no loss.
-        exact = start_pts is None and stream.codec_context.name in _ONE_PACKET_PER_FRAME
+        drained, codec = _drained(stream.codec_context, losses), stream.codec_context.name
     if last is not None and losses.missing > len(drained):
         # How many came out before the error depends on the threads' timing, so none of them is taken.
         drained = _tail(path, stream_index, last)
     for native in drained:
         losses.frame(native)
         yield native
-    losses.settle(exact=exact, cut=is_cut_short(path))
+    losses.settle(codec, whole=start_pts is None, cut=is_cut_short(path))
 
 
 def decode_sparsely(
@@ -133,13 +140,13 @@ def decode_sparsely(
     From a key frame at or before `start_pts` on. What cannot be decoded is not told.
     """
     with open_input(path) as container:
-        stream = _video(container, stream_index)
+        stream = video_stream(container, stream_index)
         are_dense = _keys_are_dense(container, stream, every_seconds)
         stream.thread_type = "AUTO"
         # Frames that no other one leans on are left out, half of those of most films, or all between key frames.
         stream.codec_context.skip_frame = "NONKEY" if are_dense else "NONREF"
         container.seek(0 if start_pts is None else start_pts, stream=stream, backward=True)
-        yield from _frames(container, stream, Losses(path, strict=False))
+        yield from all_frames(container, stream, Losses(path, strict=False))
 
 
 def _keys_are_dense(container: InputContainer, stream: VideoStream, every_seconds: float) -> bool:
@@ -154,13 +161,16 @@ def _keys_are_dense(container: InputContainer, stream: VideoStream, every_second
     return len(gaps) > 2 and max(gaps) <= every_seconds
 
 
-def _seek(container: InputContainer, stream: VideoStream, pts: int) -> None:
-    """Goes to a key frame from which the frame at `pts` can be decoded."""
+def begin(container: InputContainer, stream: VideoStream, losses: Losses, pts: int | None) -> None:
+    """Goes to a key frame from which the frame at `pts` can be decoded, None to the beginning."""
+    if pts is None:
+        losses.expected = stream.frames
+        return
     far = round(10 / stream.time_base) if stream.time_base else 0
     # Some containers seek too far; then earlier, and at last from the start.
     for target in (pts, pts - far, min(0, stream.start_time or 0)):
         container.seek(target, stream=stream, backward=True)
-        first = next(_frames(container, stream, Losses(Path(), strict=False)), None)
+        first = next(all_frames(container, stream, Losses(Path(), strict=False)), None)
         container.seek(target, stream=stream, backward=True)
         if first is not None and first.pts is not None and first.pts <= pts:
             return
@@ -188,18 +198,21 @@ def read_packets(
         losses.cut_short()
 
 
-def _frames(container: InputContainer, stream: VideoStream, losses: Losses) -> Iterator[av.VideoFrame]:
-    yield from _frames_of_packets(container, stream, losses)
-    for native in _drained(stream, losses):
+def all_frames(
+    container: InputContainer, stream: VideoStream, losses: Losses, context: VideoCodecContext | None = None
+) -> Iterator[av.VideoFrame]:
+    """The frames of `stream` from where `container` stands, by its own decoder or by `context`."""
+    context = context or stream.codec_context
+    yield from _frames_of_packets(container, stream, context, losses)
+    for native in _drained(context, losses):
         losses.frame(native)
         yield native
 
 
 def _frames_of_packets(
-    container: InputContainer, stream: VideoStream, losses: Losses
+    container: InputContainer, stream: VideoStream, context: VideoCodecContext, losses: Losses
 ) -> Iterator[av.VideoFrame]:
-    """What the decoder gives while it is fed."""
-    context = stream.codec_context
+    """What the decoder `context` gives while it is fed with the packets of `stream`."""
     for packet in read_packets(container, (stream,), losses):
         losses.read += 1
         losses.discarded += packet.is_discard
@@ -213,10 +226,10 @@ def _frames_of_packets(
             yield native
 
 
-def _drained(stream: VideoStream, losses: Losses) -> list[av.VideoFrame]:
+def _drained(context: VideoCodecContext, losses: Losses) -> list[av.VideoFrame]:
     """What is still inside the decoder when all packets are in; not counted yet."""
     try:
-        return list(stream.codec_context.decode(None))
+        return list(context.decode(None))
     except av.error.FFmpegError as error:
         losses.packet(error)
         return []
@@ -229,14 +242,15 @@ def _tail(path: Path, stream_index: int, last: int) -> list[av.VideoFrame]:
     inside. Without frame threads an error comes with its own packet, and draining has none.
     """
     with open_input(path) as container:
-        stream = _video(container, stream_index)
+        stream = video_stream(container, stream_index)
         container.seek(last, stream=stream, backward=True)
         stream.thread_type = "SLICE"
-        natives = _frames(container, stream, Losses(path, strict=False))
+        natives = all_frames(container, stream, Losses(path, strict=False))
         return [native for native in natives if native.pts is not None and native.pts > last]
 
 
-def _video(container: InputContainer, index: int) -> VideoStream:
+def video_stream(container: InputContainer, index: int) -> VideoStream:
+    """The stream `index`, which is video."""
     stream = container.streams[index]
     assert isinstance(stream, VideoStream)
     return stream

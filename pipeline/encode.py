@@ -9,6 +9,7 @@ from pathlib import Path
 import av
 import torch
 
+from pipeline import nvenc
 from pipeline.errors import SinkError
 from pipeline.probe import SourceInfo
 
@@ -50,7 +51,7 @@ _NAMES = {
     "mpeg1": "mpeg1video",
 }
 _ENCODERS = (
-    "libx264", "libx265", "libx264rgb", "libsvtav1", "libvpx-vp9", "ffv1", "mpeg2video", "mpeg1video"
+    "libx264", "libx265", "libx264rgb", "libsvtav1", "libvpx-vp9", "ffv1", "mpeg2video", "mpeg1video", *nvenc.FORMATS
 )  # fmt: skip
 _ANY_SIZE = {"libsvtav1", "libvpx-vp9", "ffv1"}
 _HDR_TRANSFERS = {16, 18}
@@ -61,7 +62,8 @@ class EncodeConfig:
     """How the video is compressed."""
 
     codec: str = "auto"
-    """auto, or an encoder: h264, h265, av1, vp9, ffv1, mpeg2. auto takes what suits container and source."""
+    """auto, or an encoder: h264, h265, av1, vp9, ffv1, mpeg2, or of an NVIDIA card h264_nvenc, hevc_nvenc, av1_nvenc.
+    auto takes what suits container and source, never a card's."""
     crf: float = 16
     """Quality on H.264's scale: 0 is best, 16 looks like the source, 23 is small."""
     preset: str = "medium"
@@ -75,7 +77,7 @@ class EncodeConfig:
         if self.preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {self.preset!r}")
         if self.codec != "auto" and _NAMES.get(self.codec, self.codec) not in _ENCODERS:
-            known = ", ".join(["auto", *_NAMES, "ffv1"])
+            known = ", ".join(["auto", *_NAMES, "ffv1", *nvenc.FORMATS])
             raise ValueError(f"codec must be one of {known}, got {self.codec!r}")
 
 
@@ -91,7 +93,10 @@ class Encoding:
 
 
 def choose_encoding(path: Path, info: SourceInfo, width: int, height: int, config: EncodeConfig) -> Encoding:
-    """The encoding of frames like those of `info`, of `width` x `height`, into `path`. Raises SinkError."""
+    """The encoding of frames like those of `info`, of `width` x `height`, into `path`.
+
+    Raises SinkError, and ConfigError where this machine lacks the encoder that was asked for.
+    """
     container = CONTAINERS.get(path.suffix.lower())
     if container is None:
         raise SinkError(
@@ -118,6 +123,12 @@ def choose_encoding(path: Path, info: SourceInfo, width: int, height: int, confi
     if info.interlaced and codec not in ("libx264", "mpeg2video", "ffv1"):
         warnings.append(f"{codec} keeps no mark of interlacing: players will not deinterlace the output")
     options = _options(codec, info, config)
+    if codec in nvenc.FORMATS:
+        if config.lossless:
+            raise SinkError(f"{path}: {codec} is not trusted to keep every sample; use --codec ffv1, or auto")
+        if info.mastering_display or info.content_light:
+            warnings.append(f"{codec} writes no mastering data and light levels into the video")
+        nvenc.check_encoder(codec, pixel_format, width, height, options)
     return Encoding(container, codec, pixel_format, options, tuple(warnings))
 
 
@@ -197,6 +208,8 @@ class _Samples:
 
 
 def _formats(codec: str) -> list[str]:
+    if codec in nvenc.FORMATS:
+        return list(nvenc.FORMATS[codec])
     return [layout.name for layout in av.Codec(codec, "w").video_formats or ()]
 
 
@@ -243,6 +256,8 @@ def _options(codec: str, info: SourceInfo, config: EncodeConfig) -> dict[str, st
     elif codec == "libvpx-vp9":
         options |= {"deadline": "good", "cpu-used": str(max(0, min(5, 8 - speed))), "row-mt": "1", "b": "0"}
         options |= {"lossless": "1"} if config.lossless else {"crf": str(round(config.crf * 63 / 51))}
+    elif codec in nvenc.FORMATS:
+        options |= nvenc.options(codec, config.crf, config.preset)
     elif codec == "ffv1":
         options |= {"level": "3", "slices": "4"}
     else:

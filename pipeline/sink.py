@@ -21,8 +21,9 @@ from pipeline.containers import open_input
 from pipeline.encode import EncodeConfig, Encoding, choose_encoding
 from pipeline.errors import MediaError, SinkError
 from pipeline.partial import PartialFile
+from pipeline.planar import repack
 from pipeline.probe import SourceInfo
-from pipeline.source import FileSource, repack
+from pipeline.source import FileSource
 from pipeline.streams import StreamCopier, carried_tags, file_tags
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ def add_encoder(
     context.colorspace = info.color_matrix
     if info.sample_aspect_ratio:
         context.sample_aspect_ratio = info.sample_aspect_ratio
-    if encoding.codec == "libx265" and encoding.container in ("mp4", "mov"):
+    if encoding.codec in ("libx265", "hevc_nvenc") and encoding.container in ("mp4", "mov"):
         context.codec_tag = "hvc1"
     return stream
 

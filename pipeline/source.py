@@ -12,13 +12,14 @@ from pathlib import Path
 
 import av
 
-from pipeline.coding import Siting, planar_format, planes_of
-from pipeline.colour import through_filters
+from pipeline.coding import Siting, planar_format
 from pipeline.containers import open_input
 from pipeline.decode import Losses, decode, decode_sparsely
 from pipeline.errors import SourceError
 from pipeline.fields import Fields, deinterlaced, look_at_fields, on_fields
 from pipeline.frames import Frame
+from pipeline.hardware import HardwareDecoder
+from pipeline.planar import is_opaque, repack
 from pipeline.probe import SourceInfo, probe
 
 _MAX_SECONDS = 1e8
@@ -38,7 +39,7 @@ class FileSource:
     May be iterated again; closing an iteration closes the file. With `start_seconds` the frames before are
     dropped and times are counted from there. What cannot be decoded is left out and told in `damage`; with
     `strict` it raises instead. `deinterlace` makes whole frames of fields: "frame" one for each frame, at its time,
-    "field" two (see pipeline/fields.py). Raises SourceError.
+    "field" two (see pipeline/fields.py); `hardware` is `DecodeConfig`'s. Raises SourceError.
     """
 
     live = False
@@ -51,6 +52,7 @@ class FileSource:
         duration_seconds: float | None = None,
         strict: bool = False,
         deinterlace: str = "none",
+        hardware: str = "none",
     ) -> None:
         length = 1 if duration_seconds is None else duration_seconds
         # In this form both are false for a number that is none.
@@ -81,6 +83,7 @@ class FileSource:
         if duration_seconds is not None:
             self._end = self._zero + max(1, round(Fraction(duration_seconds) / base))
         self._losses = Losses(path, strict=strict)
+        self._decoder = HardwareDecoder(path, info.video_index, hardware)
         self._untimed = 0
 
     @property
@@ -106,6 +109,7 @@ class FileSource:
     def warnings(self) -> list[str]:
         """Those of `info`, what was seen of its fields, and what was met while reading that is no loss."""
         told = [*self.info.warnings, *on_fields(self.fields, self._marked, self._deinterlace)]
+        told += self._decoder.warnings
         if self._untimed:
             told.append(f"{self._untimed} frames had no time that grows; it was filled in")
         return told
@@ -190,7 +194,7 @@ class FileSource:
     def _wanted(self, losses: Losses, start: int | None) -> Iterator[av.VideoFrame]:
         """Frames from `start` to the end of the wanted stretch, with times that strictly increase, by the file's own
         clock in ticks of `info`'s time base."""
-        frames = self._timed(decode(self.path, self.info.video_index, losses, self._reach(start)))
+        frames = self._timed(self._decoder.frames(losses, self._reach(start)))
         if self._deinterlace != "none":
             whole = (self._planar(native, index) for index, native in enumerate(frames))
             base = self.info.time_base * self._shown
@@ -251,7 +255,7 @@ class FileSource:
             )
         if native.format.name == info.pixel_format and native.planes[0].line_size > 0:
             return native
-        if not _opaque(native):
+        if not is_opaque(native):
             raise SourceError(
                 f"{self.path}: frame {index} is transparent, which no output here can be; "
                 "put it on a background first"
@@ -274,25 +278,3 @@ def _expected(
         return None
     count = round(min(ends) * info.average_rate)
     return shown * (count if info.frame_count is None else min(count, info.frame_count))
-
-
-def repack(native: av.VideoFrame, pixel_format: str) -> av.VideoFrame:
-    """`native` in another pixel format, with its tags; no sample changes where both hold the same samples."""
-    tags = native.color_range, native.colorspace, native.color_primaries, native.color_trc
-    if not native.format.is_rgb:
-        # Untagged, else the converter would squeeze full range into limited.
-        native.color_range = 0
-    result = through_filters(native, ("format", f"pix_fmts={pixel_format}"))
-    native.color_range = tags[0]
-    result.color_range, result.colorspace, result.color_primaries, result.color_trc = tags
-    return result
-
-
-def _opaque(native: av.VideoFrame) -> bool:
-    components = native.format.components
-    if not any(component.is_alpha for component in components) and not native.format.has_palette:
-        return True
-    depth = max(component.bits for component in components)
-    alpha = through_filters(native, ("alphaextract", ""))
-    top = (1 << min(depth, alpha.format.components[0].bits)) - 1
-    return bool((planes_of(alpha)[0] >= top).all())

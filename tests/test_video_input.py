@@ -10,10 +10,11 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from clips import native_frame, picture, shown_times, truncate, write_clip, write_sound
+from clips import Tags, native_frame, picture, shown_times, truncate, write_clip, write_sound
 
 from pipeline.coding import planes_of
 from pipeline.errors import SourceError
+from pipeline.planar import repack
 from pipeline.source import FileSource
 
 FRONT = {"movflags": "+faststart"}
@@ -252,18 +253,24 @@ def test_packed_samples_are_spread_over_planes_unchanged(
         assert np.array_equal(planes_of(first.native)[0], expected)
 
 
-def test_full_range_survives_the_spreading(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["yuv420p", "yuvj420p"])
+@pytest.mark.parametrize("tags", [Tags(1, 1, 1, 1), Tags(2, 9, 16, 9), Tags(2, 2, 2, 2), Tags(0, 6, 6, 6)])
+def test_tagged_samples_are_spread_unchanged(tmp_path: Path, target: str, tags: Tags) -> None:
     path = write_clip(tmp_path / "in.nut", codec="rawvideo", pixel_format="nv12", options={}, frames=1)
-    from pipeline.source import repack
-
     with av.open(str(path)) as container:
         original = next(container.decode(video=0))
-    original.color_range = 2
-    chroma = np.frombuffer(memoryview(original.planes[1]), np.uint8).reshape(60, -1)[:, :160].copy()
-    planar = repack(original, "yuv420p")
-    assert planar.color_range == 2
-    assert np.array_equal(planes_of(planar)[1], chroma[:, ::2])
-    assert np.array_equal(planes_of(planar)[2], chroma[:, 1::2])
+    original.color_range, original.colorspace = tags.range, tags.matrix
+    original.color_primaries, original.color_trc = tags.primaries, tags.transfer
+    luma, chroma = (
+        np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1)[:, :160].copy()
+        for plane in original.planes
+    )
+    planar = repack(original, target)
+    for frame in (planar, original):
+        assert (frame.color_range, frame.colorspace) == (tags.range, tags.matrix)
+        assert (frame.color_primaries, frame.color_trc) == (tags.primaries, tags.transfer)
+    for ours, theirs in zip(planes_of(planar), (luma, chroma[:, ::2], chroma[:, 1::2]), strict=True):
+        assert np.array_equal(ours, theirs)
 
 
 def alpha_clip(path: Path, opacity: int) -> Path:

@@ -261,7 +261,7 @@ def test_frames_without_growing_times_get_one_in_between(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_clip(tmp_path / "in.mp4", frames=6, rate=Fraction(25))
-    import pipeline.source as module
+    import pipeline.hardware as module
 
     real = module.decode
 

@@ -24,7 +24,7 @@ from pipeline.live.capture import TICK
 from pipeline.live.sound import Sound, SoundFormat
 from pipeline.live.voice import Voice
 from pipeline.partial import PartialFile
-from pipeline.source import repack
+from pipeline.planar import repack
 
 _STREAMED = {"rtmp": "flv", "rtsp": "rtsp", "udp": "mpegts", "srt": "mpegts"}
 _NO_CAMERA = (

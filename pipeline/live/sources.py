@@ -20,8 +20,8 @@ from pipeline.errors import SourceError
 from pipeline.live.addresses import Address
 from pipeline.live.cameras import cameras, find_camera, library
 from pipeline.live.sound import SoundFormat
+from pipeline.planar import repack
 from pipeline.probe import display_of
-from pipeline.source import repack
 
 _FORMATS = f"{FORMATS},rtsp,rtp,sdp,mpjpeg,mjpeg"
 """Those of files, and those that cameras of the network speak; playlists, which lead anywhere, are not among them."""
