@@ -65,6 +65,9 @@ class Request:
     """Where the face was restored before. A restorer that makes no use of it says so, see `uses_previous`."""
     restorer: str = ""
     """The restorer that is wanted for this face, where a run has several; empty = the run's own."""
+    kept: Tensor | None = None
+    """`Result.kept` of the face before in the same track and with the same references, given back as it was; None =
+    there is none. Only a restorer that asks for it is given it, see `uses_kept`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +76,9 @@ class Result:
 
     image: Tensor
     """uint8 (3, S, S) RGB full range, in the alignment of the request's crop."""
+    kept: Tensor | None = None
+    """float32 of any shape: what the restorer wants to be given back with the next face of the track. State by value:
+    nobody else looks at it, and the restorer itself keeps nothing."""
 
 
 def check_previous(request: Request) -> None:
@@ -118,7 +124,7 @@ class Restorer(Protocol):
     """Restores faces; keeps nothing between calls.
 
     One that ignores references says `uses_references = False`, one that looks at `Request.previous` says
-    `uses_previous = True`.
+    `uses_previous = True`, and one that wants `Request.kept` says `uses_kept = True`.
     """
 
     crop_size: int
@@ -137,6 +143,11 @@ def uses_references(restorer: Restorer) -> bool:
 def uses_previous(restorer: Restorer) -> bool:
     """Whether `Request.previous` can change what `restorer` gives; those that do not say so make no use of it."""
     return bool(getattr(restorer, "uses_previous", False))
+
+
+def uses_kept(restorer: Restorer) -> bool:
+    """Whether `restorer` wants its own `Result.kept` back; those that do not say so do not."""
+    return bool(getattr(restorer, "uses_kept", False))
 
 
 class Masker(Protocol):

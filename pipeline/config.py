@@ -154,6 +154,9 @@ class RestorerConfig:
     previous_sigma: float = 1.0
     """Where a face changed little, `iconface` begins at what it made of it before, noised to this level: above 0.05,
     with in proportion fewer steps; 1 always begins with noise alone. Less than 1 needs `restore.previous`."""
+    most_change: float = 0.3
+    """Share by which the tokens of a face may have changed since `iconface` last worked on its track, at most, for what
+    it added then to be added again, at about half the time; 0 = it always works. On a GPU it always does."""
     previous_group: bool = True
     """Let `iconface` see what it made of the face before, if it is told (`restore.previous`) and made for it."""
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -174,6 +177,8 @@ class RestorerConfig:
                 raise ValueError(f"{name} must be finite and not negative, got {value}")
         if not 0.05 < self.previous_sigma <= 1:
             raise ValueError(f"previous_sigma must be above 0.05 and at most 1, got {self.previous_sigma}")
+        if not (math.isfinite(self.most_change) and self.most_change >= 0):
+            raise ValueError(f"most_change must be finite and not negative, got {self.most_change}")
         if not -(2**63) <= self.seed < 2**64:
             raise ValueError(f"seed must fit into 64 bits, got {self.seed}")
 

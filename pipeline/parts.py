@@ -34,6 +34,7 @@ _MEANT_FOR = {
     "average_references": ("iconface",),
     "own_noise": ("iconface",),
     "previous_sigma": ("iconface",),
+    "most_change": ("iconface",),
     "previous_group": ("iconface",),
     "klein": ("klein",),
     "adapter": ("klein",),
@@ -173,6 +174,7 @@ def _flow_restorer(
         seed=config.seed,
         own_noise=config.own_noise,
         previous_sigma=config.previous_sigma,
+        most_change=config.most_change,
         previous_group=config.previous_group,
     )
     return IconFaceRestorer(checkpoint, device, settings, precision)

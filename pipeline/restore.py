@@ -11,7 +11,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from models.protocols import Masker, Request, Restorer, uses_previous
+from models.protocols import Masker, Request, Restorer, Result, uses_kept, uses_previous
 from pipeline.frames import RestoredFace, RestoredFrame, TrackedFrame
 from pipeline.reuse import Follow, Planned, Reuse
 
@@ -63,7 +63,7 @@ class _Waiting:
 
     frame: TrackedFrame
     faces: list[Planned]
-    results: dict[int, Tensor] = field(default_factory=dict)
+    results: dict[int, Result] = field(default_factory=dict)
     """By place in `faces`."""
 
     @property
@@ -124,13 +124,20 @@ def make_reuse(config: RestoreConfig, steadiness: float, restorer: Restorer | No
         steadiness=steadiness,
         follow=config.reuse_motion,
         window=config.window if tells else 0,
+        keeps=restorer is not None and uses_kept(restorer),
     )
 
 
 def _leave(waiting: deque[_Waiting], reuse: Reuse, masker: Masker | None) -> Iterator[RestoredFrame]:
     while waiting and not waiting[0].missing:
         done = waiting.popleft()
-        images = [reuse.finish(face, done.results.get(place)) for place, face in enumerate(done.faces)]
+        results = [done.results.get(place) for place in range(len(done.faces))]
+        images = [
+            reuse.finish(face, None, None)
+            if result is None
+            else reuse.finish(face, result.image, result.kept)
+            for face, result in zip(done.faces, results, strict=True)
+        ]
         masks: Sequence[Tensor | None] = [None] * len(images)
         if masker is not None and images:
             masks = list(masker.mask(torch.stack([face.tracked.crop for face in done.faces])))
@@ -165,8 +172,9 @@ class _Batches:
             self.restore_oldest(waiting)
             return
         for (frame, place), result in zip(chosen, results, strict=True):
-            frame.results[place] = result.image
+            frame.results[place] = result
 
     def _request(self, face: Planned) -> Request:
         tracked = face.tracked
-        return Request(tracked.crop, tracked.references, self._reuse.told(face), tracked.restorer)
+        told, kept = self._reuse.told(face), self._reuse.kept(face)
+        return Request(tracked.crop, tracked.references, told, tracked.restorer, kept)

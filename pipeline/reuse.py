@@ -54,6 +54,8 @@ class Keyframe:
     look: Look
     image: NDArray[np.float32] | None = None
     """float32 (S, S, 3) RGB, 8-bit code values, restored and steadied; None until then."""
+    kept: Tensor | None = None
+    """What the restorer wants back with the track's next keyframe."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,11 +90,14 @@ class Planned:
     """The keyframe that this window looks back to; None in the first window."""
     told: Earlier | None = None
     """What the restorer is told: the base as seen from here. None for a face that does not ask, too."""
+    before: Keyframe | None = None
+    """The keyframe of which the restorer is given back what it wants; None: it is given nothing."""
 
     @property
     def is_open(self) -> bool:
-        """Whether what the restorer is told is known."""
-        return self.told is None or self.told.key.image is not None
+        """Whether what the restorer is told and given back is known."""
+        keys = (self.told.key if self.told is not None else None, self.before)
+        return all(key is None or key.image is not None for key in keys)
 
     @property
     def asks(self) -> bool:
@@ -111,18 +116,21 @@ class Reuse:
         steadiness: float,
         follow: Follow = "flow",
         window: int = 0,
+        keeps: bool = False,
     ) -> None:
         """Faces carried after a keyframe, at most, while they move and while they do not.
 
         `steadiness` in [0, 1): share of the frame before that is mixed in. `follow`: see `RestoreConfig.reuse_motion`.
-        `window`: keyframes of a track of which the restorer is told the same one before; 0 tells it of none.
+        `window`: keyframes of a track of which the restorer is told the same one before; 0 tells it of none. `keeps`:
+        it is given back what it wants of the keyframe before.
         """
         self.most_carried = most_carried
         """May be changed between two frames."""
         self._most_still = most_still
         self._steadiness = steadiness
         self._window = window
-        self._is_idle = not (most_carried or most_still or steadiness or window)
+        self._keeps = keeps
+        self._is_idle = not (most_carried or most_still or steadiness or window or keeps)
         self._meter = None if follow == "none" else MotionMeter(quick=follow == "quick")
         self._last: dict[int, Planned] = {}
 
@@ -144,8 +152,9 @@ class Reuse:
         self._last = {face.tracked.track_id: face for face in planned}
         return planned
 
-    def finish(self, face: Planned, restored: Tensor | None) -> Tensor:
-        """uint8 (3, S, S) RGB, to be shown. `restored` is what the restorer made of the face, None for a carried one.
+    def finish(self, face: Planned, restored: Tensor | None, kept: Tensor | None = None) -> Tensor:
+        """uint8 (3, S, S) RGB, to be shown. `restored` is what the restorer made of the face, None for a carried one;
+        `kept` what it wants back.
 
         What stays of the degraded crop where a face is larger on screen is mixed in.
         """
@@ -164,7 +173,7 @@ class Reuse:
             # So that as much is left after a number of frames, however many keyframes are among them.
             share = self._steadiness**face.earlier.distance
             image = steadied(image, face.earlier.image, face.earlier.motion, share)
-        face.key.image = image
+        face.key.image, face.key.kept = image, kept
         return _as_picture(image)
 
     def told(self, face: Planned) -> Previous | None:
@@ -173,6 +182,10 @@ class Reuse:
             return None
         image, gate = moved(face.told.image, face.told.motion)
         return Previous(_as_picture(image), torch.from_numpy(gate))
+
+    def kept(self, face: Planned) -> Tensor | None:
+        """What the restorer is given back for an open face."""
+        return None if face.before is None else face.before.kept
 
     def _plan(self, face: TrackedFace) -> Planned:
         if self._is_idle:
@@ -198,7 +211,10 @@ class Reuse:
             return Planned(face, origin, key, earlier, last.number, last.base)
         number = last.number + 1
         base = key if self._window and number % self._window == 0 else last.base
-        return Planned(face, origin, Keyframe(look), earlier, number, base, self._seen(base, look, earlier))
+        told = self._seen(base, look, earlier)
+        # What a restorer works out depends on the references.
+        before = key if self._keeps and _same_references(last.tracked, face) else None
+        return Planned(face, origin, Keyframe(look), earlier, number, base, told, before)
 
     def _motion(self, now: Look, before: Look, *, still: bool) -> Motion:
         measure = unmoved if still or self._meter is None else self._meter.measure

@@ -15,7 +15,7 @@ from models.iconface.model import IconFaceModel
 from models.iconface.restorer import IconFaceRestorer
 from models.iconface.sampling import SamplingSettings
 from models.iconface.shape import AutoencoderShape, IconFaceShape
-from models.protocols import References, Request
+from models.protocols import Previous, References, Request
 from models.weights import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from pipeline.build import build_restorer
 from pipeline.config import RestorerConfig
@@ -89,8 +89,8 @@ def test_batches_by_number_of_references_keep_order_and_result(path: Path) -> No
     assert net._groups(requests) == [[0, 3], [1, 4], [2]]
     net.device = torch.device("cpu")
     for group in ([0, 3], [1, 4], [2]):
-        for index, image in zip(group, net._batch([requests[k] for k in group]), strict=True):
-            assert int((image.int() - alone[index].int()).abs().max()) <= 1
+        for index, result in zip(group, net._batch([requests[k] for k in group]), strict=True):
+            assert int((result.image.int() - alone[index].int()).abs().max()) <= 1
 
 
 def test_result_depends_on_the_seed_alone(path: Path) -> None:
@@ -212,3 +212,79 @@ def test_a_checkpoint_is_known_by_its_header(path: Path) -> None:
 def test_networks_and_autoencoders_must_agree() -> None:
     with pytest.raises(ValueError, match="four times"):
         IconFaceModel(replace(SHAPE, channels=32), CODEC)
+
+
+def changed(picture: Tensor, by: int) -> Tensor:
+    return (picture.int() + by).clamp(0, 255).to(torch.uint8)
+
+
+def counted(net: IconFaceRestorer, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How often the transformer works."""
+    calls: list[int] = []
+    forward = net.model.network.forward
+
+    def counting(*given: Any) -> Tensor:
+        calls.append(1)
+        return forward(*given)
+
+    monkeypatch.setattr(net.model.network, "forward", counting)
+    return calls
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("views", [(), (1, 2)])
+def test_an_answer_is_used_again_while_little_changes(
+    path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, views: tuple[int, ...]
+) -> None:
+    net, refs = restorer(path, steps=steps, most_change=0.3), references(*views) if views else References()
+    calls = counted(net, monkeypatch)
+    assert net.uses_kept
+    [first] = net.restore([Request(crop(0), refs)])
+    worked = len(calls)
+    assert worked >= steps
+    [same] = net.restore([Request(crop(0), refs, kept=first.kept)])
+    # Only the rounding of a sum is between.
+    assert int((same.image.int() - first.image.int()).abs().max()) <= 1
+    nearly = Request(changed(crop(0), 3), refs, kept=first.kept)
+    [near] = net.restore([nearly])
+    assert len(calls) == worked
+    assert same.kept is near.kept is first.kept
+    [anew] = net.restore([replace(nearly, kept=None)])
+    assert 0 < (near.image.float() - anew.image.float()).abs().mean() < 8
+    [other] = net.restore([Request(crop(1), refs, kept=first.kept)])
+    [fresh] = net.restore([Request(crop(1), refs)])
+    assert torch.equal(other.image, fresh.image)
+    assert other.kept is not None
+    assert fresh.kept is not None
+    assert torch.equal(other.kept, fresh.kept)
+
+
+def test_an_answer_is_not_used_where_it_does_not_belong(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = restorer(path, most_change=0.3)
+    [first] = net.restore([Request(crop(0), References())])
+    assert first.kept is not None
+    calls = counted(net, monkeypatch)
+    net.restore([Request(crop(0), References(), kept=first.kept[:, :3])])
+    assert len(calls) == 1  # another restorer's
+    told = Previous(crop(0), torch.ones(64, 64))
+    net.restore([Request(crop(0), References(), told, kept=first.kept)])
+    assert len(calls) == 2  # the face before has a say of its own
+    off = restorer(path)
+    assert not off.uses_kept
+    [plain] = off.restore([Request(crop(0), References(), kept=first.kept)])
+    assert plain.kept is None
+    assert torch.equal(plain.image, first.image)
+    net.device = type("Device", (), {"type": "cuda"})()  # type: ignore[assignment]
+    assert not net.uses_kept
+    with pytest.raises(ValueError, match="most_change must be finite and not negative"):
+        SamplingSettings(most_change=-1)
+    with pytest.raises(ValueError, match="most_change must be finite and not negative"):
+        RestorerConfig(most_change=float("nan"))
+
+
+def test_the_setting_reaches_the_restorer(path: Path) -> None:
+    for most in (0.0, 0.12):
+        built = build_restorer(RestorerConfig(kind=str(path), device="cpu", most_change=most))
+        assert isinstance(built, IconFaceRestorer)
+        assert built.settings.most_change == most
+        assert built.uses_kept == (most > 0)

@@ -58,13 +58,13 @@ class ReferenceRestorer(ABC, Generic[T]):
                 self._check(crop)
         results: list[Result | None] = [None] * len(requests)
         for group in self._groups(requests):
-            for index, image in zip(group, self._batch([requests[index] for index in group]), strict=True):
-                results[index] = Result(image)
+            for index, result in zip(group, self._batch([requests[index] for index in group]), strict=True):
+                results[index] = result
         return [result for result in results if result is not None]
 
     @abstractmethod
-    def _batch(self, requests: list[Request]) -> list[Tensor]:
-        """The restored crops, uint8 (3, S, S), of requests of one kind."""
+    def _batch(self, requests: list[Request]) -> list[Result]:
+        """The results of requests of one kind."""
 
     @abstractmethod
     def _worked_out(self, references: References) -> T:

@@ -46,12 +46,17 @@ class SamplingSettings:
     there, in proportion fewer; 1 always starts from noise alone."""
     previous_group: bool = True
     """Let a network that is made for it see the previous face."""
+    most_change: float = 0.0
+    """Share by which the tokens that stand for a face may have changed since its answer was worked out, at most, for
+    that answer to be used again; 0 always works it out."""
 
     def __post_init__(self) -> None:
         if not SMALLEST_SIGMA < self.previous_sigma <= 1:
             raise ValueError(
                 f"previous_sigma must be above {SMALLEST_SIGMA} and at most 1, got {self.previous_sigma}"
             )
+        if not (math.isfinite(self.most_change) and self.most_change >= 0):
+            raise ValueError(f"most_change must be finite and not negative, got {self.most_change}")
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if self.shift <= 0:

@@ -62,15 +62,23 @@ def from_bytes(content: bytes) -> tuple[dict[int, Planned], dict[int, Standing]]
 
 def _keyframe_values(name: str, key: Keyframe) -> dict[str, NDArray[Any]]:
     assert key.image is not None
-    return {
+    values: dict[str, NDArray[Any]] = {
         f"{name}.colour": key.look.colour,
         f"{name}.luma": key.look.luma,
         f"{name}.image": key.image,
     }
+    if key.kept is not None:
+        values[f"{name}.kept"] = key.kept.numpy()
+    return values
 
 
 def _keyframe(name: str, values: Mapping[str, NDArray[Any]]) -> Keyframe:
-    return Keyframe(Look(values[f"{name}.colour"], values[f"{name}.luma"]), values[f"{name}.image"])
+    kept = values.get(f"{name}.kept")
+    return Keyframe(
+        Look(values[f"{name}.colour"], values[f"{name}.luma"]),
+        values[f"{name}.image"],
+        None if kept is None else torch.from_numpy(kept),
+    )
 
 
 def _planned(track: int, values: Mapping[str, NDArray[Any]]) -> Planned:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import av
 import torch
 
-from models.protocols import References, Request, Restorer, Result, uses_previous
+from models.protocols import References, Request, Restorer, Result, uses_kept, uses_previous
 from pipeline.blend import blend
 from pipeline.config import PipelineConfig
 from pipeline.flow import Parts
@@ -121,6 +121,7 @@ class _Choice:
         self._chosen, self._light = chosen, light
         self.crop_size = chosen.crop_size
         self.uses_previous = uses_previous(chosen)
+        self.uses_kept = uses_kept(chosen)
         self.take_light = False
 
     def restore(self, requests: Sequence[Request]) -> list[Result]:

@@ -19,6 +19,7 @@ from models.protocols import (
     Request,
     Restorer,
     Result,
+    uses_kept,
     uses_previous,
     uses_references,
 )
@@ -36,6 +37,7 @@ class Restorers:
         self.crop_size = max(restorer.crop_size for restorer in everyone)
         self.uses_references = any(map(uses_references, everyone))
         self.uses_previous = any(map(uses_previous, everyone))
+        self.uses_kept = any(map(uses_kept, everyone))
         self.device = getattr(everyone[0], "device", torch.device("cpu"))
         # Of views that many requests share, kept as long as somebody holds the whole set.
         self._smaller: dict[int, WeakKeyDictionary[References, References]] = {}
@@ -57,12 +59,17 @@ class Restorers:
         if size == self.crop_size:
             return restorer.restore(requests)
         small = [
-            Request(resized(r.crop, size), self._resized(r.references, size), _smaller(r.previous, size))
+            Request(
+                resized(r.crop, size),
+                self._resized(r.references, size),
+                _smaller(r.previous, size),
+                kept=r.kept,
+            )
             for r in requests
         ]
         results = restorer.restore(small)
         return [
-            Result(_changed(request.crop, asked.crop, result.image))
+            Result(_changed(request.crop, asked.crop, result.image), result.kept)
             for request, asked, result in zip(requests, small, results, strict=True)
         ]
 

@@ -26,7 +26,7 @@ from models.iconface.klein.plan import plan
 from models.iconface.klein.prompt import Prompts, prompts_of
 from models.iconface.requests import ReferenceRestorer, images_of
 from models.iconface.sampling import fixed_noise, klein_shift, sigmas
-from models.protocols import References, Request
+from models.protocols import References, Request, Result
 from models.weights import CheckpointError
 
 CROP_PX = 512
@@ -102,7 +102,7 @@ class KleinRestorer(ReferenceRestorer[Velocity]):
     def _groups(self, requests: Sequence[Request]) -> list[list[int]]:
         return [[index] for index in range(len(requests))]
 
-    def _batch(self, requests: list[Request]) -> list[Tensor]:
+    def _batch(self, requests: list[Request]) -> list[Result]:
         (request,) = requests
         degraded = self.codec.encode(self._pictures([request.crop]))
         if len(request.references):
@@ -110,7 +110,7 @@ class KleinRestorer(ReferenceRestorer[Velocity]):
         else:
             towards = self.network.alone(self._embeddings([request.crop]))
         scene = self._sample(towards, degraded)
-        return images_of(self.codec.decode(scene, self.network.rows))
+        return [Result(image) for image in images_of(self.codec.decode(scene, self.network.rows))]
 
     def _sample(self, towards: Velocity, degraded: Tensor) -> Tensor:
         """Clean tokens (1, N, C) of `degraded` ones, by Euler steps from the noise."""
