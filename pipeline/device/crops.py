@@ -27,7 +27,7 @@ class CropReader:
     def read_crops(
         self, native: av.VideoFrame, matrices: Sequence[NDArray[np.float32]], size: int
     ) -> list[Tensor]:
-        """The crops of `native` under `matrices` (2, 3), frame to crop: uint8 (3, size, size) RGB full range, on the CPU."""
+        """The crops of `native` under `matrices` (2, 3), frame to crop: uint8 (3, size, size) RGB, on the CPU."""
         if not matrices:
             return []
         coding, planes = coding_of(native), planes_of(native)[:3]
@@ -84,8 +84,13 @@ def to_rgb(codes: Tensor, coding: Coding) -> Tensor:
     for row in matrix:
         if coding.depth == 8:
             # Whole numbers of 1/1024, halves rounded up.
-            weights, shift = np.rint(row[:3] * np.float32(1024)), np.rint((row[3] + np.float32(0.5)) * np.float32(1024))
-            total = sum((codes[i].double() * float(weights[i]) for i in range(3)), start=torch.zeros_like(codes[0]))
+            weights, shift = (
+                np.rint(row[:3] * np.float32(1024)),
+                np.rint((row[3] + np.float32(0.5)) * np.float32(1024)),
+            )
+            total = sum(
+                (codes[i].double() * float(weights[i]) for i in range(3)), start=torch.zeros_like(codes[0])
+            )
             channels.append(((total + float(shift)) / 1024).floor())
         else:
             # About the middle of unsigned 16 bits, which costs float32 some of its places.

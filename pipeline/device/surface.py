@@ -44,7 +44,9 @@ class Surface:
 def lay(planes: Sequence[Plane], boxes: Sequence[Iterable[Box]], transfer: Transfer) -> Surface:
     """Of each plane, the smallest rectangle that holds its `boxes`."""
     whole = tuple(_around(list(each)) for each in boxes)
-    regions = [plane[top:bottom, left:right] for plane, (left, top, right, bottom) in zip(planes, whole, strict=True)]
+    regions = [
+        plane[top:bottom, left:right] for plane, (left, top, right, bottom) in zip(planes, whole, strict=True)
+    ]
     if regions[0].dtype == np.uint8:
         return Surface(transfer.upload(regions).float(), whole)
     # As int16: torch does little with unsigned integers of 16 bits.

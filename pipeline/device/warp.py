@@ -84,7 +84,9 @@ def softened(pictures: Pictures, kernels: Tensor, height: int, width: int, bits:
     y, x = _grid(pictures, height, width)
     y, x = y[..., None], x[..., None]
     # In double: all that is whole stays exact.
-    across = pictures.at(_edge(y, pictures.height), _edge(x + reach, pictures.width)).double().mul(weights).sum(-1)
+    across = (
+        pictures.at(_edge(y, pictures.height), _edge(x + reach, pictures.width)).double().mul(weights).sum(-1)
+    )
     rows = Pictures.stacked(across, pictures.height, pictures.width)
     both = rows.at(_edge(y + reach, rows.height), _edge(x, rows.width)).mul(weights).sum(-1)
     if bits:
@@ -112,6 +114,29 @@ def warped(
         taps = _beyond(pictures, row.floor().long()[..., None] - first + step, columns, mirrored)
         lines.append(_weighed(taps, right) if cubic else _between(taps, right))
     return _weighed(torch.stack(lines, -1), down) if cubic else _between(torch.stack(lines, -1), down)
+
+
+def warped_in_steps(pictures: Pictures, inverse: Tensor, height: int, width: int) -> Tensor:
+    """The same by linear interpolation at places rounded to 1/32, with zeros beyond; `inverse` in double (N, 2, 3).
+
+    So does OpenCV with pictures of two channels.
+    """
+    y, x = _grid(pictures, height, width)
+    whole, parts = [], []
+    for axis in (1, 0):
+        by_x, by_y, shift = (along(each, y) for each in inverse[:, axis].unbind(1))
+        steps = (by_x * x * 1024).round().long() + ((by_y * y + shift) * 1024).round().long() + 16 >> 5
+        whole.append(steps >> 5)
+        parts.append((steps & 31).float() / 32)
+    (row, column), (down, right) = whole, parts
+    result = torch.zeros_like(down)
+    for below in (0, 1):
+        taps = _beyond(
+            pictures, row[..., None] + below, column[..., None] + torch.arange(2, device=row.device), None
+        )
+        share = down if below else 1 - down
+        result = result + taps[..., 0] * (share * (1 - right)) + taps[..., 1] * (share * right)
+    return result
 
 
 @lru_cache(maxsize=256)
