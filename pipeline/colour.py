@@ -95,6 +95,11 @@ def read_crop(native: av.VideoFrame, matrix: NDArray[np.float32], size: int) -> 
     return torch.from_numpy(np.ascontiguousarray(_to_rgb(planes, coding).transpose(2, 0, 1)))
 
 
+def read_crops(native: av.VideoFrame, matrices: Sequence[NDArray[np.float32]], size: int) -> list[Tensor]:
+    """`read_crop` under each of `matrices`."""
+    return [read_crop(native, matrix, size) for matrix in matrices]
+
+
 def add_patches(native: av.VideoFrame, patches: Sequence[Patch]) -> av.VideoFrame:
     """A new frame: `native` plus the differences of `patches`, with all its properties and side data.
 

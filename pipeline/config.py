@@ -15,6 +15,7 @@ from pipeline.gate import GateConfig
 from pipeline.jobs.config import ChunkConfig
 from pipeline.live.settings import LiveConfig
 from pipeline.people.config import ScanConfig
+from pipeline.pixels import PixelsConfig
 from pipeline.restore import RestoreConfig
 from pipeline.serve.settings import ServeConfig
 from pipeline.sink import EncodeConfig
@@ -203,6 +204,7 @@ class PipelineConfig:
     restore: RestoreConfig = field(default_factory=RestoreConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     blend: BlendConfig = field(default_factory=BlendConfig)
+    pixels: PixelsConfig = field(default_factory=PixelsConfig)
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     live: LiveConfig = field(default_factory=LiveConfig)
     serve: ServeConfig = field(default_factory=ServeConfig)

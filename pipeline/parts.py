@@ -19,6 +19,7 @@ from models.recogniser import EmbeddedRecogniser
 from models.spandrel_restorer import SpandrelRestorer
 from models.weights import WEIGHTS, Checkpoint, CheckpointError, is_own, load_checkpoint
 from pipeline.config import DetectorConfig, MaskerConfig, RecogniserConfig, RestorerConfig
+from pipeline.pixels import Pixels, PixelsConfig, make_pixels, pixels_kind
 
 T = TypeVar("T")
 
@@ -101,6 +102,19 @@ def resolved_precision(config: RestorerConfig) -> torch.dtype:
 def build_masker(config: MaskerConfig) -> Masker | None:
     """The masker that `config.kind` names; None for `none`."""
     return None if config.kind == "none" else cast(Masker, _stranger(config.kind, "masker.kind"))
+
+
+def build_pixels(config: PixelsConfig, restorer: RestorerConfig) -> Pixels:
+    """What cuts crops and blends, for one run. Raises `ConfigError` for what the restorer's device cannot do."""
+    return make_pixels(resolved_pixels(config, restorer), _device(restorer.device))
+
+
+def resolved_pixels(config: PixelsConfig, restorer: RestorerConfig) -> str:
+    """What `pixels.kind` means on this machine. Raises `ConfigError` for what the restorer's device cannot do."""
+    try:
+        return pixels_kind(config.kind, _device(restorer.device))
+    except ValueError as error:
+        raise ConfigError(f"pixels.kind: {error}") from error
 
 
 def _kind_and_checkpoint(name: str) -> tuple[str, Checkpoint | None]:

@@ -71,7 +71,9 @@ def reduced(pictures: Pictures, factor: int, height: int, width: int) -> Picture
     codes = pictures.at(_edge(y, pictures.height), _edge(x, pictures.width)).double()
     sums = codes.view(-1, height, factor, width, factor).sum((2, 4))
     # OpenCV rounds halves up in the case of two, and to even in all others.
-    means = ((sums + 2) / 4).floor() if factor == 2 else (sums.float() * np.float32(1 / factor**2)).round()
+    means = (
+        ((sums + 2) / 4).floor() if factor == 2 else (sums.float() * float(np.float32(1 / factor**2))).round()
+    )
     return Pictures.stacked(
         means.float(), (pictures.height + factor - 1) // factor, (pictures.width + factor - 1) // factor
     )

@@ -13,7 +13,6 @@ import av
 import torch
 
 from models.protocols import References, Request, Restorer, Result, uses_previous
-from pipeline.blend import blend
 from pipeline.config import PipelineConfig
 from pipeline.flow import Parts
 from pipeline.frames import Frame, RestoredFrame, TrackedFrame
@@ -58,7 +57,11 @@ class Faces:
         """The same for the first half. The other needs nothing then, as no track goes on."""
         self._parts.perception.start_shot()
         self._tracked: Iterator[TrackedFrame] = track(
-            self._frames(), self._parts.perception, self._track, crops=self._restorer is not None
+            self._frames(),
+            self._parts.perception,
+            self._track,
+            crops=self._restorer is not None,
+            read=self._parts.pixels.read_crops,
         )
 
     def restart_finishing(self) -> None:
@@ -87,7 +90,7 @@ class Faces:
         if self._restorer is not None:
             self._restorer.take_light = followed.step.light
         restored = next(self._restored)
-        return restored, blend(restored, self._config.blend)
+        return restored, self._parts.pixels.blend(restored, self._config.blend)
 
     def restore(self, frame: Frame, step: Step) -> tuple[RestoredFrame, av.VideoFrame]:
         """Both halves, one after the other; after an error `restart` is due."""
