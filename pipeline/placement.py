@@ -29,6 +29,11 @@ class Reading:
     mirrored: bool
     """Beyond the rectangle it is mirrored; otherwise its border goes on."""
 
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """left, top, right, bottom."""
+        return self.left, self.top, self.right, self.bottom
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Writing:
@@ -47,6 +52,11 @@ class Writing:
     """The crop is finer on the plane than it was: worth cubic interpolation."""
     warp: NDArray[np.float64]
     """(2, 3), blocks of the crop to the rectangle."""
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """left, top, right, bottom."""
+        return self.left, self.top, self.right, self.bottom
 
 
 SOFT_FROM = 1.1

@@ -144,7 +144,7 @@ def _boxes(
     boxes: list[list[Box]] = [[] for _ in range(planes)]
     for layer in layers:
         for plane in layer.planes:
-            boxes[plane] += [(p.left, p.top, p.right, p.bottom) for p in layer.places.values()]
+            boxes[plane] += [place.box for place in layer.places.values()]
     for plane in range(planes if coding.kind == "rgb" else 1):
         boxes[plane] += [ground.box for ground in grounds]
     return boxes

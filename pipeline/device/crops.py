@@ -37,7 +37,7 @@ class CropReader:
             for plane, is_chroma in zip(planes, chroma, strict=True)
         ]
         with self._transfer.stream():
-            boxes = [[(p.left, p.top, p.right, p.bottom) for p in each] for each in places]
+            boxes = [[place.box for place in each] for each in places]
             surface = lay(planes, boxes, self._transfer)
             codes = []
             # Luma is read by cubic interpolation, chroma by linear, as in `colour.read_crop`.
@@ -79,24 +79,23 @@ def to_rgb(codes: Tensor, coding: Coding) -> Tensor:
     if coding.kind == "gray":
         levels = (codes[0].double().clamp(min=coding.luma_offset) - coding.luma_offset) * coding.luma_scale
         return levels.round().clamp(0, 255).to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
-    matrix = coding.to_rgb
-    channels = []
-    for row in matrix:
-        if coding.depth == 8:
-            # Whole numbers of 1/1024, halves rounded up.
-            weights, shift = (
-                np.rint(row[:3] * np.float32(1024)),
-                np.rint((row[3] + np.float32(0.5)) * np.float32(1024)),
-            )
-            total = sum(
-                (codes[i].double() * float(weights[i]) for i in range(3)), start=torch.zeros_like(codes[0])
-            )
-            channels.append(((total + float(shift)) / 1024).floor())
-        else:
-            # About the middle of unsigned 16 bits, which costs float32 some of its places.
-            value = torch.full_like(codes[0], float(row[3] - np.float32(32768)))
+    if coding.depth == 8:
+        # In whole numbers of 1/1024, halves rounded up.
+        steps = np.rint(coding.to_rgb * np.float32(1024)).astype(float)
+        steps[:, 3] = np.rint((coding.to_rgb[:, 3] + np.float32(0.5)) * np.float32(1024))
+        exact = codes.double()
+        channels = [
+            ((exact[0] * r[0] + exact[1] * r[1] + exact[2] * r[2] + r[3]) / 1024).floor()
+            for r in steps.tolist()
+        ]
+    else:
+        # About the middle of unsigned 16 bits, which costs floats some of their places.
+        middle = coding.to_rgb - np.array([0, 0, 0, 32768], np.float32)
+        channels = []
+        for row in middle.tolist():
+            value = torch.full_like(codes[0], row[3])
             for index in (2, 1, 0):
-                value = (codes[index].double() * float(row[index]) + value).float()
+                value = (codes[index].double() * row[index] + value).float()
             channels.append(value.round() + 32768)
     return torch.stack(channels, 1).clamp_(0, 255).to(torch.uint8)
 

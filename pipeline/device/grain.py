@@ -16,9 +16,9 @@ from torch import Tensor
 from models.align import invert
 from pipeline.blend import LEAST_GRAIN, LEAST_SAMPLES, LUMA, made_grain, missing_grain
 from pipeline.coding import Coding
-from pipeline.device.surface import Box, Surface
+from pipeline.device.surface import Box, Surface, size_class
 from pipeline.device.transfer import Transfer
-from pipeline.device.warp import Pictures, along, inverse_of, mirror, warped_in_steps
+from pipeline.device.warp import Pictures, along, edge, grid, inverse_of, mirror, warped_in_steps
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +50,42 @@ def grain_for(
     """
     if not grounds:
         return {}
+    groups: dict[int, list[Ground]] = {}
+    for ground in grounds:
+        groups.setdefault(size_class(ground.box), []).append(ground)
+    looks = [_measured(group, surface, coding, delta, weight, transfer) for group in groups.values()]
+    # The one place where the CPU has to wait for what the device finds.
+    figures = transfer.download(torch.cat([found for found, _ in looks])).tolist()
+    parts = [part for _, weights in looks for part in weights]
+    lost: list[tuple[Ground, Tensor, NDArray[np.float32]]] = []
+    sorted_grounds = [ground for group in groups.values() for ground in group]
+    for ground, part, (then, now, samples, is_changed) in zip(sorted_grounds, parts, figures, strict=True):
+        missing = missing_grain(then, now, share)
+        if is_changed and samples >= LEAST_SAMPLES and missing >= LEAST_GRAIN:
+            left, top, right, bottom = ground.box
+            noise = made_grain(ground.seed, (right - left, bottom - top), missing)
+            lost.append((ground, part[: bottom - top, : right - left], noise))
+    if not lost:
+        return {}
+    made = torch.split(transfer.upload([noise for *_, noise in lost]), [noise.size for *_, noise in lost])
+    return {
+        ground.face: (ground.box, grain.view(part.shape) * part)
+        for (ground, part, _), grain in zip(lost, made, strict=True)
+    }
+
+
+def _measured(
+    grounds: Sequence[Ground],
+    surface: Surface,
+    coding: Coding,
+    delta: Tensor,
+    weight: Tensor,
+    transfer: Transfer,
+) -> tuple[Tensor, Tensor]:
+    """What is found at each of `grounds`, and how far each pixel there is changed, float32 (N, h, w) in [0, 1].
+
+    Found, double (N, 4): noise before and after, pixels that are looked at, whether anything changes.
+    """
     height = max(ground.box[3] - ground.box[1] for ground in grounds)
     width = max(ground.box[2] - ground.box[0] for ground in grounds)
     table = transfer.upload([np.array([_told(surface, coding, ground) for ground in grounds])])
@@ -57,45 +93,23 @@ def grain_for(
     face, heights, widths, stride, *starts = table[:, :-6].long().unbind(1)
     inverse = table[:, -6:].reshape(-1, 2, 3).repeat(2, 1, 1)
     codes = [Pictures(surface.samples, start, stride, heights, widths) for start in starts]
-    rows = torch.arange(height, device=delta.device)[:, None].expand(len(grounds), -1, -1)
-    columns = torch.arange(width, device=delta.device).expand(len(grounds), 1, -1)
-    before = _luma(
-        codes,
-        torch.minimum(rows, along(heights - 1, rows)),
-        torch.minimum(columns, along(widths - 1, rows)),
-        coding,
-    )
-    chosen = delta[face]
-    change = sum((chosen[:, i] * float(LUMA[i]) for i in range(3)), start=torch.zeros_like(weight[face]))
-    both = Pictures.stacked(torch.cat([change, weight[face]]))
-    change, share_in = warped_in_steps(both, inverse, height, width).chunk(2)
-    inside = (share_in > 0.5) & (rows < along(heights, rows)) & (columns < along(widths, rows))
+    before = _luma(codes, height, width, coding)
+    red, green, blue = (delta[face, i] * float(LUMA[i]) for i in range(3))
+    both = Pictures.stacked(torch.cat([red + green + blue, weight[face]]))
+    change, part = warped_in_steps(both, inverse, height, width).chunk(2)
+    rows, columns = grid(codes[0], height, width)
+    inside = (part > 0.5) & (rows < along(heights, rows)) & (columns < along(widths, columns))
     levels = [noise_levels(luma, inside, heights, widths) for luma in (before, before + change)]
     found = [*levels, inside.sum((1, 2)), (delta[face] != 0).any(3).any(2).any(1)]
-    # The one place where the CPU has to wait for a measurement.
-    measured = transfer.download(torch.stack([each.double() for each in found], 1)).tolist()
-    made = []
-    for number, (ground, (then, now, samples, is_changed)) in enumerate(zip(grounds, measured, strict=True)):
-        missing = missing_grain(then, now, share)
-        if is_changed and samples >= LEAST_SAMPLES and missing >= LEAST_GRAIN:
-            left, top, right, bottom = ground.box
-            made.append((number, made_grain(ground.seed, (right - left, bottom - top), missing)))
-    if not made:
-        return {}
-    noise, end = transfer.upload([grain for _, grain in made]), 0
-    result = {}
-    for number, grain in made:
-        start, end = end, end + grain.size
-        part = share_in[number, : grain.shape[0], : grain.shape[1]]
-        result[grounds[number].face] = grounds[number].box, noise[start:end].view(grain.shape) * part
-    return result
+    return torch.stack([each.double() for each in found], 1), part
 
 
 def noise_levels(luma: Tensor, inside: Tensor, height: Tensor, width: Tensor) -> Tensor:
-    """`blend.noise_level` of each of `luma` (N, h, w) where `inside`, float32 (N,), `height` and `width` of which are
-    its own. Anything where there is nothing inside."""
-    rows = torch.arange(luma.shape[1], device=luma.device)[:, None].expand(len(luma), -1, -1)
-    columns = torch.arange(luma.shape[2], device=luma.device).expand(len(luma), 1, -1)
+    """`blend.noise_level` of each of `luma` (N, h, w), `height` and `width` of which are its own, where `inside`.
+
+    Float32 (N,); anything where there is nothing inside.
+    """
+    rows, columns = grid(Pictures.stacked(luma), *luma.shape[1:])
     across = _second_difference(luma, rows, columns, height, width, along_rows=False)
     response = _second_difference(across, rows, columns, height, width, along_rows=True).abs()
     ordered = torch.where(inside, response, torch.inf).flatten(1).sort(1).values
@@ -117,9 +131,11 @@ def _second_difference(
     return before - 2 * luma + after
 
 
-def _luma(codes: Sequence[Pictures], rows: Tensor, columns: Tensor, coding: Coding) -> Tensor:
+def _luma(codes: Sequence[Pictures], height: int, width: int, coding: Coding) -> Tensor:
     """8-bit full range, as in `colour.luma_region`; `codes` of each plane that holds some of it."""
-    values = [pictures.at(rows, columns) for pictures in codes]
+    rows, columns = grid(codes[0], height, width)
+    places = edge(rows, codes[0].height), edge(columns, codes[0].width)
+    values = [pictures.at(*places) for pictures in codes]
     if coding.kind == "rgb":
         green, blue, red = (value * coding.luma_scale for value in values)
         return 0.299 * red + 0.587 * green + 0.114 * blue

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.coding import Coding, Plane
-from pipeline.device.surface import Box, Surface
+from pipeline.device.surface import Box, Surface, size_class
 from pipeline.device.transfer import Transfer
 from pipeline.device.warp import KERNEL, Pictures, inverse_of, kernel_of, softened, warped
 from pipeline.placement import SOFT_FROM, Writing, writing
@@ -55,7 +55,10 @@ def layers_of(
 
 def onto_planes(images: Tensor, layer: Layer, transfer: Transfer) -> dict[int, Change]:
     """`images`, float32 (1 + P, N, S, S): the mask and differences of codes, at each face's place on the planes."""
-    kinds = {number: (place.factor, place.enlarged) for number, place in layer.places.items()}
+    kinds = {
+        number: (place.factor, place.enlarged, size_class(place.box))
+        for number, place in layer.places.items()
+    }
     changes: dict[int, Change] = {}
     for kind in sorted(set(kinds.values())):
         chosen = [number for number in kinds if kinds[number] == kind]
@@ -102,11 +105,10 @@ def add(
     low, high = layer.legal
     for number, place in layer.places.items():
         inside, change = changes[number]
-        box = place.left, place.top, place.right, place.bottom
         if number in grain:
-            change = _with_grain(change, box, *grain[number], grain_scale)
+            change = _with_grain(change, place.box, *grain[number], grain_scale)
         for plane, of_plane in zip(layer.planes, change, strict=True):
-            region = surface.region(plane, box)
+            region = surface.region(plane, place.box)
             after = (region + of_plane).round_()
             # A sample that is outside the legal range already may stay where it is.
             after = torch.minimum(torch.maximum(after, region.clamp(max=low)), region.clamp(min=high))

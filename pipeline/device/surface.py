@@ -16,6 +16,11 @@ Box = tuple[int, int, int, int]
 """left, top, right, bottom, half-open."""
 
 
+def size_class(box: Box) -> int:
+    """Equal for boxes whose longer sides are within a factor of two: together in a batch they waste little."""
+    return max(box[2] - box[0], box[3] - box[1]).bit_length()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Surface:
     """One rectangle of each plane of a frame. Lives within one call of one stage, which owns it."""
@@ -36,9 +41,10 @@ class Surface:
 
     def region(self, plane: int, box: Box) -> Tensor:
         """The samples of `box` of a plane, (h, w): a view, into which may be written."""
-        left, top, right, bottom = box
-        start, stride = self.start(plane, left, top), self.stride(plane)
-        return self.samples.as_strided((bottom - top, right - left), (stride, 1), start)
+        whole = self.boxes[plane]
+        start = self.start(plane, whole[0], whole[1])
+        rows = self.samples[start : start + _area(whole)].view(-1, self.stride(plane))
+        return rows[box[1] - whole[1] : box[3] - whole[1], box[0] - whole[0] : box[2] - whole[0]]
 
 
 def lay(planes: Sequence[Plane], boxes: Sequence[Iterable[Box]], transfer: Transfer) -> Surface:

@@ -67,8 +67,8 @@ def reduced(pictures: Pictures, factor: int, height: int, width: int) -> Picture
 
     `height`, `width`: most blocks of any picture.
     """
-    y, x = _grid(pictures, height * factor, width * factor)
-    codes = pictures.at(_edge(y, pictures.height), _edge(x, pictures.width)).double()
+    y, x = grid(pictures, height * factor, width * factor)
+    codes = pictures.at(edge(y, pictures.height), edge(x, pictures.width)).double()
     sums = codes.view(-1, height, factor, width, factor).sum((2, 4))
     # OpenCV rounds halves up in the case of two, and to even in all others.
     means = (
@@ -83,14 +83,14 @@ def softened(pictures: Pictures, kernels: Tensor, height: int, width: int, bits:
     """`pictures` blurred across and down by `kernels`, double (N, KERNEL) of `kernel_of` for the same `bits`."""
     reach = torch.arange(KERNEL, device=kernels.device) - KERNEL // 2
     weights = kernels[:, None, None]
-    y, x = _grid(pictures, height, width)
+    y, x = grid(pictures, height, width)
     y, x = y[..., None], x[..., None]
     # In double: all that is whole stays exact.
     across = (
-        pictures.at(_edge(y, pictures.height), _edge(x + reach, pictures.width)).double().mul(weights).sum(-1)
+        pictures.at(edge(y, pictures.height), edge(x + reach, pictures.width)).double().mul(weights).sum(-1)
     )
     rows = Pictures.stacked(across, pictures.height, pictures.width)
-    both = rows.at(_edge(y + reach, rows.height), _edge(x, rows.width)).mul(weights).sum(-1)
+    both = rows.at(edge(y + reach, rows.height), edge(x, rows.width)).mul(weights).sum(-1)
     if bits:
         both = ((both + 2.0 ** (2 * bits - 1)) / 2.0 ** (2 * bits)).floor()
     return Pictures.stacked(both.float(), pictures.height, pictures.width)
@@ -104,7 +104,7 @@ def warped(
     `inverse`: float32 (N, 2, 3), from the result to the picture. `mirrored`, bool (N,): whether a picture is mirrored
     beyond its border, which otherwise goes on; None: there is nothing beyond it but zeros.
     """
-    y, x = _grid(pictures, height, width)
+    y, x = grid(pictures, height, width)
     row, column = (_position(inverse[:, axis], y.float(), x.float(), fused=not cubic) for axis in (1, 0))
     down, right = row - row.floor(), column - column.floor()
     count = 4 if cubic else 2
@@ -123,7 +123,7 @@ def warped_in_steps(pictures: Pictures, inverse: Tensor, height: int, width: int
 
     So does OpenCV with pictures of two channels.
     """
-    y, x = _grid(pictures, height, width)
+    y, x = grid(pictures, height, width)
     whole, parts = [], []
     for axis in (1, 0):
         by_x, by_y, shift = (along(each, y) for each in inverse[:, axis].unbind(1))
@@ -180,12 +180,12 @@ def mirror(place: Tensor, length: Tensor) -> Tensor:
     return torch.minimum(folded, period - folded)
 
 
-def _edge(place: Tensor, length: Tensor) -> Tensor:
+def edge(place: Tensor, length: Tensor) -> Tensor:
     """`place` (N, ...), those beyond 0 to `length` - 1 moved to its ends; `length` (N,)."""
     return torch.minimum(place.clamp(min=0), along(length - 1, place))
 
 
-def _grid(pictures: Pictures, height: int, width: int) -> tuple[Tensor, Tensor]:
+def grid(pictures: Pictures, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Rows (N, h, 1) and columns (N, 1, w) of each picture."""
     count, device = len(pictures.start), pictures.start.device
     y, x = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)[None]
@@ -230,7 +230,7 @@ def _beyond(pictures: Pictures, row: Tensor, columns: Tensor, mirrored: Tensor |
         folds = along(mirrored, row)
         row = torch.where(folds, mirror(row, pictures.height), row)
         columns = torch.where(folds, mirror(columns, pictures.width), columns)
-    taps = pictures.at(_edge(row, pictures.height), _edge(columns, pictures.width))
+    taps = pictures.at(edge(row, pictures.height), edge(columns, pictures.width))
     if mirrored is not None:
         return taps
     rows_in = (row >= 0) & (row < along(pictures.height, row))

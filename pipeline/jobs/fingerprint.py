@@ -42,7 +42,7 @@ def fingerprint(input: Path, config: PipelineConfig) -> dict[str, str]:
         "the weights": _hash(EMBEDDED / "manifest.toml"),
         # `auto` is another one on another machine.
         "the precision of the restorer": name_of(resolved_precision(config.restorer)),
-        "the kind of pixels": resolved_pixels(config.pixels, config.restorer),
+        "the way of blending": resolved_pixels(config.pixels, config.restorer),
     }
     found |= {f"the file {name}": _hash(Path(name).expanduser()) for name in named if _exists(name)}
     if config.input.people is not None:
