@@ -200,7 +200,7 @@ def _position(row: Tensor, y: Tensor, x: Tensor, *, fused: bool) -> Tensor:
     return _fused(by_x, x, further) if fused else by_x * x + further
 
 
-def _fused(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+def _fused(a: Tensor, b: Tensor, c: Tensor | float) -> Tensor:
     """a * b + c, rounded once, as vector units do: in double the product of two floats is exact."""
     return (a.double() * b + c).float()
 
@@ -215,12 +215,13 @@ def _weighed(taps: Tensor, part: Tensor) -> Tensor:
 
     Source: Keys, "Cubic convolution interpolation for digital image processing", 1981, with a = -0.75.
     """
-    a, rest = -0.75, 1 - part
-    inner = [((a + 2) * each - (a + 3)) * each * each + 1 for each in (part, rest)]
-    # One by one: in which order a library's sum adds, may depend on the size of the batch.
-    result = taps[..., 0] * (a * part * rest * rest)
-    for place, weight in enumerate((*inner, a * rest * part * part), 1):
-        result = result + taps[..., place] * weight
+    a, rest, square = -0.75, 1 - part, part * part
+    first, last = a * (part * (rest * rest)), a * (rest * square)
+    second = _fused((a + 2) * part - (a + 3), square, 1)
+    weights = first, second, 1 - first - second - last, last
+    result = taps[..., 0] * first
+    for place in (1, 2, 3):
+        result = _fused(taps[..., place], weights[place], result)
     return result
 
 
