@@ -18,7 +18,7 @@ from pipeline.blend import LEAST_GRAIN, LEAST_SAMPLES, LUMA, made_grain, missing
 from pipeline.coding import Coding
 from pipeline.device.surface import Box, Surface, size_class
 from pipeline.device.transfer import Transfer
-from pipeline.device.warp import Pictures, along, edge, grid, inverse_of, mirror, warped_in_steps
+from pipeline.device.warp import Pictures, edge, grid, inverse_of, mirror, warped_in_steps
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,8 +97,8 @@ def _measured(
     red, green, blue = (delta[face, i] * float(LUMA[i]) for i in range(3))
     both = Pictures.stacked(torch.cat([red + green + blue, weight[face]]))
     change, part = warped_in_steps(both, inverse, height, width).chunk(2)
-    rows, columns = grid(codes[0], height, width)
-    inside = (part > 0.5) & (rows < along(heights, rows)) & (columns < along(widths, columns))
+    y, x = torch.arange(height, device=delta.device)[:, None], torch.arange(width, device=delta.device)
+    inside = (part > 0.5) & (y < heights[:, None, None]) & (x < widths[:, None, None])
     levels = [noise_levels(luma, inside, heights, widths) for luma in (before, before + change)]
     found = [*levels, inside.sum((1, 2)), (delta[face] != 0).any(3).any(2).any(1)]
     return torch.stack([each.double() for each in found], 1), part
@@ -109,32 +109,24 @@ def noise_levels(luma: Tensor, inside: Tensor, height: Tensor, width: Tensor) ->
 
     Float32 (N,); anything where there is nothing inside.
     """
-    rows, columns = grid(Pictures.stacked(luma), *luma.shape[1:])
-    across = _second_difference(luma, rows, columns, height, width, along_rows=False)
-    response = _second_difference(across, rows, columns, height, width, along_rows=True).abs()
+    y = torch.arange(luma.shape[1], device=luma.device)[:, None]
+    x = torch.arange(luma.shape[2], device=luma.device)
+    rows, columns = height[:, None, None], width[:, None, None]
+    pictures = Pictures.stacked(luma)
+    # 1, -2, 1 across and down; beyond the border pictures are mirrored.
+    left, right = (pictures.at(edge(y, rows), mirror(x + step, columns)) for step in (-1, 1))
+    lines = Pictures.stacked(left - 2 * luma + right)
+    above, below = (lines.at(mirror(y + step, rows), edge(x, columns)) for step in (-1, 1))
+    response = (above - 2 * lines.samples.view(luma.shape) + below).abs()
     ordered = torch.where(inside, response, torch.inf).flatten(1).sort(1).values
     count = inside.sum((1, 2))
     middle = torch.stack([(count - 1).clamp(min=0) // 2, count // 2], 1).clamp(max=ordered.shape[1] - 1)
     return ordered.gather(1, middle).mean(1) / 0.6745 / 6
 
 
-def _second_difference(
-    luma: Tensor, rows: Tensor, columns: Tensor, height: Tensor, width: Tensor, *, along_rows: bool
-) -> Tensor:
-    """1, -2, 1 of neighbours; beyond the border pictures are mirrored."""
-    pictures = Pictures.stacked(luma, height, width)
-    down, right = (1, 0) if along_rows else (0, 1)
-    before, after = (
-        pictures.at(mirror(rows + step * down, height), mirror(columns + step * right, width))
-        for step in (-1, 1)
-    )
-    return before - 2 * luma + after
-
-
 def _luma(codes: Sequence[Pictures], height: int, width: int, coding: Coding) -> Tensor:
     """8-bit full range, as in `colour.luma_region`; `codes` of each plane that holds some of it."""
-    rows, columns = grid(codes[0], height, width)
-    places = edge(rows, codes[0].height), edge(columns, codes[0].width)
+    places = grid(codes[0], height, width)
     values = [pictures.at(*places) for pictures in codes]
     if coding.kind == "rgb":
         green, blue, red = (value * coding.luma_scale for value in values)

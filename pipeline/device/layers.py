@@ -70,24 +70,20 @@ def onto_planes(images: Tensor, layer: Layer, transfer: Transfer) -> dict[int, C
             part = _reduced(part, kind[0])
         if any(place.ratio >= SOFT_FROM for place in group):
             kernels = table[:, 1 : 1 + KERNEL].repeat(len(part), 1)
-            soft = softened(_stacked(part), kernels, part.shape[2], part.shape[3], bits=0)
+            soft = softened(
+                Pictures.stacked(part.flatten(0, 1)), kernels, part.shape[2], part.shape[3], bits=0
+            )
             part = soft.samples.view(part.shape)
         inverse = table[:, 1 + KERNEL :].float().view(-1, 2, 3)
         height = max(place.bottom - place.top for place in group)
         width = max(place.right - place.left for place in group)
+
         # Cubic keeps detail where the crop is enlarged, but only linear keeps the mask's support.
-        mask = warped(_stacked(part[:1]), inverse, height, width, cubic=False, mirrored=None)
-        codes = warped(
-            _stacked(part[1:]),
-            inverse.repeat(len(part) - 1, 1, 1),
-            height,
-            width,
-            cubic=kind[1],
-            mirrored=None,
-        ).view(-1, len(group), height, width)
+        how = [(part[:1], False), (part[1:], True)] if kind[1] else [(part, False)]
+        laid = torch.cat([_laid(which, inverse, height, width, cubic=cubic) for which, cubic in how])
         for index, (number, place) in enumerate(zip(chosen, group, strict=True)):
             rows_of, columns_of = slice(place.bottom - place.top), slice(place.right - place.left)
-            changes[number] = mask[index, rows_of, columns_of] > 0, codes[:, index, rows_of, columns_of]
+            changes[number] = laid[0, index, rows_of, columns_of] > 0, laid[1:, index, rows_of, columns_of]
     return changes
 
 
@@ -126,9 +122,11 @@ def _with_grain(change: Tensor, box: Box, grain_box: Box, grain: Tensor, scale: 
     return change + F.pad(part * scale, around)
 
 
-def _stacked(images: Tensor) -> Pictures:
-    """Of (K, N, h, w)."""
-    return Pictures.stacked(images.flatten(0, 1))
+def _laid(images: Tensor, inverse: Tensor, height: int, width: int, *, cubic: bool) -> Tensor:
+    """`images` (K, N, S, S) under `inverse` (N, 2, 3): (K, N, `height`, `width`), nothing beyond the crops."""
+    pictures, inverse = Pictures.stacked(images.flatten(0, 1)), inverse.repeat(len(images), 1, 1)
+    laid = warped(pictures, inverse, height, width, cubic=cubic, mirrored=None)
+    return laid.view(len(images), -1, height, width)
 
 
 def _reduced(images: Tensor, factor: int) -> Tensor:

@@ -17,8 +17,8 @@ Box = tuple[int, int, int, int]
 
 
 def size_class(box: Box) -> int:
-    """Equal for boxes whose longer sides are within a factor of two: together in a batch they waste little."""
-    return max(box[2] - box[0], box[3] - box[1]).bit_length()
+    """Equal for boxes of about one size, and for all small ones: together in a batch they waste little."""
+    return max(box[2] - box[0], box[3] - box[1], 511).bit_length()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

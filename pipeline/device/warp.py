@@ -22,6 +22,8 @@ from pipeline.placement import SOFT_FROM, softness
 
 KERNEL = 9
 """Width of the widest kernel that softens."""
+_MOST_TAPS = 1 << 23
+"""Neighbours that are looked up at once, so that memory is bounded: about 40 bytes for each."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,8 +69,7 @@ def reduced(pictures: Pictures, factor: int, height: int, width: int) -> Picture
 
     `height`, `width`: most blocks of any picture.
     """
-    y, x = grid(pictures, height * factor, width * factor)
-    codes = pictures.at(edge(y, pictures.height), edge(x, pictures.width)).double()
+    codes = pictures.at(*grid(pictures, height * factor, width * factor)).double()
     sums = codes.view(-1, height, factor, width, factor).sum((2, 4))
     # OpenCV rounds halves up in the case of two, and to even in all others.
     means = (
@@ -81,16 +82,15 @@ def reduced(pictures: Pictures, factor: int, height: int, width: int) -> Picture
 
 def softened(pictures: Pictures, kernels: Tensor, height: int, width: int, bits: int) -> Pictures:
     """`pictures` blurred across and down by `kernels`, double (N, KERNEL) of `kernel_of` for the same `bits`."""
-    reach = torch.arange(KERNEL, device=kernels.device) - KERNEL // 2
+    device = kernels.device
+    y, x = torch.arange(height, device=device)[:, None, None], torch.arange(width, device=device)[:, None]
+    reach = torch.arange(KERNEL, device=device) - KERNEL // 2
+    rows, columns = (size[:, None, None, None] for size in (pictures.height, pictures.width))
     weights = kernels[:, None, None]
-    y, x = grid(pictures, height, width)
-    y, x = y[..., None], x[..., None]
     # In double: all that is whole stays exact.
-    across = (
-        pictures.at(edge(y, pictures.height), edge(x + reach, pictures.width)).double().mul(weights).sum(-1)
-    )
-    rows = Pictures.stacked(across, pictures.height, pictures.width)
-    both = rows.at(edge(y + reach, rows.height), edge(x, rows.width)).mul(weights).sum(-1)
+    lines = (pictures.at(edge(y, rows), edge(x + reach, columns)).double() * weights).sum(-1)
+    lined = Pictures.stacked(lines, pictures.height, pictures.width)
+    both = (lined.at(edge(y + reach, rows), edge(x, columns)) * weights).sum(-1)
     if bits:
         both = ((both + 2.0 ** (2 * bits - 1)) / 2.0 ** (2 * bits)).floor()
     return Pictures.stacked(both.float(), pictures.height, pictures.width)
@@ -104,18 +104,32 @@ def warped(
     `inverse`: float32 (N, 2, 3), from the result to the picture. `mirrored`, bool (N,): whether a picture is mirrored
     beyond its border, which otherwise goes on; None: there is nothing beyond it but zeros.
     """
-    y, x = grid(pictures, height, width)
-    row, column = (_position(inverse[:, axis], y.float(), x.float(), fused=not cubic) for axis in (1, 0))
-    down, right = row - row.floor(), column - column.floor()
-    count = 4 if cubic else 2
-    first, reach = count // 2 - 1, torch.arange(count, device=inverse.device)
-    columns = column.floor().long()[..., None] - first + reach
-    lines = []
-    # Row by row of the neighbourhood: all at once would take four times the memory.
-    for step in range(count):
-        taps = _beyond(pictures, row.floor().long()[..., None] - first + step, columns, mirrored)
-        lines.append(_weighed(taps, right) if cubic else _between(taps, right))
-    return _weighed(torch.stack(lines, -1), down) if cubic else _between(torch.stack(lines, -1), down)
+    taps = len(pictures.start) * width * (16 if cubic else 4)
+    rows = max(_MOST_TAPS // taps, 1)
+    bands = [
+        _warped_rows(pictures, inverse, range(top, min(top + rows, height)), width, cubic, mirrored)
+        for top in range(0, height, rows)
+    ]
+    return bands[0] if len(bands) == 1 else torch.cat(bands, 1)
+
+
+def _warped_rows(
+    pictures: Pictures, inverse: Tensor, rows: range, width: int, cubic: bool, mirrored: Tensor | None
+) -> Tensor:
+    device = inverse.device
+    y = torch.arange(rows.start, rows.stop, device=device, dtype=torch.float32)[:, None]
+    x = torch.arange(width, device=device, dtype=torch.float32)
+    by_x, by_y, shift = inverse.flip(1).permute(2, 1, 0)[..., None, None]  # each (2, N, 1, 1), down first
+    further = by_y * y + shift
+    # Each as OpenCV's own code for this interpolation rounds it.
+    place = by_x * x + further if cubic else _fused(by_x, x, further)
+    whole = place.floor()
+    down, right = place - whole
+    if cubic:
+        taps = _taps(pictures, whole.long()[..., None] + torch.arange(-1, 3, device=device), mirrored)
+        return _cubic(_cubic(taps, right[..., None]), down)
+    taps = _taps(pictures, whole.long()[..., None] + torch.arange(2, device=device), mirrored)
+    return _linear(_linear(taps, right[..., None]), down)
 
 
 def warped_in_steps(pictures: Pictures, inverse: Tensor, height: int, width: int) -> Tensor:
@@ -123,22 +137,16 @@ def warped_in_steps(pictures: Pictures, inverse: Tensor, height: int, width: int
 
     So does OpenCV with pictures of two channels.
     """
-    y, x = grid(pictures, height, width)
-    whole, parts = [], []
-    for axis in (1, 0):
-        by_x, by_y, shift = (along(each, y) for each in inverse[:, axis].unbind(1))
-        steps = (by_x * x * 1024).round().long() + ((by_y * y + shift) * 1024).round().long() + 16 >> 5
-        whole.append(steps >> 5)
-        parts.append((steps & 31).float() / 32)
-    (row, column), (down, right) = whole, parts
-    result = torch.zeros_like(down)
-    for below in (0, 1):
-        taps = _beyond(
-            pictures, row[..., None] + below, column[..., None] + torch.arange(2, device=row.device), None
-        )
-        share = down if below else 1 - down
-        result = result + taps[..., 0] * (share * (1 - right)) + taps[..., 1] * (share * right)
-    return result
+    device = inverse.device
+    y = torch.arange(height, device=device, dtype=torch.float64)[:, None]
+    x = torch.arange(width, device=device, dtype=torch.float64)
+    by_x, by_y, shift = inverse.flip(1).permute(2, 1, 0)[..., None, None]
+    steps = (by_x * x * 1024).round().long() + ((by_y * y + shift) * 1024).round().long() + 16 >> 5
+    part = (steps & 31).float() / 32
+    down, right = torch.stack([1 - part, part], -1)
+    taps = _taps(pictures, (steps >> 5)[..., None] + torch.arange(2, device=device), None)
+    each = (taps * (down[..., :, None] * right[..., None, :])).flatten(-2).unbind(-1)
+    return each[0] + each[1] + each[2] + each[3]
 
 
 @lru_cache(maxsize=256)
@@ -174,30 +182,22 @@ def inverse_of(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def mirror(place: Tensor, length: Tensor) -> Tensor:
-    """`place` (N, ...) folded into 0 to `length` - 1, of which the ends are not repeated; `length` (N,)."""
-    period = along((2 * length - 2).clamp(min=1), place)
+    """`place` folded into 0 to `length` - 1, of which the ends are not repeated."""
+    period = (2 * length - 2).clamp(min=1)
     folded = place.abs() % period
     return torch.minimum(folded, period - folded)
 
 
 def edge(place: Tensor, length: Tensor) -> Tensor:
-    """`place` (N, ...), those beyond 0 to `length` - 1 moved to its ends; `length` (N,)."""
-    return torch.minimum(place.clamp(min=0), along(length - 1, place))
+    """`place`, where it is beyond 0 to `length` - 1 moved to the nearer end."""
+    return torch.minimum(place.clamp(min=0), length - 1)
 
 
 def grid(pictures: Pictures, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Rows (N, h, 1) and columns (N, 1, w) of each picture."""
-    count, device = len(pictures.start), pictures.start.device
-    y, x = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)[None]
-    return y.expand(count, -1, -1), x.expand(count, -1, -1)
-
-
-def _position(row: Tensor, y: Tensor, x: Tensor, *, fused: bool) -> Tensor:
-    """Where the pixels at `y`, `x` lie in the picture, along the axis of this `row` (N, 3) of the transform."""
-    by_x, by_y, shift = (along(each, y) for each in row.unbind(1))
-    further = by_y * y + shift
-    # Each way as OpenCV's own code for this interpolation rounds it: by far more than rounding of weights does.
-    return _fused(by_x, x, further) if fused else by_x * x + further
+    """Rows (N, h, 1) and columns (N, 1, w); beyond a picture's own size its last ones."""
+    device = pictures.start.device
+    y, x = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
+    return edge(y, pictures.height[:, None, None]), edge(x, pictures.width[:, None, None])
 
 
 def _fused(a: Tensor, b: Tensor, c: Tensor | float) -> Tensor:
@@ -205,12 +205,12 @@ def _fused(a: Tensor, b: Tensor, c: Tensor | float) -> Tensor:
     return (a.double() * b + c).float()
 
 
-def _between(taps: Tensor, part: Tensor) -> Tensor:
+def _linear(taps: Tensor, part: Tensor) -> Tensor:
     """Linear interpolation of `taps` (..., 2) at `part` (...) of the way."""
     return _fused(part, taps[..., 1] - taps[..., 0], taps[..., 0])
 
 
-def _weighed(taps: Tensor, part: Tensor) -> Tensor:
+def _cubic(taps: Tensor, part: Tensor) -> Tensor:
     """Cubic interpolation of `taps` (..., 4) at `part` (...) of the way from the second to the third.
 
     Source: Keys, "Cubic convolution interpolation for digital image processing", 1981, with a = -0.75.
@@ -225,14 +225,17 @@ def _weighed(taps: Tensor, part: Tensor) -> Tensor:
     return result
 
 
-def _beyond(pictures: Pictures, row: Tensor, columns: Tensor, mirrored: Tensor | None) -> Tensor:
-    """The samples in `row` (N, h, w, 1) and `columns` (N, h, w, C), also where these lie beyond the picture."""
+def _taps(pictures: Pictures, places: Tensor, mirrored: Tensor | None) -> Tensor:
+    """All neighbours of each pixel, (N, h, w, C down, C across), also where they lie beyond the picture.
+
+    `places`: int64 (2, N, h, w, C), rows and columns of the neighbours.
+    """
+    size = torch.stack([pictures.height, pictures.width])[..., None, None, None]
     if mirrored is not None:
-        folds = along(mirrored, row)
-        row = torch.where(folds, mirror(row, pictures.height), row)
-        columns = torch.where(folds, mirror(columns, pictures.width), columns)
-    taps = pictures.at(edge(row, pictures.height), edge(columns, pictures.width))
+        places = torch.where(along(mirrored, places[0]), mirror(places, size), places)
+    y, x = edge(places, size)
+    taps = pictures.at(y[..., :, None], x[..., None, :])
     if mirrored is not None:
         return taps
-    rows_in = (row >= 0) & (row < along(pictures.height, row))
-    return taps * (rows_in & (columns >= 0) & (columns < along(pictures.width, columns)))
+    down, across = (places >= 0) & (places < size)
+    return taps * (down[..., :, None] & across[..., None, :])
