@@ -14,22 +14,26 @@ import torch
 from clips import astronaut
 from fakes import ColourRecogniser, InvertingRestorer, SquareDetector
 from live import square_frame
+from numpy.typing import NDArray
 from PIL import Image
 
 from models.protocols import Request, Result
 from pipeline import cli
+from pipeline.blend import BlendConfig
 from pipeline.build import build
 from pipeline.coding import planes_of
+from pipeline.colour import read_crops
 from pipeline.config import InputConfig, PipelineConfig, RestorerConfig
 from pipeline.demo import write_damaged_clip
 from pipeline.flow import Parts
-from pipeline.frames import Frame
+from pipeline.frames import Frame, RestoredFrame
 from pipeline.live.addresses import source_address
 from pipeline.live.faces import Faces
 from pipeline.live.ladder import Step
 from pipeline.live.remembered import read_views, recall, write_views
 from pipeline.live.sources import Opened
 from pipeline.perception import Perception, PerceptionConfig
+from pipeline.pixels import Pixels
 from pipeline.restore import RestoreConfig
 from trackers.norfair_tracker import NorfairTracker
 from trackers.people import People
@@ -50,7 +54,9 @@ class Counting(InvertingRestorer):
         return super().restore(requests)
 
 
-def faces(light: Counting | None = None, most_carried: int = 0) -> tuple[Faces, Counting, SquareDetector]:
+def faces(
+    light: Counting | None = None, most_carried: int = 0, pixels: Pixels | None = None
+) -> tuple[Faces, Counting, SquareDetector]:
     detector, restorer = SquareDetector(), Counting()
     settings = PerceptionConfig(detect_every=4)
     perception = Perception(
@@ -67,7 +73,8 @@ def faces(light: Counting | None = None, most_carried: int = 0) -> tuple[Faces, 
     )
     # A look-ahead, which live pictures have not, must not hold anything back.
     config = replace(config, track=replace(config.track, lookahead=24, perception=settings))
-    return Faces(Parts(perception, restorer), light, config), restorer, detector
+    parts = Parts(perception, restorer, pixels=pixels or Pixels())
+    return Faces(parts, light, config), restorer, detector
 
 
 def test_every_frame_leaves_at_once_with_its_face_restored() -> None:
@@ -78,6 +85,23 @@ def test_every_frame_leaves_at_once_with_its_face_restored() -> None:
         assert restored.tracked.frame is given
         assert len(restored.faces) == 1
         assert np.abs(planes_of(picture)[0].astype(int) - planes_of(given.native)[0]).max() > 20
+
+
+def test_crops_are_cut_and_faces_blended_the_chosen_way() -> None:
+    done: list[str] = []
+
+    def cut(native: av.VideoFrame, matrices: Sequence[NDArray[np.float32]], size: int) -> list[torch.Tensor]:
+        done.append(f"{len(matrices)} crop")
+        return read_crops(native, matrices, size)
+
+    def put_back(frame: RestoredFrame, config: BlendConfig) -> av.VideoFrame:
+        done.append("blended")
+        return frame.tracked.frame.native
+
+    live, _, _ = faces(pixels=Pixels(cut, put_back))
+    frames = [square_frame(index) for index in range(2)]
+    assert all(live.restore(frame, FULL)[1] is frame.native for frame in frames)
+    assert done == ["1 crop", "blended"] * 2
 
 
 def test_the_step_says_how_rarely_faces_are_sought() -> None:

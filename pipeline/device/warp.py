@@ -119,12 +119,12 @@ def _warped_rows(
     device = inverse.device
     y = torch.arange(rows.start, rows.stop, device=device, dtype=torch.float32)[:, None]
     x = torch.arange(width, device=device, dtype=torch.float32)
-    by_x, by_y, shift = inverse.flip(1).permute(2, 1, 0)[..., None, None]  # each (2, N, 1, 1), down first
+    by_x, by_y, shift = inverse.flip(1).permute(2, 1, 0)[..., None, None].unbind()  # (2, N, 1, 1), down first
     further = by_y * y + shift
     # Each as OpenCV's own code for this interpolation rounds it.
     place = by_x * x + further if cubic else _fused(by_x, x, further)
     whole = place.floor()
-    down, right = place - whole
+    down, right = (place - whole).unbind()
     if cubic:
         taps = _taps(pictures, whole.long()[..., None] + torch.arange(-1, 3, device=device), mirrored)
         return _cubic(_cubic(taps, right[..., None]), down)
@@ -140,10 +140,10 @@ def warped_in_steps(pictures: Pictures, inverse: Tensor, height: int, width: int
     device = inverse.device
     y = torch.arange(height, device=device, dtype=torch.float64)[:, None]
     x = torch.arange(width, device=device, dtype=torch.float64)
-    by_x, by_y, shift = inverse.flip(1).permute(2, 1, 0)[..., None, None]
+    by_x, by_y, shift = inverse.flip(1).permute(2, 1, 0)[..., None, None].unbind()
     steps = (by_x * x * 1024).round().long() + ((by_y * y + shift) * 1024).round().long() + 16 >> 5
     part = (steps & 31).float() / 32
-    down, right = torch.stack([1 - part, part], -1)
+    down, right = torch.stack([1 - part, part], -1).unbind()
     taps = _taps(pictures, (steps >> 5)[..., None] + torch.arange(2, device=device), None)
     each = (taps * (down[..., :, None] * right[..., None, :])).flatten(-2).unbind(-1)
     return each[0] + each[1] + each[2] + each[3]
@@ -233,9 +233,9 @@ def _taps(pictures: Pictures, places: Tensor, mirrored: Tensor | None) -> Tensor
     size = torch.stack([pictures.height, pictures.width])[..., None, None, None]
     if mirrored is not None:
         places = torch.where(along(mirrored, places[0]), mirror(places, size), places)
-    y, x = edge(places, size)
+    y, x = edge(places, size).unbind()
     taps = pictures.at(y[..., :, None], x[..., None, :])
     if mirrored is not None:
         return taps
-    down, across = (places >= 0) & (places < size)
+    down, across = ((places >= 0) & (places < size)).unbind()
     return taps * (down[..., :, None] & across[..., None, :])

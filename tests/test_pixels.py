@@ -1,0 +1,176 @@
+"""Either way of cutting crops and blending, from a setting to finished films."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from clips import native_frame
+from codings import each_device, exact_opencv, needs_cuda, placed
+from films import SETTINGS, write_film
+from numpy.typing import NDArray
+
+import configs
+from configs import ConfigError
+from pipeline import PipelineConfig, Report, restore_video
+from pipeline.blend import blend
+from pipeline.coding import planes_of
+from pipeline.colour import read_crops
+from pipeline.config import RestorerConfig
+from pipeline.device import warp
+from pipeline.device.crops import CropReader
+from pipeline.device.surface import lay, lift
+from pipeline.device.transfer import Transfer
+from pipeline.jobs.fingerprint import fingerprint
+from pipeline.parts import build_pixels
+from pipeline.pixels import PixelsConfig, pixels_kind
+
+
+def test_auto_is_tensors_on_a_gpu_and_opencv_elsewhere() -> None:
+    for wanted, device, kind in (
+        ("auto", "cpu", "opencv"),
+        ("auto", "cuda", "tensors"),
+        ("auto", "mps", "opencv"),
+        ("opencv", "cuda", "opencv"),
+        ("tensors", "cpu", "tensors"),
+        ("tensors", "cuda:1", "tensors"),
+    ):
+        assert pixels_kind(wanted, torch.device(device)) == kind
+
+
+def test_what_cannot_be_is_refused_in_a_sentence() -> None:
+    with pytest.raises(ValueError, match="kind must be one of auto, opencv, tensors, got 'gpu'"):
+        PixelsConfig("gpu")
+    with pytest.raises(ConfigError, match=r"pixels\.kind: tensors are for CPU and CUDA devices, .*mps"):
+        build_pixels(PixelsConfig("tensors"), RestorerConfig(device="mps"))
+
+
+def test_opencv_is_what_runs_on_a_cpu_and_needs_no_other_code() -> None:
+    pixels = build_pixels(PixelsConfig(), RestorerConfig(device="cpu"))
+    assert (pixels.read_crops, pixels.blend) == (read_crops, blend)
+    loaded = "import sys, pipeline.build; print(any('pipeline.device' in name for name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_chunks_of_the_other_way_are_not_gone_on_with(tmp_path: Path) -> None:
+    (tmp_path / "in.mp4").write_bytes(b"film")
+    found = [
+        fingerprint(tmp_path / "in.mp4", PipelineConfig(pixels=PixelsConfig(kind)))["the way of blending"]
+        for kind in ("auto", "opencv", "tensors")
+    ]
+    assert found == ["opencv", "opencv", "tensors"]
+
+
+def frames(path: Path) -> list[list[NDArray[np.int64]]]:
+    with av.open(str(path)) as container:
+        return [[plane.astype(np.int64) for plane in planes_of(f)] for f in container.decode(video=0)]
+
+
+def largest_difference(one: Path, other: Path) -> int:
+    """Of any two samples, in codes."""
+    pairs = list(zip(frames(one), frames(other), strict=True))
+    return max(int(np.abs(a - b).max()) for pair in pairs for a, b in zip(*pair, strict=True))
+
+
+COUNTS = ("frames", "faces", "restored", "origins", "people", "tracks", "references", "held_back")
+
+
+def counts(report: Report) -> list[object]:
+    return [getattr(report, name) for name in COUNTS]
+
+
+@exact_opencv
+@each_device
+@pytest.mark.parametrize("resume", [False, True], ids=["straight", "in chunks"])
+def test_a_film_comes_out_the_same_either_way(resume: bool, device: str, tmp_path: Path) -> None:
+    film = write_film(tmp_path / "in.mp4", 24)
+    config = configs.load(
+        PipelineConfig, None, [*SETTINGS, f"restorer.device={device}", f"chunks.resume={resume}".lower()]
+    )
+    reports = [
+        restore_video(film, tmp_path / f"{kind}.mkv", replace(config, pixels=PixelsConfig(kind)))
+        for kind in ("opencv", "tensors")
+    ]
+    assert reports[0].restored == 24
+    assert counts(reports[0]) == counts(reports[1])
+    assert largest_difference(tmp_path / "opencv.mkv", tmp_path / "tensors.mkv") <= 1
+    assert largest_difference(film, tmp_path / "tensors.mkv") > 10
+
+
+@each_device
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p10le", "gbrp", "gray"])
+def test_planes_come_back_from_a_device_as_they_went(pixel_format: str, device: str) -> None:
+    native = native_frame(0, 160, 120, pixel_format)
+    planes, transfer = planes_of(native), Transfer(torch.device(device))
+    rng = np.random.default_rng(0)
+    for plane in planes:
+        plane[:] = rng.integers(0, np.iinfo(plane.dtype).max + 1, plane.shape)  # type: ignore[arg-type]
+    before = [plane.copy() for plane in planes]
+    boxes = [[(3, 5, 40, 41), (20, 10, 61, 33)] for _ in planes]
+    with transfer.stream():
+        surface = lay(planes, boxes, transfer)
+        region = surface.region(len(planes) - 1, (20, 10, 61, 33))
+        assert np.array_equal(region.cpu().numpy(), before[-1][10:33, 20:61])
+        for plane in planes:
+            plane[5:41, 3:61] = 0
+        lift(surface, planes, transfer)
+    assert all(np.array_equal(a, b) for a, b in zip(before, planes, strict=True))
+
+
+def test_large_pictures_are_warped_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    native = native_frame(0, 160, 120)
+    matrices = [placed(1.3, (70, 60), 64, 20), placed(0.3, (90, 50), 64)]
+    whole = CropReader(torch.device("cpu")).read_crops(native, matrices, 64)
+    monkeypatch.setattr(warp, "_MOST_TAPS", 3000)
+    banded = CropReader(torch.device("cpu")).read_crops(native, matrices, 64)
+    assert all(torch.equal(one, other) for one, other in zip(whole, banded, strict=True))
+
+
+def test_without_a_restorer_nothing_is_built(tmp_path: Path) -> None:
+    film = write_film(tmp_path / "in.mp4", 4)
+    config = PipelineConfig(
+        restorer=RestorerConfig(kind="none", device="cpu"), pixels=PixelsConfig("tensors")
+    )
+    assert restore_video(film, tmp_path / "out.mkv", config).restored == 0
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=needs_cuda)])
+def test_copies_to_a_gpu_go_through_page_locked_memory_on_a_stream_of_their_own(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transfer, pinned, streams = Transfer(torch.device(device)), [], []
+    to = torch.Tensor.to
+
+    def spied(self: torch.Tensor, *arguments: object, **options: object) -> torch.Tensor:
+        pinned.append(self.is_pinned() and options.get("non_blocking"))
+        streams.append(torch.cuda.current_stream())
+        return to(self, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.Tensor, "to", spied)
+    with transfer.stream():
+        there = transfer.upload([np.arange(5, dtype=np.float32), np.arange(3, dtype=np.float32)])
+        back = transfer.download(there)
+    assert pinned == [True]
+    assert streams[0] != torch.cuda.default_stream()
+    assert there.is_cuda
+    assert back.tolist() == [0, 1, 2, 3, 4, 0, 1, 2]
+    assert not torch.from_numpy(back).is_pinned()
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=needs_cuda)])
+def test_nothing_is_left_on_a_gpu_between_frames(device: str) -> None:
+    native, reader = native_frame(0, 1280, 720), CropReader(torch.device(device))
+    matrices = [placed(0.5, (400, 300), 256), placed(0.9, (900, 400), 256)]
+    reader.read_crops(native, matrices, 256)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    kept = [reader.read_crops(native, matrices, 256) for _ in range(5)]
+    assert torch.cuda.memory_allocated() == before
+    assert all(crop.device.type == "cpu" for crops in kept for crop in crops)
