@@ -56,7 +56,7 @@ def test_crops_are_those_of_opencv(is_noise: bool, pixel_format: str, tags: Tags
     assert all(crop.dtype == torch.uint8 and crop.device.type == "cpu" for crop in got)
     difference = np.abs(stacked(got) - stacked(read_crops(native, matrices, SIZE)))
     assert difference.max() <= 1
-    assert (difference > 0).mean() < 1e-4
+    assert (difference > 0).mean() < 1e-3
 
 
 @exact_opencv
