@@ -1,5 +1,5 @@
 """Measurements as commands: `python -m pipeline.bench table`, `overhead|flicker|memory|landmarks CLIP ...`,
-`live|serve|long CLIP` or `networks`."""
+`live|serve|long CLIP`, `networks` or `pixels`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ import configs
 from models.weights import CheckpointError
 from pipeline.build import build, open_source, restore_video
 from pipeline.config import PipelineConfig
+from pipeline.device.bench import pixels
 from pipeline.endurance import endurance
 from pipeline.flicker import WarpingErrors
 from pipeline.flow import run
@@ -44,6 +45,7 @@ def main() -> None:
     _add_live(commands)
     _add_long(commands)
     _add_serve(commands)
+    _add_pixels(commands)
     _add_table(commands)
     options = parser.parse_args()
     options.run(options)
@@ -98,6 +100,13 @@ def _add_serve(commands: _Commands) -> None:
     command.add_argument("clip", metavar="CLIP", type=Path)
     _add_set(command)
     command.set_defaults(run=lambda options: _codings(options.clip, _config(options)))
+
+
+def _add_pixels(commands: _Commands) -> None:
+    command = _command(commands, "pixels", pixels)
+    command.add_argument("--rounds", type=int, default=20, help="medians are taken over so many")
+    _add_set(command)
+    command.set_defaults(run=lambda options: pixels(_config(options), options.rounds))
 
 
 def _add_table(commands: _Commands) -> None:
