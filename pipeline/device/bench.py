@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 
 import av
 import cv2
@@ -44,10 +45,10 @@ def pixels(config: PipelineConfig, rounds: int) -> None:
         frame = _restored(native, matrices)
         times = _medians(
             rounds,
-            lambda matrices=matrices: read_crops(native, matrices, _SIZE),
-            lambda matrices=matrices: reader.read_crops(native, matrices, _SIZE),
-            lambda frame=frame: blend(frame, config.blend),
-            lambda frame=frame: blender.blend(frame, config.blend),
+            partial(read_crops, native, matrices, _SIZE),
+            partial(reader.read_crops, native, matrices, _SIZE),
+            partial(blend, frame, config.blend),
+            partial(blender.blend, frame, config.blend),
         )
         ways = read_crops(native, matrices, _SIZE), reader.read_crops(native, matrices, _SIZE)
         crops = max(int((a.int() - b.int()).abs().max()) for a, b in zip(*ways, strict=True))
@@ -91,9 +92,9 @@ def _places(count: int) -> list[NDArray[np.float32]]:
     matrices = []
     for number in range(count):
         middle = (300 + 430 * (number % 4), 300 + 460 * (number // 4))
-        turned = cv2.getRotationMatrix2D(middle, 7.0 * number, _SIZE / _ON_SCREEN)
-        turned[:, 2] += (_SIZE - 1) / 2 - np.array(middle)
-        matrices.append(turned.astype(np.float32))
+        turned = np.asarray(cv2.getRotationMatrix2D(middle, 7.0 * number, _SIZE / _ON_SCREEN), np.float32)
+        turned[:, 2] += np.float32((_SIZE - 1) / 2) - np.array(middle, np.float32)
+        matrices.append(turned)
     return matrices
 
 
