@@ -2,81 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 import torch
-from clips import Tags, native_frame
-from codings import each_coding, each_device, exact_opencv, needs_cuda, placed
-from fakes import tracked_face
-from numpy.typing import NDArray
+from clips import Tags
+from codings import CROP_PX as SIZE
+from codings import (
+    each_coding,
+    each_device,
+    exact_opencv,
+    needs_cuda,
+    noisy_frame,
+    placed,
+    restored,
+    scattered,
+)
 
 from pipeline.blend import BlendConfig, blend
-from pipeline.coding import coding_of, planes_of
-from pipeline.colour import read_crop
+from pipeline.coding import planes_of
 from pipeline.device.blend import Blender
-from pipeline.frames import Frame, RestoredFace, RestoredFrame, TrackedFrame
-
-SIZE = 64
+from pipeline.frames import RestoredFrame
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     """Pictures are small: more threads would only wait for each other (`conftest.py` puts them back)."""
     torch.set_num_threads(1)
-
-
-def noisy_frame(pixel_format: str, tags: Tags, grain: float) -> av.VideoFrame:
-    """161x121, with grain of so many 8-bit code values."""
-    native = native_frame(0, 161, 121, pixel_format, tags)
-    native.pts, native.time_base = 7, Fraction(1, 25)
-    depth, rng = coding_of(native).depth, np.random.default_rng(2)
-    for plane in planes_of(native):
-        plane[:] = np.clip(
-            plane + rng.normal(0, grain * (1 << (depth - 8)), plane.shape), 0, (1 << depth) - 1
-        )
-    return native
-
-
-def matrices(count: int, seed: int = 0) -> list[NDArray[np.float32]]:
-    """Faces of all sizes, turned all ways, some over each other, some across the border."""
-    rng = np.random.default_rng(seed)
-    return [
-        placed(
-            float(np.exp(rng.uniform(np.log(0.4), np.log(4)))),
-            (float(rng.uniform(0, 160)), float(rng.uniform(0, 120))),
-            SIZE,
-            float(rng.uniform(-180, 180)),
-        )
-        for _ in range(count)
-    ]
-
-
-def restored(
-    native: av.VideoFrame,
-    places: Sequence[NDArray[np.float32]],
-    *,
-    monochrome: bool = False,
-    smooth: bool = False,
-) -> RestoredFrame:
-    """A frame whose faces were brightened, roughened and, every third, covered in part; or else smoothed."""
-    rng, faces = np.random.default_rng(3), []
-    for number, matrix in enumerate(places):
-        crop = read_crop(native, matrix, SIZE)
-        rough = 0.8 * crop.float() + torch.from_numpy(rng.normal(20, 25, crop.shape)).float()
-        image = torch.nn.functional.avg_pool2d(crop.float()[None], 3, 1, 1)[0] if smooth else rough
-        tracked = replace(tracked_face(number), crop=crop, matrix=matrix, strength=1 - 0.1 * (number % 4))
-        free = (
-            torch.from_numpy(rng.uniform(0, 1, (SIZE, SIZE)).astype(np.float32)) if number % 3 == 2 else None
-        )
-        faces.append(RestoredFace(tracked, image.round().clamp(0, 255).to(torch.uint8), free))
-    frame = Frame(0, native.pts or 0, Fraction(1, 25), native)
-    return RestoredFrame(TrackedFrame(frame, tuple(face.tracked for face in faces), monochrome), tuple(faces))
 
 
 def differences(frame: RestoredFrame, config: BlendConfig, device: str) -> tuple[int, int]:
@@ -101,7 +55,7 @@ def differences(frame: RestoredFrame, config: BlendConfig, device: str) -> tuple
 @each_coding
 @pytest.mark.parametrize("count", [1, 2, 8], ids=["one face", "two faces", "eight faces"])
 def test_frames_are_those_of_opencv(count: int, pixel_format: str, tags: Tags, device: str) -> None:
-    frame = restored(noisy_frame(pixel_format, tags, 0), matrices(count, count))
+    frame = restored(noisy_frame(pixel_format, tags, 0), scattered(count, count))
     largest, changed = differences(frame, BlendConfig(), device)
     assert largest <= 1
     assert changed > 500
@@ -111,7 +65,7 @@ def test_frames_are_those_of_opencv(count: int, pixel_format: str, tags: Tags, d
 @each_device
 @each_coding
 def test_grain_is_the_same(pixel_format: str, tags: Tags, device: str) -> None:
-    frame = restored(noisy_frame(pixel_format, tags, 6), matrices(3, 5), smooth=True)
+    frame = restored(noisy_frame(pixel_format, tags, 6), scattered(3, 5), smooth=True)
     assert differences(frame, BlendConfig(), device)[0] <= 1
     with_grain, without = (planes_of(blend(frame, BlendConfig(grain=grain)))[0] for grain in (0.7, 0.0))
     assert not np.array_equal(with_grain, without)
@@ -125,7 +79,7 @@ def test_grain_is_the_same(pixel_format: str, tags: Tags, device: str) -> None:
     ids=["no colour match", "no grain", "weak", "wide edge"],
 )
 def test_settings_mean_the_same(config: BlendConfig, device: str) -> None:
-    frame = restored(noisy_frame("yuv420p", Tags(1, 1, 1, 1), 4), matrices(3, 5))
+    frame = restored(noisy_frame("yuv420p", Tags(1, 1, 1, 1), 4), scattered(3, 5))
     assert differences(frame, config, device)[0] <= 1
 
 
@@ -150,7 +104,7 @@ def test_samples_outside_the_masks_keep_their_bits(pixel_format: str, tags: Tags
 @each_device
 def test_a_restorer_that_changes_nothing_changes_no_sample(device: str) -> None:
     native = noisy_frame("yuv420p10le", Tags(1, 1, 1, 1), 6)
-    frame = restored(native, matrices(3, 5))
+    frame = restored(native, scattered(3, 5))
     same = replace(frame, faces=tuple(replace(face, image=face.tracked.crop) for face in frame.faces))
     after = Blender(torch.device(device)).blend(same, BlendConfig())
     assert all(np.array_equal(a, b) for a, b in zip(planes_of(native), planes_of(after), strict=True))
@@ -160,14 +114,14 @@ def test_a_restorer_that_changes_nothing_changes_no_sample(device: str) -> None:
 def test_a_frame_that_is_not_changed_is_the_decoders_own(device: str) -> None:
     native, blender = noisy_frame("yuv420p", Tags(), 0), Blender(torch.device(device))
     assert blender.blend(restored(native, []), BlendConfig()) is native
-    assert blender.blend(restored(native, matrices(2)), BlendConfig(strength=0)) is native
+    assert blender.blend(restored(native, scattered(2)), BlendConfig(strength=0)) is native
     assert blender.blend(restored(native, [placed(1, (-500, 60), SIZE)]), BlendConfig()) is native
 
 
 @each_device
 def test_a_black_and_white_shot_stays_black_and_white(device: str) -> None:
     native = noisy_frame("yuv420p", Tags(), 0)
-    frame = restored(native, matrices(3, 5), monochrome=True)
+    frame = restored(native, scattered(3, 5), monochrome=True)
     after = planes_of(Blender(torch.device(device)).blend(frame, BlendConfig()))
     assert all(np.array_equal(a, b) for a, b in zip(planes_of(native)[1:], after[1:], strict=True))
     assert not np.array_equal(planes_of(native)[0], after[0])
@@ -212,7 +166,7 @@ def test_a_face_depends_on_no_other(device: str) -> None:
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=needs_cuda)])
 def test_a_gpu_blends_what_a_cpu_blends(device: str) -> None:
-    frame = restored(noisy_frame("yuv420p10le", Tags(1, 1, 1, 1), 6), matrices(8, 8))
+    frame = restored(noisy_frame("yuv420p10le", Tags(1, 1, 1, 1), 6), scattered(8, 8))
     pictures = [Blender(torch.device(d)).blend(frame, BlendConfig()) for d in ("cpu", device)]
     for one, other in zip(*map(planes_of, pictures), strict=True):
         assert np.abs(one.astype(int) - other.astype(int)).max() <= 1

@@ -6,13 +6,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 import torch
 from clips import native_frame
-from codings import each_device, exact_opencv, needs_cuda, placed
+from codings import each_device, exact_opencv, placed
 from films import SETTINGS, write_film
 from numpy.typing import NDArray
 
@@ -24,9 +25,8 @@ from pipeline.coding import planes_of
 from pipeline.colour import read_crops
 from pipeline.config import RestorerConfig
 from pipeline.device import warp
+from pipeline.device.blend import Blender
 from pipeline.device.crops import CropReader
-from pipeline.device.surface import lay, lift
-from pipeline.device.transfer import Transfer
 from pipeline.jobs.fingerprint import fingerprint
 from pipeline.parts import build_pixels
 from pipeline.pixels import PixelsConfig, pixels_kind
@@ -89,7 +89,22 @@ def counts(report: Report) -> list[object]:
 @exact_opencv
 @each_device
 @pytest.mark.parametrize("resume", [False, True], ids=["straight", "in chunks"])
-def test_a_film_comes_out_the_same_either_way(resume: bool, device: str, tmp_path: Path) -> None:
+def test_a_film_comes_out_the_same_either_way(
+    resume: bool, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = {"crops": 0, "blended": 0}
+    read, put_back = CropReader.read_crops, Blender.blend
+
+    def counted_read(self: CropReader, *arguments: Any) -> list[torch.Tensor]:
+        done["crops"] += len(arguments[1])
+        return read(self, *arguments)
+
+    def counted_blend(self: Blender, *arguments: Any) -> av.VideoFrame:
+        done["blended"] += 1
+        return put_back(self, *arguments)
+
+    monkeypatch.setattr(CropReader, "read_crops", counted_read)
+    monkeypatch.setattr(Blender, "blend", counted_blend)
     film = write_film(tmp_path / "in.mp4", 24)
     config = configs.load(
         PipelineConfig, None, [*SETTINGS, f"restorer.device={device}", f"chunks.resume={resume}".lower()]
@@ -99,29 +114,10 @@ def test_a_film_comes_out_the_same_either_way(resume: bool, device: str, tmp_pat
         for kind in ("opencv", "tensors")
     ]
     assert reports[0].restored == 24
+    assert done == {"crops": 24, "blended": 24}
     assert counts(reports[0]) == counts(reports[1])
     assert largest_difference(tmp_path / "opencv.mkv", tmp_path / "tensors.mkv") <= 1
     assert largest_difference(film, tmp_path / "tensors.mkv") > 10
-
-
-@each_device
-@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p10le", "gbrp", "gray"])
-def test_planes_come_back_from_a_device_as_they_went(pixel_format: str, device: str) -> None:
-    native = native_frame(0, 160, 120, pixel_format)
-    planes, transfer = planes_of(native), Transfer(torch.device(device))
-    rng = np.random.default_rng(0)
-    for plane in planes:
-        plane[:] = rng.integers(0, np.iinfo(plane.dtype).max + 1, plane.shape)  # type: ignore[arg-type]
-    before = [plane.copy() for plane in planes]
-    boxes = [[(3, 5, 40, 41), (20, 10, 61, 33)] for _ in planes]
-    with transfer.stream():
-        surface = lay(planes, boxes, transfer)
-        region = surface.region(len(planes) - 1, (20, 10, 61, 33))
-        assert np.array_equal(region.cpu().numpy(), before[-1][10:33, 20:61])
-        for plane in planes:
-            plane[5:41, 3:61] = 0
-        lift(surface, planes, transfer)
-    assert all(np.array_equal(a, b) for a, b in zip(before, planes, strict=True))
 
 
 def test_large_pictures_are_warped_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,38 +135,3 @@ def test_without_a_restorer_nothing_is_built(tmp_path: Path) -> None:
         restorer=RestorerConfig(kind="none", device="cpu"), pixels=PixelsConfig("tensors")
     )
     assert restore_video(film, tmp_path / "out.mkv", config).restored == 0
-
-
-@pytest.mark.parametrize("device", [pytest.param("cuda", marks=needs_cuda)])
-def test_copies_to_a_gpu_go_through_page_locked_memory_on_a_stream_of_their_own(
-    device: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    transfer, pinned, streams = Transfer(torch.device(device)), [], []
-    to = torch.Tensor.to
-
-    def spied(self: torch.Tensor, *arguments: object, **options: object) -> torch.Tensor:
-        pinned.append(self.is_pinned() and options.get("non_blocking"))
-        streams.append(torch.cuda.current_stream())
-        return to(self, *arguments, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(torch.Tensor, "to", spied)
-    with transfer.stream():
-        there = transfer.upload([np.arange(5, dtype=np.float32), np.arange(3, dtype=np.float32)])
-        back = transfer.download(there)
-    assert pinned == [True]
-    assert streams[0] != torch.cuda.default_stream()
-    assert there.is_cuda
-    assert back.tolist() == [0, 1, 2, 3, 4, 0, 1, 2]
-    assert not torch.from_numpy(back).is_pinned()
-
-
-@pytest.mark.parametrize("device", [pytest.param("cuda", marks=needs_cuda)])
-def test_nothing_is_left_on_a_gpu_between_frames(device: str) -> None:
-    native, reader = native_frame(0, 1280, 720), CropReader(torch.device(device))
-    matrices = [placed(0.5, (400, 300), 256), placed(0.9, (900, 400), 256)]
-    reader.read_crops(native, matrices, 256)
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    kept = [reader.read_crops(native, matrices, 256) for _ in range(5)]
-    assert torch.cuda.memory_allocated() == before
-    assert all(crop.device.type == "cpu" for crops in kept for crop in crops)

@@ -19,7 +19,7 @@ from pipeline.coding import Coding, coding_of, planes_of
 from pipeline.colour import copy_frame
 from pipeline.device.grain import Ground, grain_for
 from pipeline.device.layers import Layer, add, layers_of, onto_planes
-from pipeline.device.surface import Box, lay, lift
+from pipeline.device.surface import Box, download_surface, upload_surface
 from pipeline.device.transfer import Transfer
 from pipeline.frames import RestoredFace, RestoredFrame
 
@@ -50,7 +50,7 @@ class Blender:
             return native
         grounds = _grounds(native, faces, config)
         with self._transfer.stream():
-            surface = lay(planes, _boxes(layers, grounds, coding, len(planes)), self._transfer)
+            surface = upload_surface(planes, _boxes(layers, grounds, coding, len(planes)), self._transfer)
             delta, mask, weight = self._differences(faces, config, monochrome=frame.tracked.monochrome)
             grain = grain_for(grounds, surface, coding, delta, weight, config.grain, self._transfer)
             for layer in layers:
@@ -59,7 +59,7 @@ class Blender:
                 add(changes, layer, surface, grain if layer.has_grain else {}, 1 / coding.luma_scale)
             # Copied while the device computes.
             fresh = copy_frame(native)
-            lift(surface, planes_of(fresh)[:3], self._transfer)
+            download_surface(surface, planes_of(fresh)[:3], self._transfer)
         return fresh
 
     def _differences(

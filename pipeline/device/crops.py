@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.coding import Coding, coding_of, planes_of
-from pipeline.device.surface import Surface, lay
+from pipeline.device.surface import Surface, upload_surface
 from pipeline.device.transfer import Transfer
 from pipeline.device.warp import KERNEL, Pictures, inverse_of, kernel_of, reduced, softened, warped
 from pipeline.placement import SOFT_FROM, Reading, reading
@@ -38,7 +38,7 @@ class CropReader:
         ]
         with self._transfer.stream():
             boxes = [[place.box for place in each] for each in places]
-            surface = lay(planes, boxes, self._transfer)
+            surface = upload_surface(planes, boxes, self._transfer)
             codes = []
             # Luma is read by cubic interpolation, chroma by linear, as in `colour.read_crop`.
             for wanted in (False, True):

@@ -47,7 +47,7 @@ class Surface:
         return rows[box[1] - whole[1] : box[3] - whole[1], box[0] - whole[0] : box[2] - whole[0]]
 
 
-def lay(planes: Sequence[Plane], boxes: Sequence[Iterable[Box]], transfer: Transfer) -> Surface:
+def upload_surface(planes: Sequence[Plane], boxes: Sequence[Iterable[Box]], transfer: Transfer) -> Surface:
     """Of each plane, the smallest rectangle that holds its `boxes`."""
     whole = tuple(_around(list(each)) for each in boxes)
     regions = [
@@ -60,7 +60,7 @@ def lay(planes: Sequence[Plane], boxes: Sequence[Iterable[Box]], transfer: Trans
     return Surface(codes.int().bitwise_and_(0xFFFF).float(), whole)
 
 
-def lift(surface: Surface, planes: Sequence[Plane], transfer: Transfer) -> None:
+def download_surface(surface: Surface, planes: Sequence[Plane], transfer: Transfer) -> None:
     """Writes `surface`, whose samples are whole codes, into its place in `planes`."""
     dtype = planes[0].dtype
     codes = surface.samples.to(torch.uint8) if dtype == np.uint8 else surface.samples.int().to(torch.int16)
