@@ -33,6 +33,7 @@ CODINGS = [
     ("gbrp10le", Tags(2, 1, 13, 0)),
     ("gray", Tags(2, 1, 1, 2)),
     ("gray10le", Tags(2, 1, 1, 2)),
+    ("yuv420p16le", Tags(1, 1, 1, 1)),
 ]
 each_coding = pytest.mark.parametrize(
     ("pixel_format", "tags"), CODINGS, ids=[f"{name}-{tags.matrix}-{tags.range}" for name, tags in CODINGS]

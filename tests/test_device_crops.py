@@ -74,6 +74,15 @@ def test_crops_far_beyond_the_frame_and_very_large_ones_are_the_same(device: str
     assert np.abs(stacked(got) - stacked(read_crops(native, matrices, SIZE))).max() <= 1
 
 
+@exact_opencv
+@each_device
+def test_grey_of_limited_range_is_the_same_beyond_it_too(device: str) -> None:
+    native = native_frame(0, 160, 120, "gray", Tags(1, 1, 1, 2))
+    planes_of(native)[0][:] = np.random.default_rng(4).integers(0, 256, (120, 160))
+    got = CropReader(torch.device(device)).read_crops(native, places(4, 3), SIZE)
+    assert np.abs(stacked(got) - stacked(read_crops(native, places(4, 3), SIZE))).max() <= 1
+
+
 @each_device
 def test_a_crop_depends_on_no_other(device: str) -> None:
     native = native_frame(0, 160, 120, "yuv422p10le")

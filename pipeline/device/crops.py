@@ -77,7 +77,7 @@ class CropReader:
 def to_rgb(codes: Tensor, coding: Coding) -> Tensor:
     """Whole codes, float32 (planes, N, S, S), to uint8 (N, 3, S, S) RGB full range, rounded as OpenCV rounds."""
     if coding.kind == "gray":
-        levels = (codes[0].double().clamp(min=coding.luma_offset) - coding.luma_offset) * coding.luma_scale
+        levels = (codes[0].double() - coding.luma_offset) * coding.luma_scale
         return levels.round().clamp(0, 255).to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
     if coding.depth == 8:
         # In whole numbers of 1/1024, halves rounded up.
