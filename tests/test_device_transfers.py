@@ -7,6 +7,7 @@ would look at a sample, or mix it with one of the CPU, is an error.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,38 @@ def test_planes_come_back_from_a_device_as_they_went(pixel_format: str, device: 
             plane[5:41, 3:61] = 0
         download_surface(surface, planes, transfer)
     assert all(np.array_equal(a, b) for a, b in zip(before, planes, strict=True))
+
+
+def test_a_result_is_read_when_its_stream_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    # With all that is CUDA replaced: the order of the steps is the same on a GPU.
+    steps: list[str] = []
+    empty, copy = torch.empty, torch.Tensor.copy_
+
+    class Stream:
+        def __init__(self, device: torch.device) -> None: ...
+
+        def synchronize(self) -> None:
+            steps.append("wait")
+
+    def noted_empty(*shape: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
+        steps.append("pinned memory" if pin_memory else "memory")
+        return empty(*shape, **options)
+
+    def noted_copy(self: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+        steps.append("copy" if non_blocking else "copy and wait")
+        return copy(self, source)
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext(steps.append("stream")))
+    monkeypatch.setattr(torch, "empty", noted_empty)
+    monkeypatch.setattr(torch.Tensor, "copy_", noted_copy)
+    transfer = Transfer(torch.device("cuda"))
+    transfer.device = torch.device("cpu")
+    with transfer.stream():
+        there = transfer.upload([np.arange(4).reshape(2, 2), np.arange(3)])
+        back = transfer.download(there)
+    assert steps == ["stream", "pinned memory", "pinned memory", "copy", "wait"]
+    assert back.tolist() == [0, 1, 2, 3, 0, 1, 2]
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=needs_cuda)])

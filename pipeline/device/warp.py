@@ -1,8 +1,8 @@
 """Pictures of different sizes reduced, softened and warped in one call each.
 
 Each operation gives what OpenCV's gives on a CPU (measured with 5.0, see docs/device.md): it uses the same positions
-and weights and rounds where OpenCV rounds. Only elementwise operations, gathers and short sums are used, no library's
-convolution or product, so that the result depends neither on the device nor on what stands beside it in a batch.
+and weights and rounds where OpenCV rounds. Only elementwise operations and gathers are used, and sums in double, no
+library's convolution or interpolation, whose order of adding may depend on the device and on the size of a batch.
 Legend: N pictures, h w a common size that holds each of them.
 """
 
@@ -156,22 +156,18 @@ def kernel_of(ratio: float, bits: int) -> NDArray[np.float64]:
     `bits`: of the fraction in which OpenCV counts for codes, 8 for those of 8 bits and 16 for wider ones, whose
     weights are then whole numbers; 0: not rounded, for floating point numbers.
     """
-    weights = np.zeros(KERNEL)
     whole = float(1 << bits)
-    if ratio < SOFT_FROM:
-        weights[KERNEL // 2] = whole
-        return weights
-    side = round(softness(ratio) * (6 if bits == 8 else 8) + 1) | 1
-    exact = cv2.getGaussianKernel(side, softness(ratio), cv2.CV_64F)[:, 0] * whole
+    side = 1 if ratio < SOFT_FROM else round(softness(ratio) * (6 if bits == 8 else 8) + 1) | 1
+    exact = cv2.getGaussianKernel(side, softness(max(ratio, SOFT_FROM)), cv2.CV_64F)[:, 0] * whole
     if bits:
+        # Each weight is rounded together with what the one before lost, and the middle makes up the sum.
         error = 0.0
         for place in range(side // 2):
             wanted = exact[place] + error
             exact[place] = exact[-1 - place] = np.rint(wanted)
             error = wanted - exact[place]
         exact[side // 2] = whole - 2 * exact[: side // 2].sum()
-    start = (KERNEL - side) // 2
-    weights[start : start + side] = exact
+    weights = np.pad(exact, (KERNEL - side) // 2)
     weights.setflags(write=False)
     return weights
 
