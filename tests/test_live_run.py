@@ -15,7 +15,7 @@ from pipeline.live.report import Delays, LiveReport
 from pipeline.live.run import run
 from pipeline.live.settings import LadderConfig, LiveConfig
 
-WAY = steps(restores=True, has_light=False)
+WAY = steps(restores=True, has_light=False, has_small=False)
 CONFIG = LiveConfig(most_delay_ms=5000, ladder=LadderConfig(patience=10, longest_patience=40))
 
 
