@@ -216,6 +216,7 @@ class _Live:
         report.step, report.moves = self._way[self._ladder.step].name, self._ladder.moves
         if restored is not None:
             report.restored += len(restored.faces)
+            report.frames_restored += bool(restored.faces)
             there = {f.person_id for f in restored.tracked.faces if f.person_id is not None}
             report.people |= there
             report.seen.update(there)
