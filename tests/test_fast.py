@@ -180,6 +180,25 @@ def test_a_large_crop_is_the_same_place_in_the_face() -> None:
     assert here < 0.6 * elsewhere
 
 
+@pytest.mark.parametrize("side", [192, 256, 512])
+def test_a_crop_of_any_size_spans_the_whole_face(side: int) -> None:
+    network = shallow_network()
+    seen = []
+    network.enter.register_forward_pre_hook(lambda module, given: seen.append(given[0][:, 48:50]))
+    flat, anchor = torch.full((1, 3, side, side), 0.5), torch.zeros(1, 128)
+    with torch.inference_mode():
+        network.place.zero_()
+        without = network(flat, anchor)
+        network.place[..., 13:, 13:] = 5  # the lower right of the map is the lower right of the crop
+        change = (network(flat, anchor) - without).abs().mean(1)[0]
+    where = seen[0]
+    assert torch.allclose(where, -where.flip(2, 3), atol=1e-6)
+    assert float(where.max()) == pytest.approx(1 - 4 / side, abs=1e-5)
+    part = side * 5 // 8
+    assert change[part:, part:].mean() > 20 * change[:part, :part].mean()
+    assert change[part:, part:].mean() > 1e-3
+
+
 def test_both_sizes_of_crops_are_restored(target: Picture) -> None:
     large = cv2.resize(target, (512, 512), interpolation=cv2.INTER_CUBIC)
     restorer = FastRestorer(crop_size=512)

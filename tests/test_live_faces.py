@@ -163,6 +163,19 @@ def test_the_quick_restorers_are_those_that_take_less_time() -> None:
     assert sides(None, "none") == (None, None)
 
 
+def test_two_faces_take_turns_at_the_step_that_says_so() -> None:
+    asked = []
+    for step in (FULL, Step("reuse", most_carried=4, least_carried=2, most_asked=1)):
+        live, restorer, _ = faces(most_carried=1)
+        for index in range(24):
+            restored, _ = live.restore(two_squares(index, 60, 50), step)
+            assert len(restored.faces) == 2
+        asked.append(restorer.batches)
+    assert set(asked[0]) == {2}
+    assert asked[1][0] == 2
+    assert set(asked[1][1:]) == {1}
+
+
 def test_the_reuse_step_restores_fewer_faces() -> None:
     counts = []
     for step in (FULL, Step("reuse", most_carried=12)):
