@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -40,6 +41,9 @@ from pipeline.reuse_motion import (
     unmoved,
 )
 from pipeline.reuse_rules import is_explained, is_other, is_same, is_still, same_references
+
+Follow = Literal["flow", "quick", "none"]
+"""How the motion in a face is followed."""
 
 
 @dataclass(slots=True, eq=False)
@@ -120,11 +124,17 @@ class Reuse:
     """Remembers the last keyframe of each track. Faces are planned, and later finished, in the order of frames."""
 
     def __init__(
-        self, *, most_carried: int, most_still: int, steadiness: float, follow: bool = True, window: int = 0
+        self,
+        *,
+        most_carried: int,
+        most_still: int,
+        steadiness: float,
+        follow: Follow = "flow",
+        window: int = 0,
     ) -> None:
         """Faces carried after a keyframe, at most, while they move and while they do not.
 
-        `steadiness` in [0, 1): share of the frame before that is mixed in. Without `follow` nothing is moved.
+        `steadiness` in [0, 1): share of the frame before that is mixed in. `follow`: see `RestoreConfig.reuse_motion`.
         `window`: keyframes of a track of which the restorer is told the same one before; 0 tells it of none.
         """
         self.most_carried = most_carried
@@ -138,7 +148,7 @@ class Reuse:
         self._steadiness = steadiness
         self._window = window
         self._is_idle = not (most_carried or most_still or steadiness or window)
-        self._meter = MotionMeter() if follow else None
+        self._meter = None if follow == "none" else MotionMeter(quick=follow == "quick")
         self._last: dict[int, Planned] = {}
 
     @property

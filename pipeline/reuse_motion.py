@@ -75,10 +75,12 @@ class MotionMeter:
     Source: Kroeger et al., "Fast optical flow using dense inverse search", ECCV 2016.
     """
 
-    def __init__(self) -> None:
-        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-        # One octave finer than the preset's: lips and eyelids move by themselves.
-        self._flow.setFinestScale(1)
+    def __init__(self, *, quick: bool = False) -> None:
+        """`quick` takes a tenth of the time, and places a face a little less exactly."""
+        preset = cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST if quick else cv2.DISOPTICAL_FLOW_PRESET_MEDIUM
+        self._flow = cv2.DISOpticalFlow.create(preset)
+        # Finer by an octave than the presets: lips and eyelids move by themselves.
+        self._flow.setFinestScale(1 if quick else 0)
 
     def measure(self, now: Look, before: Look) -> Motion:
         """The motion from `before` to `now`, of equal size."""

@@ -126,12 +126,16 @@ def test_the_command_measures_all_rows_of_a_degraded_clip(
     assert report["clips"][0]["flow_from"] == "ground truth"
     assert report["clips"][0]["frames"] == 5
     rows = {row["setting"]: row for row in report["clips"][0]["rows"]}
-    assert list(rows) == ["source", "untouched", "negative", "ground truth"]
+    assert list(rows) == ["source", "untouched", "negative", "softened truth", "ground truth"]
     # Faces that nothing touches have the source's own figures.
     assert rows["untouched"]["means"] == rows["source"]["means"]
     assert rows["negative"]["means"]["psnr"] < rows["source"]["means"]["psnr"] - 3
     assert rows["source"]["means"]["sharpness"] < rows["ground truth"]["means"]["sharpness"]
     assert rows["ground truth"]["means"]["psnr"] is None
+    # As soft as the first setting, and without what the damage did to its motion.
+    soft, first = rows["softened truth"]["means"], rows["untouched"]["means"]
+    assert soft["sharpness"] == pytest.approx(first["sharpness"], rel=0.2)
+    assert soft["psnr"] > first["psnr"] + 0.3
     assert rows["negative"]["restored"] == 5
     assert 1 <= rows["negative"]["calls"] <= rows["negative"]["given"] <= 5
     assert rows["source"]["calls"] is None

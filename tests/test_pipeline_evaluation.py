@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from models.face import Face
 from models.protocols import References, Request, Result
 from pipeline.blend import crop_mask
+from pipeline.colour import luma_region
 from pipeline.evaluation.measures import (
     FlowMeter,
     Motion,
@@ -31,7 +33,9 @@ from pipeline.evaluation.plots import write_plots
 from pipeline.evaluation.regions import FACE_SQUARE, SIDE_PX, Place, Window, regions, window_around
 from pipeline.evaluation.rows import CountingRestorer
 from pipeline.evaluation.scores import ClipScores, Metric, Row, Series
+from pipeline.evaluation.softened import softened, softening
 from pipeline.evaluation.table import as_json, table
+from pipeline.frames import Frame
 from pipeline.geometry import Geometry
 
 SIZE = 96
@@ -54,6 +58,10 @@ def uniform_frame(luma: NDArray[np.float32]) -> av.VideoFrame:
     frame = av.VideoFrame.from_ndarray(luma.round().astype(np.uint8), "gray")
     frame.color_range = 2
     return frame
+
+
+def as_frame(luma: NDArray[np.float32], index: int = 0) -> Frame:
+    return Frame(index, index, Fraction(1, 25), uniform_frame(luma))
 
 
 def test_a_still_picture_has_no_warping_error() -> None:
@@ -281,6 +289,30 @@ def test_nearness_to_the_ground_truth_counts_the_face_and_not_what_is_around_it(
     assert rows["same"].mean(Metric.SSIM) == rows["around"].mean(Metric.SSIM) == 1
     assert rows["same"].mean(Metric.IDENTITY) == pytest.approx(0.6)
     assert rows["same"].mean(Metric.PERCEPTUAL) is None
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1, 0.02])
+def test_a_truth_is_softened_to_the_sharpness_that_is_wanted(share: float) -> None:
+    place = place_at(0)
+    truth = [as_frame(noise(seed, SIDE_PX), seed) for seed in range(11)]
+    face, _ = regions(place.matrix, Window(0, 0, SIDE_PX, SIDE_PX))
+
+    def mean(sigma: float) -> float:
+        pictures = (softened(frame.native, sigma) for frame in truth)
+        found = [sharpness(luma_region(picture, 0, 0, SIDE_PX, SIDE_PX), face) for picture in pictures]
+        return float(np.mean(np.asarray(found, float)))
+
+    wanted = share * mean(0)
+    sigma = softening(truth, [[place]] * len(truth), wanted)
+    assert mean(sigma) == pytest.approx(wanted, rel=0.15)
+
+
+def test_a_truth_that_is_soft_already_is_left_as_it_is() -> None:
+    place = place_at(0)
+    frame = as_frame(noise(0, SIDE_PX))
+    assert softening([frame], [[place]], 1e9) == 0
+    assert softening([frame], [[]], 1.0) == 0
+    assert softened(frame.native, 0) is frame.native
 
 
 def test_the_restorer_is_counted_and_otherwise_unchanged() -> None:

@@ -18,7 +18,7 @@ from models.align import at_size
 from models.protocols import References, Request, Result
 from pipeline.frames import RestoredFace, TrackedFace
 from pipeline.restore import RestoreConfig, restore
-from pipeline.reuse import Reuse
+from pipeline.reuse import Follow, Reuse
 from pipeline.reuse_motion import carried, look_at, unmoved
 from pipeline.stages import Stages
 from pipeline.views import resized
@@ -122,11 +122,12 @@ def test_a_still_face_is_restored_rarely_but_always_again(most_still: int) -> No
     assert origins(done) == wanted
 
 
+@pytest.mark.parametrize("motion", ["flow", "quick"])
 @pytest.mark.parametrize("step", [0.5, 1.0, 1.5])
-def test_a_moving_face_is_carried_along(step: float) -> None:
+def test_a_moving_face_is_carried_along(step: float, motion: Follow) -> None:
     frames = [[face(shifted(SOFT, step * index, -step / 3 * index))] for index in range(6)]
     restorer = Sharpener()
-    done = restored(frames, restorer)
+    done = restored(frames, restorer, RestoreConfig(reuse_motion=motion))
     assert origins(done) == ["network", "carried", "carried"] * 2
     inner = np.s_[:, 40:216, 40:216]
     for (given,), (out,) in zip(frames, done, strict=True):

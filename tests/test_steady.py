@@ -58,6 +58,27 @@ def test_a_moving_face_is_followed_and_not_smeared() -> None:
     assert np.abs(out - moved)[16:112, 16:112].mean() < 2
 
 
+def test_fine_motion_places_a_face_more_exactly_than_quick_motion() -> None:
+    """A face that turns by two degrees, which is a motion of its own at every pixel."""
+    big = cv2.resize(PORTRAIT, (256, 256), interpolation=cv2.INTER_CUBIC)
+    turn = cv2.getRotationMatrix2D((128, 128), 2, 1)
+    turned = cv2.warpAffine(big, turn, (256, 256), borderMode=cv2.BORDER_REFLECT)
+    now, before = (look_at(torch.from_numpy(crop.transpose(2, 0, 1).copy())) for crop in (turned, big))
+    y, x = np.mgrid[:128, :128].astype(np.float64)
+    back = cv2.invertAffineTransform(turn)
+    true = np.stack(
+        [back[row] @ [2 * x.ravel() + 0.5, 2 * y.ravel() + 0.5, x.ravel() * 0 + 1] for row in (0, 1)]
+    )
+    true = (true.reshape(2, 128, 128).transpose(1, 2, 0) - 0.5) / 2 - np.dstack([x, y])
+    errors = []
+    for quick in (False, True):
+        flow = MotionMeter(quick=quick).measure(now, before).flow
+        assert flow is not None
+        errors.append(np.hypot(*(flow - true)[16:112, 16:112].T).mean())
+    assert errors[0] < 0.1
+    assert errors[0] < 0.6 * errors[1]
+
+
 def test_what_changed_leaves_no_ghost() -> None:
     """A mouth that opens, a hand that comes: the new picture at once."""
     reuse = steadier()

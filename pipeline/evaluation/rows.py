@@ -20,14 +20,16 @@ from pipeline.errors import SourceError
 from pipeline.evaluation.clips import Clip
 from pipeline.evaluation.meter import Instruments, Meter
 from pipeline.evaluation.regions import Place
-from pipeline.evaluation.scores import ClipScores, Row
+from pipeline.evaluation.scores import ClipScores, Metric, Row
+from pipeline.evaluation.softened import softened, softening
 from pipeline.flow import run
 from pipeline.frames import Frame, TrackedFrame
 from pipeline.geometry import Geometry
 from pipeline.report import Report
+from pipeline.source import FileSource
 from pipeline.track import track
 
-SOURCE, TRUTH, DEFAULT = "source", "ground truth", "as configured"
+SOURCE, TRUTH, SOFT_TRUTH, DEFAULT = "source", "ground truth", "softened truth", "as configured"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +49,15 @@ def read_trials(texts: Sequence[str], common: Sequence[str]) -> list[Trial]:
     for text in texts or [f"{DEFAULT}:"]:
         name, colon, changes = text.partition(":")
         name = name.strip()
-        if not colon or not name or name in (SOURCE, TRUTH) or name in [trial.name for trial in trials]:
+        if (
+            not colon
+            or not name
+            or name in (SOURCE, TRUTH, SOFT_TRUTH)
+            or name in [trial.name for trial in trials]
+        ):
             raise ConfigError(
                 f"a trial must look like NAME:blend.steadiness=0,blend.grain=0, each with a name of its own "
-                f"that is neither {SOURCE!r} nor {TRUTH!r}, got {text!r}"
+                f"that is none of {SOURCE!r}, {SOFT_TRUTH!r} and {TRUTH!r}, got {text!r}"
             )
         own = [change for change in re.split(r",(?=\s*[\w.]+\s*=)", changes) if change.strip()]
         trials.append(Trial(name, configs.load(PipelineConfig, None, [*common, *own])))
@@ -60,7 +67,7 @@ def read_trials(texts: Sequence[str], common: Sequence[str]) -> list[Trial]:
 def measure_clip(
     clip: Clip, common: PipelineConfig, trials: Sequence[Trial], instruments: Instruments
 ) -> ClipScores:
-    """Rows of the source, of each trial, and of the ground truth where there is one.
+    """Rows of the source and of each trial; with a ground truth of that, as soft as the first trial, and as it is.
 
     Raises SourceError where no face can be followed.
     """
@@ -71,8 +78,8 @@ def measure_clip(
             f"{clip.name}: no face in it is followed and trusted, so there is nothing to measure"
         )
     rows = [survey.source, *(_restored(clip, trial, survey, instruments) for trial in trials)]
-    if survey.truth is not None:
-        rows.append(survey.truth)
+    if survey.truth is not None and clip.truth is not None:
+        rows += [_soft_truth(clip.truth, survey, instruments, rows[1]), survey.truth]
     flow_from = TRUTH if clip.truth is not None else SOURCE
     count = len(survey.places)
     return ClipScores(clip.name, clip.damage, flow_from, count, faces, survey.seconds, tuple(rows))
@@ -145,6 +152,16 @@ def _restored(clip: Clip, trial: Trial, survey: _Survey, instruments: Instrument
     if restorer is not None:
         row.calls, row.given = restorer.calls, restorer.faces
     return row
+
+
+def _soft_truth(truth: FileSource, survey: _Survey, instruments: Instruments, like: Row) -> Row:
+    """The row of the ground truth with the sharpness of the row `like`."""
+    sigma = softening(truth, survey.places, like.mean(Metric.SHARPNESS) or 0.0)
+    meter = Meter(SOFT_TRUTH, instruments, survey.geometry)
+    for frame, places in zip(truth, survey.places, strict=False):
+        native = frame.native
+        meter.add(softened(native, sigma), places, reference=native, truth=native)
+    return meter.row
 
 
 class CountingRestorer:
