@@ -25,6 +25,7 @@ from pipeline.config import InputConfig, PipelineConfig, RestorerConfig
 from pipeline.demo import write_damaged_clip
 from pipeline.flow import Parts
 from pipeline.frames import Frame
+from pipeline.live import quick
 from pipeline.live.addresses import source_address
 from pipeline.live.faces import Faces
 from pipeline.live.ladder import Step
@@ -151,8 +152,8 @@ def test_one_face_is_the_largest_and_stays_until_another_is_clearly_larger() -> 
 def test_the_quick_restorers_are_those_that_take_less_time() -> None:
     def sides(restorer: Restorer | None, kind: str, **settings: int) -> tuple[int | None, int | None]:
         config = PipelineConfig(restorer=RestorerConfig(kind=kind, **settings))  # type: ignore[arg-type]
-        quick = quick_beside(restorer, config)
-        light, small = (part and part.crop_size for part in (quick.light, quick.small))
+        found = quick_beside(restorer, config)
+        light, small = (part and part.crop_size for part in (found.light, found.small))
         return light, small
 
     assert sides(FastRestorer(), "auto") == (None, 192)
@@ -161,6 +162,24 @@ def test_the_quick_restorers_are_those_that_take_less_time() -> None:
     assert sides(InvertingRestorer(256), "iconface") == (256, 192)
     assert sides(InvertingRestorer(64), "a.b:C") == (None, None)
     assert sides(None, "none") == (None, None)
+
+
+def test_quick_restorers_are_where_the_chosen_one_is_and_ready_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[RestorerConfig] = []
+    monkeypatch.setattr(quick, "build_restorer", asked.append)
+    for kind, restorer in (("fast", FastRestorer()), ("iconface", InvertingRestorer(256))):
+        config = PipelineConfig(restorer=RestorerConfig(kind=kind, device="cuda:1", precision="float32"))
+        quick.quick_beside(restorer, config)
+    assert [(config.kind, config.crop_size) for config in asked] == [
+        ("fast", 192),
+        ("fast", 256),
+        ("fast", 192),
+    ]
+    assert {config.device for config in asked} == {"cuda:1"}
+    assert {config.engine.backend for config in asked} == {"eager"}
+    assert [config.precision for config in asked] == ["float32", "auto", "auto"]
 
 
 def test_two_faces_take_turns_at_the_step_that_says_so() -> None:

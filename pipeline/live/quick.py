@@ -29,6 +29,8 @@ def quick_beside(restorer: Restorer | None, config: PipelineConfig) -> Quick:
     is_fast = isinstance(restorer, FastRestorer) or own.kind in ("auto", AUTO)
     if not is_fast:
         own = RestorerConfig(kind="fast", device=own.device)
+    # Building engines takes minutes, and the call waits.
+    own = replace(own, engine=replace(own.engine, backend="eager"))
     light = None if is_fast else build_restorer(replace(own, crop_size=restorer.crop_size))
     side = SMALLER.get(restorer.crop_size)
     return Quick(light, None if side is None else build_restorer(replace(own, crop_size=side)))
