@@ -140,7 +140,7 @@ def test_an_rtsp_stream_with_sound_keeps_it(tmp_path: Path) -> None:
     finally:
         server.kill()
     with av.open(str(output)) as container:
-        # What comes at once is thrown away, of sound as of pictures: when the stream is opened, and on a busy machine later.
+        # What comes at once is thrown away, of sound as of pictures: at the opening, and on a busy machine later.
         assert sum(frame.samples for frame in container.decode(audio=0)) >= 24_000
 
 
