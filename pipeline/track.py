@@ -87,13 +87,13 @@ def _leave(line: _DelayLine, perception: Perception, config: TrackConfig, crops:
         choice = perception.choice_of(person)
         allowed = line.eased(track_id, partial(perception.casting.covers, choice))
         landmarks = line.smoothed(track_id)
-        matrix = perception.geometry.crop_matrix(landmarks, perception.crop_size)
+        matrix = perception.geometry.crop_matrix(landmarks, perception.read_size)
         strength = allowed.value * choice.strength if allowed.value > 0.02 else 0.0
         face = TrackedFace(
             track_id=track_id,
             person_id=person,
             face=replace(sighting.face, landmarks=landmarks),
-            crop=read_crop(entry.frame.native, matrix, perception.crop_size)
+            crop=read_crop(entry.frame.native, matrix, perception.read_size)
             if crops and strength
             else _NO_CROP,
             matrix=matrix,
