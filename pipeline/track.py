@@ -95,7 +95,7 @@ def _leave(line: _DelayLine, perception: Perception, read: ReadCrops | None) -> 
         choice = perception.choice_of(person)
         allowed = line.eased(track_id, partial(perception.casting.covers, choice))
         landmarks = line.smoothed(track_id)
-        matrix = perception.geometry.crop_matrix(landmarks, perception.crop_size)
+        matrix = perception.geometry.crop_matrix(landmarks, perception.read_size)
         strength = allowed.value * choice.strength if allowed.value > 0.02 else 0.0
         face = TrackedFace(
             track_id=track_id,
@@ -112,7 +112,7 @@ def _leave(line: _DelayLine, perception: Perception, read: ReadCrops | None) -> 
         )
         faces.append(face)
     if read is not None:
-        faces = with_crops(entry.frame, faces, perception.crop_size, read)
+        faces = with_crops(entry.frame, faces, perception.read_size, read)
     return TrackedFrame(entry.frame, tuple(faces), monochrome=line.leave(), shot=entry.shot)
 
 
