@@ -23,7 +23,9 @@ from codings import (
 
 from pipeline.blend import BlendConfig, blend
 from pipeline.coding import planes_of
+from pipeline.device import warp
 from pipeline.device.blend import Blender
+from pipeline.device.crops import CropReader
 from pipeline.frames import RestoredFrame
 
 
@@ -162,6 +164,18 @@ def test_a_face_depends_on_no_other(device: str) -> None:
         one_by_one = replace(whole, tracked=replace(whole.tracked, frame=frame))
     alone = planes_of(one_by_one.tracked.frame.native)
     assert all(np.array_equal(a, b) for a, b in zip(together, alone, strict=True))
+
+
+@each_device
+def test_large_faces_are_done_in_bands(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = restored(noisy_frame("yuv420p", Tags(1, 1, 1, 1), 6), scattered(4, 5), smooth=True)
+    reader, blender = CropReader(torch.device(device)), Blender(torch.device(device))
+    native, places = frame.tracked.frame.native, scattered(4, 5)
+    whole = blender.blend(frame, BlendConfig()), reader.read_crops(native, places, SIZE)
+    monkeypatch.setattr(warp, "_MOST_TAPS", 3000)
+    banded = blender.blend(frame, BlendConfig()), reader.read_crops(native, places, SIZE)
+    assert all(np.array_equal(*pair) for pair in zip(planes_of(whole[0]), planes_of(banded[0]), strict=True))
+    assert all(torch.equal(*pair) for pair in zip(whole[1], banded[1], strict=True))
 
 
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=needs_cuda)])

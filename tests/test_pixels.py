@@ -12,8 +12,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from clips import native_frame
-from codings import each_device, exact_opencv, placed
+from codings import each_device, exact_opencv
 from films import SETTINGS, write_film
 from numpy.typing import NDArray
 
@@ -24,7 +23,6 @@ from pipeline.blend import blend
 from pipeline.coding import planes_of
 from pipeline.colour import read_crops
 from pipeline.config import RestorerConfig
-from pipeline.device import warp
 from pipeline.device.blend import Blender
 from pipeline.device.crops import CropReader
 from pipeline.jobs.fingerprint import fingerprint
@@ -118,15 +116,6 @@ def test_a_film_comes_out_the_same_either_way(
     assert counts(reports[0]) == counts(reports[1])
     assert largest_difference(tmp_path / "opencv.mkv", tmp_path / "tensors.mkv") <= 1
     assert largest_difference(film, tmp_path / "tensors.mkv") > 10
-
-
-def test_large_pictures_are_warped_in_bands(monkeypatch: pytest.MonkeyPatch) -> None:
-    native = native_frame(0, 160, 120)
-    matrices = [placed(1.3, (70, 60), 64, 20), placed(0.3, (90, 50), 64)]
-    whole = CropReader(torch.device("cpu")).read_crops(native, matrices, 64)
-    monkeypatch.setattr(warp, "_MOST_TAPS", 3000)
-    banded = CropReader(torch.device("cpu")).read_crops(native, matrices, 64)
-    assert all(torch.equal(one, other) for one, other in zip(whole, banded, strict=True))
 
 
 def test_without_a_restorer_nothing_is_built(tmp_path: Path) -> None:

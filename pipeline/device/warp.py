@@ -8,6 +8,7 @@ Legend: N pictures, h w a common size that holds each of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Self
@@ -83,14 +84,24 @@ def reduced(pictures: Pictures, factor: int, height: int, width: int) -> Picture
 def softened(pictures: Pictures, kernels: Tensor, height: int, width: int, bits: int) -> Pictures:
     """`pictures` blurred across and down by `kernels`, double (N, KERNEL) of `kernel_of` for the same `bits`."""
     device = kernels.device
-    y, x = torch.arange(height, device=device)[:, None, None], torch.arange(width, device=device)[:, None]
     reach = torch.arange(KERNEL, device=device) - KERNEL // 2
+    x = torch.arange(width, device=device)[:, None]
     rows, columns = (size[:, None, None, None] for size in (pictures.height, pictures.width))
     weights = kernels[:, None, None]
+    taps = len(kernels) * width * KERNEL
+
     # In double: all that is whole stays exact.
-    lines = (pictures.at(edge(y, rows), edge(x + reach, columns)).double() * weights).sum(-1)
-    lined = Pictures.stacked(lines, pictures.height, pictures.width)
-    both = (lined.at(edge(y + reach, rows), edge(x, columns)) * weights).sum(-1)
+    def across(band: range) -> Tensor:
+        y = torch.arange(band.start, band.stop, device=device)[:, None, None]
+        return (pictures.at(edge(y, rows), edge(x + reach, columns)).double() * weights).sum(-1)
+
+    lines = Pictures.stacked(_in_bands(across, height, taps), pictures.height, pictures.width)
+
+    def down(band: range) -> Tensor:
+        y = torch.arange(band.start, band.stop, device=device)[:, None, None]
+        return (lines.at(edge(y + reach, rows), edge(x, columns)) * weights).sum(-1)
+
+    both = _in_bands(down, height, taps)
     if bits:
         both = ((both + 2.0 ** (2 * bits - 1)) / 2.0 ** (2 * bits)).floor()
     return Pictures.stacked(both.float(), pictures.height, pictures.width)
@@ -104,20 +115,25 @@ def warped(
     `inverse`: float32 (N, 2, 3), from the result to the picture. `mirrored`, bool (N,): whether a picture is mirrored
     beyond its border, which otherwise goes on; None: there is nothing beyond it but zeros.
     """
-    taps = len(pictures.start) * width * (16 if cubic else 4)
+    return _in_bands(
+        lambda band: _warped_rows(pictures, inverse, band, width, cubic, mirrored),
+        height,
+        len(pictures.start) * width * (16 if cubic else 4),
+    )
+
+
+def _in_bands(work: Callable[[range], Tensor], height: int, taps: int) -> Tensor:
+    """What `work` gives for all rows, (N, `height`, w), some at a time where one takes many `taps`."""
     rows = max(_MOST_TAPS // taps, 1)
-    bands = [
-        _warped_rows(pictures, inverse, range(top, min(top + rows, height)), width, cubic, mirrored)
-        for top in range(0, height, rows)
-    ]
+    bands = [work(range(top, min(top + rows, height))) for top in range(0, height, rows)]
     return bands[0] if len(bands) == 1 else torch.cat(bands, 1)
 
 
 def _warped_rows(
-    pictures: Pictures, inverse: Tensor, rows: range, width: int, cubic: bool, mirrored: Tensor | None
+    pictures: Pictures, inverse: Tensor, band: range, width: int, cubic: bool, mirrored: Tensor | None
 ) -> Tensor:
     device = inverse.device
-    y = torch.arange(rows.start, rows.stop, device=device, dtype=torch.float32)[:, None]
+    y = torch.arange(band.start, band.stop, device=device, dtype=torch.float32)[:, None]
     x = torch.arange(width, device=device, dtype=torch.float32)
     by_x, by_y, shift = inverse.flip(1).permute(2, 1, 0)[..., None, None].unbind()  # (2, N, 1, 1), down first
     further = by_y * y + shift
@@ -137,8 +153,14 @@ def warped_in_steps(pictures: Pictures, inverse: Tensor, height: int, width: int
 
     So does OpenCV with pictures of two channels.
     """
+    return _in_bands(
+        lambda band: _stepped_rows(pictures, inverse, band, width), height, len(pictures.start) * width * 4
+    )
+
+
+def _stepped_rows(pictures: Pictures, inverse: Tensor, band: range, width: int) -> Tensor:
     device = inverse.device
-    y = torch.arange(height, device=device, dtype=torch.float64)[:, None]
+    y = torch.arange(band.start, band.stop, device=device, dtype=torch.float64)[:, None]
     x = torch.arange(width, device=device, dtype=torch.float64)
     by_x, by_y, shift = inverse.flip(1).permute(2, 1, 0)[..., None, None].unbind()
     steps = (by_x * x * 1024).round().long() + ((by_y * y + shift) * 1024).round().long() + 16 >> 5
