@@ -71,6 +71,13 @@ def transform(matrix: NDArray[np.floating], points: NDArray[np.floating]) -> NDA
     return (np.asarray(points) @ np.asarray(matrix)[:, :2].T + np.asarray(matrix)[:, 2]).astype(np.float32)
 
 
+def at_size(matrix: NDArray[np.floating], from_size: int, to_size: int) -> NDArray[np.float32]:
+    """The frame-to-crop transform (2, 3) of a crop of `from_size` pixels for one of `to_size`."""
+    scaled = np.asarray(matrix, np.float64) * (to_size / from_size)
+    scaled[:, 2] += (to_size / from_size - 1) / 2
+    return scaled.astype(np.float32)
+
+
 def scale_of(matrix: NDArray[np.floating]) -> float:
     """Crop pixels per frame pixel of a similarity (2, 3)."""
     return float(np.hypot(matrix[0, 0], matrix[1, 0]))

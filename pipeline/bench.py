@@ -1,5 +1,5 @@
 """Measurements as commands: `python -m pipeline.bench table`, `overhead|flicker|memory|landmarks CLIP ...`,
-`live|serve|long CLIP` or `networks`."""
+`live|serve|long CLIP`, `calls CLIP [CLIP]`, `networks` or `pixels`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ import configs
 from models.weights import CheckpointError
 from pipeline.build import build, open_source, restore_video
 from pipeline.config import PipelineConfig
+from pipeline.device.bench import pixels
 from pipeline.endurance import endurance
 from pipeline.flicker import WarpingErrors
 from pipeline.flow import run
 from pipeline.live.bench import live
+from pipeline.live.calls import CALLS, calls
+from pipeline.live.endless import Form
 from pipeline.report import Report
 from pipeline.speed import child, networks, seconds_of, transcode
 from pipeline.throughput import table, ways
@@ -42,8 +45,10 @@ def main() -> None:
     for measure in (overhead, flicker, memory, landmarks):
         _add_measure(commands, measure)
     _add_live(commands)
+    _add_calls(commands)
     _add_long(commands)
     _add_serve(commands)
+    _add_pixels(commands)
     _add_table(commands)
     options = parser.parse_args()
     options.run(options)
@@ -76,11 +81,43 @@ def _add_measure(commands: _Commands, measure: Callable[[list[Path], PipelineCon
 def _add_live(commands: _Commands) -> None:
     command = _command(commands, "live", live)
     command.add_argument("clip", metavar="CLIP", type=Path)
-    command.add_argument("--seconds", type=float, default=60.0, help="so long, the clip again and again")
-    _add_set(command)
-    command.set_defaults(
-        run=lambda options: live(options.clip, _config(options, "live"), options.seconds, _repeat)
+    command.add_argument("--seconds", type=float, default=60.0, help="so long, the clip forth and back")
+    command.add_argument("--size", type=_size, metavar="WxH", help="scale and crop the clip to this before")
+    command.add_argument(
+        "--rate", type=Fraction, metavar="N", help="frames per second, in place of the clip's own"
     )
+    command.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
+    _add_set(command)
+
+    def measure(options: argparse.Namespace) -> None:
+        form = Form(options.size, options.rate)
+        live(options.clip, _config(options, "live"), options.seconds, form, options.json)
+
+    command.set_defaults(run=measure)
+
+
+def _add_calls(commands: _Commands) -> None:
+    command = _command(commands, "calls", calls)
+    command.add_argument("clips", metavar="CLIP", nargs="+", type=Path, help="of one face, then one of two")
+    command.add_argument("--seconds", type=float, default=60.0, help="so long for each")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
+    command.add_argument("--only", default="", metavar="WORDS", help="calls that have this in their name")
+    _add_set(command)
+
+    def measure(options: argparse.Namespace) -> None:
+        words = options.only.split(",")
+        chosen = [call for call in CALLS if any(word in call.name for word in words)]
+        calls(options.clips, options.seconds, chosen, options.changes, options.json)
+
+    command.set_defaults(run=measure)
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    size = int(width), int(height)
+    if min(size) < 2 or size[0] % 2 or size[1] % 2:
+        raise ValueError("width and height must be even")
+    return size
 
 
 def _add_long(commands: _Commands) -> None:
@@ -98,6 +135,13 @@ def _add_serve(commands: _Commands) -> None:
     command.add_argument("clip", metavar="CLIP", type=Path)
     _add_set(command)
     command.set_defaults(run=lambda options: _codings(options.clip, _config(options)))
+
+
+def _add_pixels(commands: _Commands) -> None:
+    command = _command(commands, "pixels", pixels)
+    command.add_argument("--rounds", type=int, default=20, help="medians are taken over so many")
+    _add_set(command)
+    command.set_defaults(run=lambda options: pixels(_config(options), options.rounds))
 
 
 def _add_table(commands: _Commands) -> None:

@@ -20,6 +20,13 @@ from models.align import invert, scale_of, transform
 from pipeline.colour import add_patches, luma_region
 from pipeline.frames import Patch, RestoredFace, RestoredFrame
 
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+"""Weights of R, G and B in what counts as brightness here: BT.601, any set that sums to 1 would do."""
+LEAST_GRAIN = 0.25
+"""In 8-bit code values: less that is missing is not missed."""
+LEAST_SAMPLES = 256
+"""Pixels of the frame in which grain can be measured."""
+
 
 @dataclass(frozen=True, slots=True)
 class BlendConfig:
@@ -59,35 +66,39 @@ def blend(frame: RestoredFrame, config: BlendConfig) -> av.VideoFrame:
     patches = [
         _patch(native, face, config, monochrome=frame.tracked.monochrome)
         for face in frame.faces
-        if face.tracked.strength * face.allowed * config.strength > 0
+        if strength_of(face, config) > 0
     ]
     return add_patches(native, patches) if patches else native
+
+
+def strength_of(face: RestoredFace, config: BlendConfig) -> float:
+    """How much of the restoration of `face` is used, in [0, 1]."""
+    return face.tracked.strength * face.allowed * config.strength
 
 
 def _patch(native: av.VideoFrame, face: RestoredFace, config: BlendConfig, *, monochrome: bool) -> Patch:
     tracked = face.tracked
     size = int(tracked.crop.shape[-1])
-    mask = crop_mask(size, _feather_px(tracked.matrix, size, config))
+    mask = crop_mask(size, feather_px(tracked.matrix, size, config))
     if face.free is not None:
         mask = mask * face.free.numpy()
     degraded = tracked.crop.numpy().transpose(1, 2, 0).astype(np.float32)
     delta = face.image.numpy().transpose(1, 2, 0).astype(np.float32) - degraded
     if monochrome:
-        # A grey difference touches no colour plane. Weights: BT.601, any set that sums to 1 would do.
-        delta = np.repeat((delta @ np.array([0.299, 0.587, 0.114], np.float32))[..., None], 3, axis=2)
+        # A grey difference touches no colour plane.
+        delta = np.repeat((delta @ LUMA)[..., None], 3, axis=2)
     if config.colour_match:
         delta = delta - config.colour_match * _wide_area(delta, mask)
-    weight = mask * np.float32(tracked.strength * face.allowed * config.strength)
+    weight = mask * np.float32(strength_of(face, config))
     delta = delta * weight[..., None]
     grain, origin = None, (0, 0)
     if config.grain and delta.any():
-        grain, origin = _grain(
-            native, tracked.matrix, delta, weight, config, _seed(native.pts, tracked.track_id, config.seed)
-        )
+        seed = grain_seed(native.pts, tracked.track_id, config.seed)
+        grain, origin = _grain(native, tracked.matrix, delta, weight, config, seed)
     return Patch(delta, mask, tracked.matrix, grain, origin)
 
 
-def _feather_px(matrix: NDArray[np.float32], size: int, config: BlendConfig) -> int:
+def feather_px(matrix: NDArray[np.float32], size: int, config: BlendConfig) -> int:
     """Soft edge in crop pixels, quantised so that it is steady while a face slowly changes size."""
     width = max(config.feather * size, config.min_feather_px * scale_of(matrix))
     return int(np.clip(8 * round(width / 8), 8, size // 3))
@@ -134,32 +145,49 @@ def _grain(
     seed: int,
 ) -> tuple[NDArray[np.float32] | None, tuple[int, int]]:
     """Luma grain that makes up for what the difference took away, and its place in the frame."""
-    size = weight.shape[0]
-    corners = transform(invert(matrix), np.array([[0, 0], [size, 0], [0, size], [size, size]], np.float32))
-    left, top = np.maximum(np.floor(corners.min(0)).astype(int), 0)
-    right = min(int(np.ceil(corners[:, 0].max())) + 1, native.width)
-    bottom = min(int(np.ceil(corners[:, 1].max())) + 1, native.height)
-    if right - left < 16 or bottom - top < 16:
+    place = grain_place(native, matrix, weight.shape[0])
+    if place is None:
         return None, (0, 0)
+    left, top, right, bottom = place
     before = luma_region(native, left, top, right, bottom)
     shift = invert(matrix)
     shift[:, 2] -= (left, top)
     shape = (right - left, bottom - top)
-    change = delta @ np.array([0.299, 0.587, 0.114], np.float32)
-    warped = cv2.warpAffine(np.dstack([change, weight]), shift, shape, flags=cv2.INTER_LINEAR)
+    warped = cv2.warpAffine(np.dstack([delta @ LUMA, weight]), shift, shape, flags=cv2.INTER_LINEAR)
     inside = warped[..., 1] > 0.5
-    if inside.sum() < 256:
+    if inside.sum() < LEAST_SAMPLES:
         return None, (0, 0)
-    noise_before = noise_level(before, inside)
-    noise_after = noise_level(before + warped[..., 0], inside)
-    missing = np.sqrt(max(noise_before**2 - noise_after**2, 0.0)) * config.grain
-    if missing < 0.25:
+    missing = missing_grain(
+        noise_level(before, inside), noise_level(before + warped[..., 0], inside), config.grain
+    )
+    if missing < LEAST_GRAIN:
         return None, (0, 0)
+    return np.asarray(made_grain(seed, shape, missing) * warped[..., 1], np.float32), (left, top)
+
+
+def grain_place(
+    native: av.VideoFrame, matrix: NDArray[np.float32], size: int
+) -> tuple[int, int, int, int] | None:
+    """Left, top, right, bottom (half-open) of the frame's part under a crop; None where it is too small for grain."""
+    corners = transform(invert(matrix), np.array([[0, 0], [size, 0], [0, size], [size, size]], np.float32))
+    left, top = np.maximum(np.floor(corners.min(0)).astype(int), 0)
+    right = min(int(np.ceil(corners[:, 0].max())) + 1, native.width)
+    bottom = min(int(np.ceil(corners[:, 1].max())) + 1, native.height)
+    return None if right - left < 16 or bottom - top < 16 else (int(left), int(top), right, bottom)
+
+
+def missing_grain(before: float, after: float, share: float) -> float:
+    """Standard deviation of the grain that makes up for `share` of what was lost from `before` to `after`."""
+    return float(np.sqrt(max(before**2 - after**2, 0.0)) * share)
+
+
+def made_grain(seed: int, shape: tuple[int, int], level: float) -> NDArray[np.float32]:
+    """Grain of this standard deviation; `shape` is width, height."""
     noise = np.random.default_rng(seed).standard_normal((shape[1], shape[0]), np.float32)
     # Film grain and sensor noise that went through a codec are slightly soft.
     noise = np.asarray(cv2.GaussianBlur(noise, (0, 0), 0.4), np.float32)
-    noise *= np.float32(missing / noise_level(noise, np.ones(noise.shape, bool)))
-    return np.asarray(noise * warped[..., 1], np.float32), (int(left), int(top))
+    noise *= np.float32(level / noise_level(noise, np.ones(noise.shape, bool)))
+    return noise
 
 
 def noise_level(luma: NDArray[np.float32], inside: NDArray[np.bool_]) -> float:
@@ -173,6 +201,7 @@ def noise_level(luma: NDArray[np.float32], inside: NDArray[np.bool_]) -> float:
     return float(np.median(response) / 0.6745 / 6)
 
 
-def _seed(pts: int | None, track_id: int, seed: int) -> int:
+def grain_seed(pts: int | None, track_id: int, seed: int) -> int:
+    """Of the grain of one face in one frame."""
     # From the frame and the track alone, so that grain does not depend on batching, chunks or other faces.
     return zlib.crc32(f"{seed}/{pts}/{track_id}".encode())

@@ -22,12 +22,13 @@ from pipeline.frames import RestoredFrame
 from pipeline.gate import Gate
 from pipeline.geometry import Geometry, Shown
 from pipeline.manifest import load_credentials, sign
-from pipeline.parts import build_detector, build_masker, build_recogniser, build_restorer
+from pipeline.parts import build_detector, build_masker, build_pixels, build_recogniser, build_restorer
 from pipeline.people.cast import Cast, build_restorers, read_cast
 from pipeline.people.known import acquaintances, met_before
 from pipeline.people.references_log import ReferencesLog
 from pipeline.perception import Perception
 from pipeline.photos import PhotoSink, PhotoSource
+from pipeline.pixels import Pixels
 from pipeline.portraits import Portraits
 from pipeline.provenance import SOURCE_TYPE, changes_faces, note
 from pipeline.report import Report
@@ -158,7 +159,8 @@ def build(config: PipelineConfig, source: PhotoSource | Film) -> Parts:
     restorer, casting = build_restorers(config, cast)
     masker = build_masker(config.masker)
     perception = _perception(config, restorer, source, replace(cast, casting=casting))
-    return Parts(perception, restorer, masker, _gate(config, restorer))
+    pixels = Pixels() if restorer is None else build_pixels(config.pixels, config.restorer)
+    return Parts(perception, restorer, masker, _gate(config, restorer), pixels)
 
 
 def _name_of(source: object) -> str:

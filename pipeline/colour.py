@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pipeline.coding import Coding, Plane, Siting, coding_of, planes_of
 from pipeline.frames import Patch
+from pipeline.placement import SOFT_FROM, reading, softness, writing
 
 
 def luma_thumbnail(native: av.VideoFrame, width: int) -> tuple[NDArray[np.uint8], float]:
@@ -92,6 +93,11 @@ def read_crop(native: av.VideoFrame, matrix: NDArray[np.float32], size: int) -> 
         interpolation = cv2.INTER_LINEAR if chroma else cv2.INTER_CUBIC
         planes.append(_read_plane(plane, coding.to_plane(matrix, chroma=chroma), size, interpolation))
     return torch.from_numpy(np.ascontiguousarray(_to_rgb(planes, coding).transpose(2, 0, 1)))
+
+
+def read_crops(native: av.VideoFrame, matrices: Sequence[NDArray[np.float32]], size: int) -> list[Tensor]:
+    """`read_crop` under each of `matrices`."""
+    return [read_crop(native, matrix, size) for matrix in matrices]
 
 
 def add_patches(native: av.VideoFrame, patches: Sequence[Patch]) -> av.VideoFrame:
@@ -203,26 +209,13 @@ def _read_plane(
     plane: Plane, matrix: NDArray[np.float64], size: int, interpolation: int = cv2.INTER_CUBIC
 ) -> Plane:
     """`plane` warped by `matrix` (2, 3), samples to crop, onto (size, size)."""
-    linear, shift = matrix[:, :2].copy(), matrix[:, 2].copy()
-    factor = max(1, int(1 / _magnification(matrix)))
-    corners = np.linalg.solve(linear, _corners(size) - shift[:, None])
-    low = np.floor(corners.min(1)).astype(int) - 3 * factor - 3
-    high = np.ceil(corners.max(1)).astype(int) + 3 * factor + 4
-    height, width = plane.shape
-    left, top = np.clip(low, 0, [width - 1, height - 1])
-    right, bottom = np.clip(high, [left + 1, top + 1], [width, height])
-    region = plane[top:bottom, left:right]
-    shift += linear @ (left, top)
-    if factor > 1:
-        region = _reduce(region, factor, cv2.BORDER_REPLICATE)
-        shift += linear @ np.full(2, (factor - 1) / 2)
-        linear *= factor
-    region = _soften(region, 1 / _magnification(linear))
-    warp = np.hstack([linear, shift[:, None]])
-    # OpenCV mirrors step by step: a sliver of a frame, mirrored over and over, would take minutes.
-    mirrored = 2 * (right - left) > high[0] - low[0] and 2 * (bottom - top) > high[1] - low[1]
-    border = cv2.BORDER_REFLECT_101 if mirrored else cv2.BORDER_REPLICATE
-    return cv2.warpAffine(region, warp, (size, size), flags=interpolation, borderMode=border)
+    place = reading(plane.shape, matrix, size)
+    region = plane[place.top : place.bottom, place.left : place.right]
+    if place.factor > 1:
+        region = _reduce(region, place.factor, cv2.BORDER_REPLICATE)
+    region = _soften(region, place.ratio)
+    border = cv2.BORDER_REFLECT_101 if place.mirrored else cv2.BORDER_REPLICATE
+    return cv2.warpAffine(region, place.warp, (size, size), flags=interpolation, borderMode=border)
 
 
 def _add(
@@ -234,34 +227,25 @@ def _add(
     grain_scale: np.float32 | None,
 ) -> None:
     """Adds `deltas` (S, S), warped back by `matrix` (samples to crop), to `planes` one by one, in place."""
-    size = patch.mask.shape[0]
-    height, width = planes[0].shape
-    inverse = np.linalg.inv(np.vstack([matrix, [0, 0, 1]]))[:2]
-    corners = inverse[:, :2] @ _corners(size) + inverse[:, 2:]
-    left, top = np.clip(np.floor(corners.min(1)).astype(int), 0, [width, height])
-    right, bottom = np.clip(np.ceil(corners.max(1)).astype(int) + 1, 0, [width, height])
-    if right <= left or bottom <= top:
+    place = writing(planes[0].shape, matrix, patch.mask.shape[0])
+    if place is None:
         return
-    scale = _magnification(matrix)
-    factor = max(1, int(scale))
-    inverse[:, 2] += inverse[:, :2] @ np.full(2, (factor - 1) / 2) - (left, top)
-    inverse[:, :2] *= factor
 
     def onto_plane(image: Plane, interpolation: int) -> NDArray[np.float32]:
-        if factor > 1:
-            image = _reduce(image, factor, cv2.BORDER_CONSTANT)
-        image = _soften(image, scale / factor)
-        shape = (int(right - left), int(bottom - top))
-        warped = cv2.warpAffine(image, inverse, shape, flags=interpolation, borderMode=cv2.BORDER_CONSTANT)
+        if place.factor > 1:
+            image = _reduce(image, place.factor, cv2.BORDER_CONSTANT)
+        image = _soften(image, place.ratio)
+        shape = (place.right - place.left, place.bottom - place.top)
+        warped = cv2.warpAffine(image, place.warp, shape, flags=interpolation, borderMode=cv2.BORDER_CONSTANT)
         return np.asarray(warped, np.float32)
 
     # Cubic keeps detail where the crop is enlarged, but only linear keeps the mask's support.
     inside = onto_plane(patch.mask, cv2.INTER_LINEAR) > 0
     for plane, delta in zip(planes, deltas, strict=True):
-        change = onto_plane(delta, cv2.INTER_CUBIC if scale < 0.9 else cv2.INTER_LINEAR)
+        change = onto_plane(delta, cv2.INTER_CUBIC if place.enlarged else cv2.INTER_LINEAR)
         if grain_scale is not None and patch.grain is not None:
-            _add_grain(change, patch, (int(left), int(top)), grain_scale)
-        region = plane[top:bottom, left:right]
+            _add_grain(change, patch, (place.left, place.top), grain_scale)
+        region = plane[place.top : place.bottom, place.left : place.right]
         before = region.astype(np.float32)
         after = np.rint(before + change)
         # A sample that is outside the legal range already may stay where it is.
@@ -284,17 +268,6 @@ def _add_grain(change: NDArray[np.float32], patch: Patch, corner: tuple[int, int
         change[top:bottom, left:right] += scale * part
 
 
-def _corners(size: int) -> NDArray[np.float64]:
-    """Outer corners of a crop of `size`, (2, 4)."""
-    low, high = -0.5, size - 0.5
-    return np.array([[low, high, low, high], [low, low, high, high]])
-
-
-def _magnification(matrix: NDArray[np.float64]) -> float:
-    """Lengths after the transform per length before."""
-    return float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
-
-
 def _reduce(image: Plane, factor: int, border: int) -> Plane:
     """`image` with each `factor` x `factor` block replaced by its mean; `border` fills up to whole blocks."""
     height, width = image.shape[:2]
@@ -307,7 +280,6 @@ def _reduce(image: Plane, factor: int, border: int) -> Plane:
 
 def _soften(image: Plane, ratio: float) -> Plane:
     """`image` without the detail that would alias when it is shrunk `ratio` times (1 to 2)."""
-    if ratio < 1.1:
+    if ratio < SOFT_FROM:
         return image
-    sigma = 0.5 * float(np.sqrt(ratio**2 - 1))
-    return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    return cv2.GaussianBlur(image, (0, 0), softness(ratio), borderType=cv2.BORDER_REPLICATE)

@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import av
 
 from models.protocols import Masker, Restorer
-from pipeline.blend import blend
 from pipeline.config import PipelineConfig
 from pipeline.frames import Frame, RestoredFrame, TrackedFrame
 from pipeline.gate import Gate, gate
 from pipeline.perception import Perception
+from pipeline.pixels import Pixels
 from pipeline.report import Report
 from pipeline.restore import restore
 from pipeline.reuse import Reuse
@@ -58,6 +58,8 @@ class Parts:
     """None: nothing is taken to cover a face."""
     gate: Gate | None = None
     """Remembers how people stand, so it belongs to this run alone; None: who people are is not compared."""
+    pixels: Pixels = field(default_factory=Pixels)
+    """Cuts crops out of frames and puts restored faces back; belongs to this run alone."""
 
 
 Watch = Callable[[Report], None]
@@ -99,7 +101,11 @@ def run(
         frames = stages.start("decode", source, newest=source.live)
         if follow is None:
             seen: Iterable[TrackedFrame] = track(
-                frames, parts.perception, config.track, crops=parts.restorer is not None
+                frames,
+                parts.perception,
+                config.track,
+                crops=parts.restorer is not None,
+                read=parts.pixels.read_crops,
             )
         else:
             seen = follow(frames)
@@ -114,7 +120,7 @@ def run(
         for frame in restored:
             original = frame.tracked.frame
             begun = time.perf_counter()
-            after = blend(frame, config.blend)
+            after = parts.pixels.blend(frame, config.blend)
             picture = arrange(original.native, after)
             blended = time.perf_counter()
             sink.write(picture, original.pts)

@@ -19,6 +19,7 @@ from models.recogniser import EmbeddedRecogniser
 from models.spandrel_restorer import SpandrelRestorer
 from models.weights import WEIGHTS, Checkpoint, CheckpointError, is_own, load_checkpoint
 from pipeline.config import DetectorConfig, MaskerConfig, RecogniserConfig, RestorerConfig
+from pipeline.pixels import Pixels, PixelsConfig, make_pixels, pixels_kind
 
 T = TypeVar("T")
 
@@ -76,7 +77,7 @@ def build_restorer(config: RestorerConfig) -> Restorer | None:
     if kind == "none":
         return None
     _refuse_settings_of_others(config, kind)
-    device = _device(config.device)
+    device = restorer_device(config.device)
     precision = resolved_precision(config)
     if kind == "fast":
         return FastRestorer(checkpoint, device, config.crop_size, config.engine, precision)
@@ -94,7 +95,7 @@ def build_restorer(config: RestorerConfig) -> Restorer | None:
 def resolved_precision(config: RestorerConfig) -> torch.dtype:
     """What `restorer.precision` means on this machine. Raises `ConfigError` for what its device cannot do."""
     try:
-        return restorer_precision(config.precision, _device(config.device))
+        return restorer_precision(config.precision, restorer_device(config.device))
     except ValueError as error:
         raise ConfigError(f"restorer.precision: {error}") from error
 
@@ -102,6 +103,19 @@ def resolved_precision(config: RestorerConfig) -> torch.dtype:
 def build_masker(config: MaskerConfig) -> Masker | None:
     """The masker that `config.kind` names; None for `none`."""
     return None if config.kind == "none" else cast(Masker, _stranger(config.kind, "masker.kind"))
+
+
+def build_pixels(config: PixelsConfig, restorer: RestorerConfig) -> Pixels:
+    """What cuts crops and blends, for one run. Raises `ConfigError` for what the restorer's device cannot do."""
+    return make_pixels(resolved_pixels(config, restorer), restorer_device(restorer.device))
+
+
+def resolved_pixels(config: PixelsConfig, restorer: RestorerConfig) -> str:
+    """What `pixels.kind` means on this machine. Raises `ConfigError` for what the restorer's device cannot do."""
+    try:
+        return pixels_kind(config.kind, restorer_device(restorer.device))
+    except ValueError as error:
+        raise ConfigError(f"pixels.kind: {error}") from error
 
 
 def _kind_and_checkpoint(name: str) -> tuple[str, Checkpoint | None]:
@@ -206,7 +220,8 @@ def _existing(value: str, setting: str, names: str) -> Path:
     return path
 
 
-def _device(name: str) -> torch.device:
+def restorer_device(name: str) -> torch.device:
+    """What `restorer.device` means on this machine. Raises `ConfigError` for a device that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

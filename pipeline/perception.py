@@ -125,7 +125,9 @@ class Perception:
         self.casting = casting
         """Whom the user wants restored, and how."""
         self.crop_size = crop_size
-        """Side of the crops that the restorer takes, in pixels."""
+        """Side of the crops that the restorer takes, in pixels, and of views."""
+        self.read_size = crop_size
+        """Side of the crops that are read to be restored; may be changed between two frames."""
         self.recogniser_name = recogniser.name
         """Of the space that embeddings are in."""
         self._follower = Follower()

@@ -18,8 +18,7 @@ window before, so that with a wider window one person fills whole batches.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import cv2
@@ -28,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.align import invert, scale_of, transform
+from models.align import at_size, scale_of
 from models.protocols import Previous
 from pipeline.frames import Origin, TrackedFace
 from pipeline.reuse_motion import (
@@ -39,9 +38,9 @@ from pipeline.reuse_motion import (
     look_at,
     moved,
     steadied,
-    strength,
     unmoved,
 )
+from pipeline.reuse_rules import is_explained, is_other, is_same, is_still, same_references
 
 Follow = Literal["flow", "quick", "none"]
 """How the motion in a face is followed."""
@@ -56,6 +55,29 @@ class Keyframe:
     """float32 (S, S, 3) RGB, 8-bit code values, restored and steadied; None until then."""
     kept: Tensor | None = None
     """What the restorer wants back with the track's next keyframe."""
+    version: int = 0
+    """Of the references with which it is restored."""
+    side: int = 0
+    """S, where it is another keyframe at another size."""
+    other: Keyframe | None = None
+    """That other keyframe."""
+
+    @property
+    def is_restored(self) -> bool:
+        """Whether `restored` is known."""
+        return self.image is not None or (self.other is not None and self.other.is_restored)
+
+    def restored(self) -> NDArray[np.float32]:
+        """`image`, once it is known."""
+        if self.image is None:
+            assert self.other is not None, "a face is finished before the keyframe it looks back to"
+            self.image = resized(self.other.restored(), self.side)
+            self.other = None
+        return self.image
+
+    def at_size(self, side: int) -> Keyframe:
+        """The same for crops of `side` pixels."""
+        return Keyframe(self.look.resized(side), version=self.version, side=side, other=self)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,8 +92,7 @@ class Earlier:
 
     @property
     def image(self) -> NDArray[np.float32]:
-        assert self.key.image is not None, "a face is finished before the keyframe it looks back to"
-        return self.key.image
+        return self.key.restored()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,7 +118,7 @@ class Planned:
     def is_open(self) -> bool:
         """Whether what the restorer is told and given back is known."""
         keys = (self.told.key if self.told is not None else None, self.before)
-        return all(key is None or key.image is not None for key in keys)
+        return all(key is None or key.is_restored for key in keys)
 
     @property
     def asks(self) -> bool:
@@ -125,7 +146,12 @@ class Reuse:
         it is given back what it wants of the keyframe before.
         """
         self.most_carried = most_carried
-        """May be changed between two frames."""
+        """This and the next two may be changed between two frames."""
+        self.least_carried = 0
+        """Frames for which a restored face is carried even where motion explains not all of it: what it does not
+        explain is shown degraded."""
+        self.most_asked: int | None = None
+        """Faces that the restorer is asked for in one frame, if others can be carried; None: as many as need it."""
         self._most_still = most_still
         self._steadiness = steadiness
         self._window = window
@@ -148,7 +174,7 @@ class Reuse:
 
         A track that is not among them is forgotten, and starts afresh when it comes back.
         """
-        planned = [self._plan(face) for face in faces]
+        planned = self._in_turn([self._plan(face) for face in faces])
         self._last = {face.tracked.track_id: face for face in planned}
         return planned
 
@@ -191,20 +217,21 @@ class Reuse:
         if self._is_idle:
             return Planned(face, "network")
         look = look_at(face.crop)
-        afresh = Planned(face, "network", Keyframe(look))
-        last = self._last.get(face.track_id)
-        if last is None or last.key is None or _is_other(last.tracked, face):
+        fresh = Keyframe(look, version=face.references.version)
+        afresh = Planned(face, "network", fresh)
+        last = self._before(face)
+        if last is None or last.key is None or is_other(last.tracked, face):
             return afresh
         key, distance = last.key, _distance(last) + 1
         still = is_still(look, key.look)
         motion = self._motion(look, key.look, still=still)
-        if not _is_same(motion):
+        if not is_same(motion):
             return afresh
         origin: Origin = "network"
-        if _same_references(last.tracked, face):
+        if same_references(last.tracked, face):
             if still and distance <= self._most_still:
                 origin = "still"
-            elif distance <= self.most_carried and is_explained(motion):
+            elif distance <= self.least_carried or (distance <= self.most_carried and is_explained(motion)):
                 origin = "carried"
         earlier = Earlier(key, motion, distance)
         if origin != "network":
@@ -212,9 +239,38 @@ class Reuse:
         number = last.number + 1
         base = key if self._window and number % self._window == 0 else last.base
         told = self._seen(base, look, earlier)
-        # What a restorer works out depends on the references.
-        before = key if self._keeps and _same_references(last.tracked, face) else None
-        return Planned(face, origin, Keyframe(look), earlier, number, base, told, before)
+        # What a restorer works out depends on the references, and a face for which they changed may be put off.
+        same = same_references(last.tracked, face) and key.version == fresh.version
+        return Planned(
+            face, origin, fresh, earlier, number, base, told, key if self._keeps and same else None
+        )
+
+    def _before(self, face: TrackedFace) -> Planned | None:
+        """The same track in the frame before, in crops of the size of `face`."""
+        last, side = self._last.get(face.track_id), face.crop.shape[-1]
+        if last is None or last.tracked.crop.shape[-1] == side:
+            return last
+        matrix = at_size(last.tracked.matrix, last.tracked.crop.shape[-1], side)
+        key = None if last.key is None else last.key.at_size(side)
+        # What the restorer was told stays behind with its size.
+        return replace(last, tracked=replace(last.tracked, matrix=matrix), key=key, base=None, told=None)
+
+    def _in_turn(self, planned: list[Planned]) -> list[Planned]:
+        """Puts faces off that could be carried, those first that were restored last, until `most_asked` are left."""
+        if self.most_asked is None:
+            return planned
+        excess = sum(face.asks for face in planned) - self.most_asked
+        later = [face for face in planned if face.asks and face.earlier is not None]
+        later.sort(key=lambda face: face.earlier.distance if face.earlier is not None else 0)
+        put_off = {id(face) for face in later[: max(excess, 0)]}
+        return [self._put_off(face) if id(face) in put_off else face for face in planned]
+
+    def _put_off(self, face: Planned) -> Planned:
+        """A face that asks, carried in its place."""
+        last = self._before(face.tracked)
+        assert last is not None
+        assert face.earlier is not None
+        return Planned(face.tracked, "carried", face.earlier.key, face.earlier, last.number, last.base)
 
     def _motion(self, now: Look, before: Look, *, still: bool) -> Motion:
         measure = unmoved if still or self._meter is None else self._meter.measure
@@ -226,12 +282,7 @@ class Reuse:
             return None if base is None else earlier
         motion = self._motion(look, base.look, still=is_still(look, base.look))
         # How many frames lie between is asked only of what is mixed in.
-        return Earlier(base, motion, earlier.distance) if _is_same(motion) else None
-
-
-def _is_same(motion: Motion) -> bool:
-    """Whether motion explains enough of a face for it to be the same one, and uncovered."""
-    return bool(motion.gate[_face_region(len(motion.gate))].mean() >= _SAME)
+        return Earlier(base, motion, earlier.distance) if is_same(motion) else None
 
 
 def seen_share(matrix: NDArray[np.float32]) -> float:
@@ -248,52 +299,10 @@ def _distance(face: Planned) -> int:
     return 0 if face.asks or face.earlier is None else face.earlier.distance
 
 
-_SAME = 0.5
-"""A face of which motion explains less than this share is another face, or a covered one."""
-_JUMP = 0.25
-"""Share of the crop's side that its corners never move from one frame to the next on one and the same face."""
-_TURN = 0.05
-"""Share of the crop's side that no landmark moves within the crop."""
-
-
-def _is_other(last: TrackedFace, face: TrackedFace) -> bool:
-    """Something happened between two successive faces of a track, over which nothing may be used again."""
-    if last.crop.shape != face.crop.shape:
-        return True
-    if last.person_id is not None and face.person_id is not None and last.person_id != face.person_id:
-        return True
-    side = face.crop.shape[-1]
-    corners = np.array([[0, 0], [side, 0], [0, side], [side, side]], np.float32)
-    jump = transform(face.matrix, transform(invert(last.matrix), corners)) - corners
-    turn = transform(face.matrix, face.face.landmarks) - transform(last.matrix, last.face.landmarks)
-    return bool(np.hypot(*jump.T).max() > _JUMP * side or np.hypot(*turn.T).max() > _TURN * side)
-
-
-def _same_references(last: TrackedFace, face: TrackedFace) -> bool:
-    # A better set asks for a new restoration, but is mixed in: the person is the same, and must not pop.
-    return (last.person_id, last.references.version) == (face.person_id, face.references.version)
-
-
-def is_still(now: Look, before: Look) -> bool:
-    """Two crops, compared as they lie, differ by no more than a codec's noise."""
-    difference = cv2.blur(strength(now.colour - before.colour), (5, 5))
-    difference = difference[_face_region(len(difference))]
-    return bool(np.median(difference) <= 1 and difference.max() <= 4)
-
-
-def is_explained(motion: Motion) -> bool:
-    """Motion explains the whole face: also no eye and no lip is left out, which are small shares of it."""
-    refused = 1 - motion.gate
-    side = len(refused)
-    spot = max(side // 10, 1)
-    return bool(refused.mean() <= 0.1 and cv2.blur(refused, (spot, spot))[_face_region(side)].max() <= 0.3)
-
-
-@lru_cache(maxsize=8)
-def _face_region(side: int) -> NDArray[np.bool_]:
-    """Brows to chin in the FFHQ alignment, bool (side, side)."""
-    y, x = (np.mgrid[:side, :side] + 0.5) / side
-    return np.asarray(((x - 0.5) / 0.33) ** 2 + ((y - 0.56) / 0.38) ** 2 < 1)
+def resized(image: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """`image` (S, S, C) at another side."""
+    how = cv2.INTER_AREA if side < len(image) else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, (side, side), interpolation=how), np.float32)
 
 
 def _as_array(picture: Tensor) -> NDArray[np.float32]:

@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+_BLUR = 0.8
+"""Standard deviation in pixels of s."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Look:
@@ -21,6 +24,18 @@ class Look:
     """(s, s, 3) RGB, 8-bit code values, slightly blurred."""
     luma: NDArray[np.uint8]
     """(s, s)."""
+
+    def resized(self, side: int) -> Look:
+        """That of the same crop with a side of `side` pixels."""
+        before, after = len(self.luma), look_side(side)
+        how = cv2.INTER_AREA if after < before else cv2.INTER_CUBIC
+        colour, luma = (
+            cv2.resize(picture, (after, after), interpolation=how) for picture in (self.colour, self.luma)
+        )
+        if after < before:
+            # As much of the blur as went with the pixels.
+            colour = cv2.GaussianBlur(colour, (0, 0), _BLUR * (1 - (after / before) ** 2) ** 0.5)
+        return Look(np.asarray(colour, np.float32), np.asarray(luma, np.uint8))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,13 +52,18 @@ class Motion:
     8-bit code values, without the grain and the blocks of either."""
 
 
+def look_side(side: int) -> int:
+    """s for crops of `side` pixels."""
+    return min(side // 2, 128)
+
+
 def look_at(crop: Tensor) -> Look:
     """`crop`, uint8 (3, S, S) RGB, ready to be measured."""
-    side = min(crop.shape[-1] // 2, 128)
+    side = look_side(crop.shape[-1])
     picture = np.ascontiguousarray(crop.numpy().transpose(1, 2, 0))
     picture = np.asarray(cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
     # So that moving it by part of a pixel softens nothing, which would pass for a change at every edge.
-    colour = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), 0.8)
+    colour = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), _BLUR)
     return Look(
         np.asarray(colour, np.float32), np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
     )

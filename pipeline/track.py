@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.colour import read_crop
+from pipeline.colour import read_crops
 from pipeline.frames import Frame, TrackedFace, TrackedFrame
 from pipeline.geometry import Geometry
 from pipeline.monochrome import chroma_spread
 from pipeline.perception import Perception, PerceptionConfig, Seen, Sighting
+from pipeline.pixels import ReadCrops
 from pipeline.trust import NOT_CHOSEN, Trust, TrustConfig, ease, trust
 from trackers.smoothing import smooth_landmarks
 
@@ -45,7 +46,8 @@ class TrackConfig:
 
 _CONTRAST = 12.0
 """Standard deviation of luma below which a frame is too dark or flat to tell whether it has colour."""
-_NO_CROP = torch.zeros(3, 0, 0, dtype=torch.uint8)
+NO_CROP = torch.zeros(3, 0, 0, dtype=torch.uint8)
+"""Of a face that nobody will restore."""
 
 
 @dataclass(slots=True)
@@ -66,20 +68,26 @@ class _Entry:
 
 
 def track(
-    frames: Iterable[Frame], perception: Perception, config: TrackConfig, *, crops: bool
+    frames: Iterable[Frame],
+    perception: Perception,
+    config: TrackConfig,
+    *,
+    crops: bool,
+    read: ReadCrops = read_crops,
 ) -> Iterator[TrackedFrame]:
-    """Follows the people of `frames`. Without `crops` faces carry an empty crop (nobody will restore them)."""
+    """Follows the people of `frames`. Without `crops` faces carry an empty crop (nobody will restore them); `read`
+    cuts them out."""
     line = _DelayLine(config, perception.geometry)
     for frame in frames:
         seen = perception.look(frame)
         line.enter(frame, seen)
         if line.waiting > config.lookahead:
-            yield _leave(line, perception, config, crops)
+            yield _leave(line, perception, read if crops else None)
     while line.waiting:
-        yield _leave(line, perception, config, crops)
+        yield _leave(line, perception, read if crops else None)
 
 
-def _leave(line: _DelayLine, perception: Perception, config: TrackConfig, crops: bool) -> TrackedFrame:
+def _leave(line: _DelayLine, perception: Perception, read: ReadCrops | None) -> TrackedFrame:
     entry = line.current
     faces = []
     for track_id, sighting in entry.sightings.items():
@@ -87,15 +95,13 @@ def _leave(line: _DelayLine, perception: Perception, config: TrackConfig, crops:
         choice = perception.choice_of(person)
         allowed = line.eased(track_id, partial(perception.casting.covers, choice))
         landmarks = line.smoothed(track_id)
-        matrix = perception.geometry.crop_matrix(landmarks, perception.crop_size)
+        matrix = perception.geometry.crop_matrix(landmarks, perception.read_size)
         strength = allowed.value * choice.strength if allowed.value > 0.02 else 0.0
         face = TrackedFace(
             track_id=track_id,
             person_id=person,
             face=replace(sighting.face, landmarks=landmarks),
-            crop=read_crop(entry.frame.native, matrix, perception.crop_size)
-            if crops and strength
-            else _NO_CROP,
+            crop=NO_CROP,
             matrix=matrix,
             references=perception.references_of(person),
             strength=strength,
@@ -105,7 +111,15 @@ def _leave(line: _DelayLine, perception: Perception, config: TrackConfig, crops:
             wish=choice.strength,
         )
         faces.append(face)
+    if read is not None:
+        faces = with_crops(entry.frame, faces, perception.read_size, read)
     return TrackedFrame(entry.frame, tuple(faces), monochrome=line.leave(), shot=entry.shot)
+
+
+def with_crops(frame: Frame, faces: Sequence[TrackedFace], size: int, read: ReadCrops) -> list[TrackedFace]:
+    """`faces` of `frame`, those that will be restored with their crops."""
+    crops = iter(read(frame.native, [face.matrix for face in faces if face.strength], size))
+    return [replace(face, crop=next(crops)) if face.strength else face for face in faces]
 
 
 class _DelayLine:

@@ -38,6 +38,17 @@ def square_frame(index: int) -> Frame:
     return Frame(index, index, Fraction(1, 25), native)
 
 
+def two_squares(index: int, left: int, right: int) -> Frame:
+    """Two such squares side by side, 240 pixels wide in all, each with a side of so many pixels."""
+    image = np.full((160, 240, 3), 40, np.uint8)
+    for centre, side in ((60, left), (180, right)):
+        place = slice(80 - side // 2, 80 + side // 2), slice(centre - side // 2, centre + side // 2)
+        image[place] = (230, 215, 200)
+    native = av.VideoFrame.from_ndarray(image, "rgb24").reformat(format="yuv420p")
+    native.pts, native.time_base = index, Fraction(1, 25)
+    return Frame(index, index, Fraction(1, 25), native)
+
+
 def write_square_clip(path: Path, frames: int) -> None:
     """So many of them, at 25 frames per second."""
     native = square_frame(0).native

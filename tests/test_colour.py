@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from clips import Tags, astronaut, native_frame
+from codings import each_coding, placed
 from numpy.typing import NDArray
 
 from models.align import invert, transform
@@ -26,33 +27,6 @@ from pipeline.colour import (
 from pipeline.errors import SourceError
 from pipeline.frames import Patch
 from pipeline.monochrome import chroma_spread
-
-CODINGS = [
-    ("yuv420p", Tags(1, 6, 6, 6)),
-    ("yuv420p", Tags(1, 1, 1, 1)),
-    ("yuv420p", Tags(2, 1, 1, 1)),
-    ("yuvj420p", Tags(2, 5, 6, 5)),
-    ("yuv422p", Tags(1, 1, 1, 1)),
-    ("yuv444p", Tags(2, 5, 6, 5)),
-    ("yuv420p10le", Tags(1, 1, 1, 1)),
-    ("yuv422p10le", Tags(2, 9, 14, 9)),
-    ("yuv444p12le", Tags(1, 9, 16, 9)),
-    ("gbrp", Tags(2, 1, 13, 0)),
-    ("gbrp10le", Tags(2, 1, 13, 0)),
-    ("gray", Tags(2, 1, 1, 2)),
-    ("gray10le", Tags(2, 1, 1, 2)),
-]
-each_coding = pytest.mark.parametrize(
-    ("pixel_format", "tags"), CODINGS, ids=[f"{name}-{tags.matrix}-{tags.range}" for name, tags in CODINGS]
-)
-
-
-def placed(scale: float, centre: tuple[float, float], size: int, degrees: float = 0) -> NDArray[np.float32]:
-    """Frame to crop: `scale` crop pixels per frame pixel about `centre`, which lands in the crop's middle."""
-    radians = np.deg2rad(degrees)
-    linear = scale * np.array([[np.cos(radians), -np.sin(radians)], [np.sin(radians), np.cos(radians)]])
-    shift = np.full(2, (size - 1) / 2) - linear @ centre
-    return np.hstack([linear, shift[:, None]]).astype(np.float32)
 
 
 def soft_mask(size: int) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from models.align import crop_matrix, ffhq_to_arcface, transform
 from models.fast.anchor import identity_anchor
 from models.fast.network import FastNetwork, FastShape
-from models.fast.restorer import FastRestorer, build_fast
+from models.fast.restorer import SMALLER, FastRestorer, build_fast
 from models.protocols import References, Request
 from models.recogniser import EmbeddedRecogniser
 from models.training.degrade import MODERATE, SEVERE, Picture, Preset, preset_sample
@@ -180,6 +180,25 @@ def test_a_large_crop_is_the_same_place_in_the_face() -> None:
     assert here < 0.6 * elsewhere
 
 
+@pytest.mark.parametrize("side", [192, 256, 512])
+def test_a_crop_of_any_size_spans_the_whole_face(side: int) -> None:
+    network = shallow_network()
+    seen = []
+    network.enter.register_forward_pre_hook(lambda module, given: seen.append(given[0][:, 48:50]))
+    flat, anchor = torch.full((1, 3, side, side), 0.5), torch.zeros(1, 128)
+    with torch.inference_mode():
+        network.place.zero_()
+        without = network(flat, anchor)
+        network.place[..., 13:, 13:] = 5  # the lower right of the map is the lower right of the crop
+        change = (network(flat, anchor) - without).abs().mean(1)[0]
+    where = seen[0]
+    assert torch.allclose(where, -where.flip(2, 3), atol=1e-6)
+    assert float(where.max()) == pytest.approx(1 - 4 / side, abs=1e-5)
+    part = side * 5 // 8
+    assert change[part:, part:].mean() > 20 * change[:part, :part].mean()
+    assert change[part:, part:].mean() > 1e-3
+
+
 def test_both_sizes_of_crops_are_restored(target: Picture) -> None:
     large = cv2.resize(target, (512, 512), interpolation=cv2.INTER_CUBIC)
     restorer = FastRestorer(crop_size=512)
@@ -212,6 +231,34 @@ def test_with_embeddings_of_another_recogniser_the_anchor_comes_from_the_crops(
     ]
     first, second = restorer.restore(requests)
     assert torch.equal(first.image, second.image)
+
+
+@pytest.mark.parametrize("preset", [MODERATE, SEVERE], ids=["moderate", "severe"])
+def test_a_smaller_crop_is_restored_like_the_whole_one(target: Picture, preset: Preset) -> None:
+    whole = preset_sample(target, 1, preset, 0.5)
+    side = SMALLER[256]
+    assert side == 192
+    small = cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA)
+    clear = cv2.resize(target, (side, side), interpolation=cv2.INTER_AREA)
+    (result,) = FastRestorer(crop_size=side).restore([Request(crop(small), References())])
+    assert psnr(result.image, clear) > psnr(crop(small), clear) + 0.3
+
+
+def test_references_of_larger_views_help_a_smaller_crop(target: Picture) -> None:
+    view, small = crop(target), crop(cv2.resize(target, (192, 192), interpolation=cv2.INTER_AREA))
+    face = cv2.warpAffine(target, ffhq_to_arcface(256), (112, 112), flags=cv2.INTER_AREA)
+    own = EmbeddedRecogniser().embed(crop(face)[None])
+    restorer = FastRestorer(crop_size=192)
+    # By the embeddings, and by those of the views themselves where the given ones are of another recogniser.
+    by_own, by_views, without = restorer.restore(
+        [
+            Request(small, References(crops=(view,), embeddings=own, version=1)),
+            Request(small, References(crops=(view,), embeddings=torch.ones(1, 512), version=1)),
+            Request(small, References()),
+        ]
+    )
+    assert torch.equal(by_own.image, by_views.image)
+    assert not torch.equal(by_own.image, without.image)
 
 
 def test_a_file_that_differs_from_the_manifest_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +11,12 @@ import torch
 from crops import SIZE, SOFT, clip_of, face, noisy, shifted
 from torch import Tensor
 
+from models.align import at_size
 from models.protocols import References, Request, Result
 from pipeline.frames import TrackedFace, TrackedFrame
 from pipeline.jobs import carry
 from pipeline.live.faces import _Choice
+from pipeline.live.quick import Quick
 from pipeline.people.restorers import Restorers
 from pipeline.restore import RestoreConfig, make_reuse, restore
 from pipeline.reuse import Reuse
@@ -92,7 +94,7 @@ def test_only_who_asks_for_it_is_given_it() -> None:
     assert restorer.given == [None] * 3
 
 
-@pytest.mark.parametrize("event", ["cut", "jump", "person", "hand", "references"])
+@pytest.mark.parametrize("event", ["cut", "jump", "person", "known", "hand", "references"])
 def test_after_an_event_nothing_is_given_back(event: str) -> None:
     before = drifting(4)
     after = drifting(3)
@@ -103,6 +105,8 @@ def test_after_an_event_nothing_is_given_back(event: str) -> None:
         after = [replace(each, matrix=each.matrix + away) for each in after]
     elif event == "person":
         after = [replace(each, person_id=9) for each in after]
+    elif event == "known":
+        before = [replace(each, person_id=None) for each in before]
     elif event == "references":
         after = [replace(each, references=References(version=77)) for each in after]
     else:
@@ -138,7 +142,8 @@ def test_faces_of_several_people_still_fill_a_batch() -> None:
 
 @pytest.mark.parametrize("most_carried", [0, 1])
 def test_a_chunk_goes_on_as_if_the_film_had_not_been_cut_in_two(most_carried: int) -> None:
-    frames, config = clip_of([[each] for each in drifting(9)]), RestoreConfig(most_carried=most_carried)
+    faces = [replace(each, references=References(version=5)) for each in drifting(9)]
+    frames, config = clip_of([[each] for each in faces]), RestoreConfig(most_carried=most_carried)
     straight = run(frames, config)
     for cut in (3, 4, 5):
         first, second = (make_reuse(config, 0.0, Counting()) for _ in range(2))
@@ -162,7 +167,30 @@ def test_several_restorers_hand_on_what_each_of_them_keeps() -> None:
         assert float(result.kept) == 5
 
 
+def test_a_face_that_is_put_off_does_not_hide_that_its_references_changed() -> None:
+    """Live asks for few faces in a frame, and carries others in their place."""
+    config, restorer = replace(EACH, batch_size=1, max_waiting=0), Counting()
+    faces = drifting(4)
+    faces[2:] = [replace(each, references=References(version=77)) for each in faces[2:]]
+    reuse = make_reuse(config, 0.0, restorer)
+
+    def frames() -> Iterator[TrackedFrame]:
+        for number, frame in enumerate(clip_of([[each] for each in faces])):
+            reuse.most_asked = 0 if number == 2 else None
+            yield frame
+
+    list(restore(frames(), restorer, config, None, 0.0, reuse))
+    assert restorer.given == [None, 0, None]
+
+
+def test_crops_of_another_size_begin_anew() -> None:
+    faces = drifting(3)
+    crop = torch.nn.functional.interpolate(faces[2].crop[None].float(), size=(192, 192), mode="area")[0]
+    faces[2] = replace(faces[2], crop=crop.to(torch.uint8), matrix=at_size(faces[2].matrix, SIZE, 192))
+    assert given(faces) == [None, 0, None]
+
+
 def test_a_live_run_asks_for_what_its_chosen_restorer_wants() -> None:
     plain = type("Plain", (Counting,), {"uses_kept": False})()
-    assert _Choice(Counting(), plain).uses_kept
-    assert not _Choice(plain, Counting()).uses_kept
+    assert _Choice(Counting(), Quick()).uses_kept
+    assert not _Choice(plain, Quick()).uses_kept

@@ -13,23 +13,30 @@ import pytest
 import torch
 from clips import astronaut
 from fakes import ColourRecogniser, InvertingRestorer, SquareDetector
-from live import square_frame
+from live import square_frame, two_squares
+from numpy.typing import NDArray
 from PIL import Image
 
-from models.protocols import Request, Result
+from models.fast.restorer import FastRestorer
+from models.protocols import Request, Restorer, Result
 from pipeline import cli
+from pipeline.blend import BlendConfig
 from pipeline.build import build
 from pipeline.coding import planes_of
+from pipeline.colour import read_crops
 from pipeline.config import InputConfig, PipelineConfig, RestorerConfig
 from pipeline.demo import write_damaged_clip
 from pipeline.flow import Parts
-from pipeline.frames import Frame
+from pipeline.frames import Frame, RestoredFrame
+from pipeline.live import quick
 from pipeline.live.addresses import source_address
 from pipeline.live.faces import Faces
 from pipeline.live.ladder import Step
+from pipeline.live.quick import Quick, quick_beside
 from pipeline.live.remembered import read_views, recall, write_views
 from pipeline.live.sources import Opened
 from pipeline.perception import Perception, PerceptionConfig
+from pipeline.pixels import Pixels
 from pipeline.restore import RestoreConfig
 from trackers.norfair_tracker import NorfairTracker
 from trackers.people import People
@@ -50,7 +57,12 @@ class Counting(InvertingRestorer):
         return super().restore(requests)
 
 
-def faces(light: Counting | None = None, most_carried: int = 0) -> tuple[Faces, Counting, SquareDetector]:
+def faces(
+    light: Counting | None = None,
+    most_carried: int = 0,
+    small: Counting | None = None,
+    pixels: Pixels | None = None,
+) -> tuple[Faces, Counting, SquareDetector]:
     detector, restorer = SquareDetector(), Counting()
     settings = PerceptionConfig(detect_every=4)
     perception = Perception(
@@ -67,7 +79,8 @@ def faces(light: Counting | None = None, most_carried: int = 0) -> tuple[Faces, 
     )
     # A look-ahead, which live pictures have not, must not hold anything back.
     config = replace(config, track=replace(config.track, lookahead=24, perception=settings))
-    return Faces(Parts(perception, restorer), light, config), restorer, detector
+    parts = Parts(perception, restorer, pixels=pixels or Pixels())
+    return Faces(parts, Quick(light, small), config), restorer, detector
 
 
 def test_every_frame_leaves_at_once_with_its_face_restored() -> None:
@@ -78,6 +91,23 @@ def test_every_frame_leaves_at_once_with_its_face_restored() -> None:
         assert restored.tracked.frame is given
         assert len(restored.faces) == 1
         assert np.abs(planes_of(picture)[0].astype(int) - planes_of(given.native)[0]).max() > 20
+
+
+def test_crops_are_cut_and_faces_blended_the_chosen_way() -> None:
+    done: list[str] = []
+
+    def cut(native: av.VideoFrame, matrices: Sequence[NDArray[np.float32]], size: int) -> list[torch.Tensor]:
+        done.append(f"{len(matrices)} crop")
+        return read_crops(native, matrices, size)
+
+    def put_back(frame: RestoredFrame, config: BlendConfig) -> av.VideoFrame:
+        done.append("blended")
+        return frame.tracked.frame.native
+
+    live, _, _ = faces(pixels=Pixels(cut, put_back))
+    frames = [square_frame(index) for index in range(2)]
+    assert all(live.restore(frame, FULL)[1] is frame.native for frame in frames)
+    assert done == ["1 crop", "blended"] * 2
 
 
 def test_the_step_says_how_rarely_faces_are_sought() -> None:
@@ -101,6 +131,93 @@ def test_the_light_restorer_takes_the_place_of_the_chosen_one_at_its_step() -> N
     assert (len(chosen.batches), len(light.batches)) == (1, 1)
     live.restore(square_frame(2), FULL)
     assert (len(chosen.batches), len(light.batches)) == (2, 1)
+
+
+def test_the_smaller_crop_goes_to_its_own_restorer_and_comes_back() -> None:
+    small = Counting(crop_size=48)
+    live, chosen, _ = faces(small=small)
+    way = (FULL, Step("smaller crop", small=True), Step("smaller crop", small=True), FULL)
+    sides, places = [], []
+    for index, step in enumerate(way):
+        given = square_frame(index)
+        restored, picture = live.restore(given, step)
+        (face,) = restored.faces
+        sides.append((face.tracked.crop.shape[-1], face.image.shape[-1]))
+        # The face stays where it is in the picture, whatever the size of its crop.
+        changed = np.abs(planes_of(picture)[0].astype(int) - planes_of(given.native)[0]) > 5
+        places.append(np.array([where.mean() for where in np.nonzero(changed)]))
+    assert sides == [(64, 64), (48, 48), (48, 48), (64, 64)]
+    assert max(np.abs(place - places[0]).max() for place in places) < 4
+    assert (len(chosen.batches), len(small.batches)) == (2, 2)
+
+
+def test_a_step_without_its_restorer_leaves_crops_as_they_are() -> None:
+    live, chosen, _ = faces()
+    restored, _ = live.restore(square_frame(0), Step("smaller crop", small=True, light=True))
+    assert restored.faces[0].image.shape[-1] == 64
+    assert len(chosen.batches) == 1
+
+
+def test_one_face_is_the_largest_and_stays_until_another_is_clearly_larger() -> None:
+    live, _, _ = faces()
+    alone = Step("one face", most_faces=1)
+    wanted = []
+    for index, sides in enumerate([(60, 50)] * 3 + [(60, 66)] * 3 + [(40, 66)] * 3):
+        restored, _ = live.restore(two_squares(index, *sides), alone)
+        assert len(restored.tracked.faces) == 2
+        (face,) = restored.faces
+        wanted.append("left" if face.tracked.face.landmarks[:, 0].mean() < 120 else "right")
+        (other,) = (f for f in restored.tracked.faces if f.strength == 0)
+        assert other.reason == "no time"
+    assert wanted == ["left"] * 6 + ["right"] * 3
+    restored, _ = live.restore(two_squares(9, 40, 66), FULL)
+    assert len(restored.faces) == 2
+
+
+def test_the_quick_restorers_are_those_that_take_less_time() -> None:
+    def sides(restorer: Restorer | None, kind: str, **settings: int) -> tuple[int | None, int | None]:
+        config = PipelineConfig(restorer=RestorerConfig(kind=kind, **settings))  # type: ignore[arg-type]
+        found = quick_beside(restorer, config)
+        light, small = (part and part.crop_size for part in (found.light, found.small))
+        return light, small
+
+    assert sides(FastRestorer(), "auto") == (None, 192)
+    assert sides(FastRestorer(crop_size=512), "fast", crop_size=512) == (None, 256)
+    assert sides(FastRestorer(crop_size=192), "fast", crop_size=192) == (None, None)
+    assert sides(InvertingRestorer(256), "iconface") == (256, 192)
+    assert sides(InvertingRestorer(64), "a.b:C") == (None, None)
+    assert sides(None, "none") == (None, None)
+
+
+def test_quick_restorers_are_where_the_chosen_one_is_and_ready_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[RestorerConfig] = []
+    monkeypatch.setattr(quick, "build_restorer", asked.append)
+    for kind, restorer in (("fast", FastRestorer()), ("iconface", InvertingRestorer(256))):
+        config = PipelineConfig(restorer=RestorerConfig(kind=kind, device="cuda:1", precision="float32"))
+        quick.quick_beside(restorer, config)
+    assert [(config.kind, config.crop_size) for config in asked] == [
+        ("fast", 192),
+        ("fast", 256),
+        ("fast", 192),
+    ]
+    assert {config.device for config in asked} == {"cuda:1"}
+    assert {config.engine.backend for config in asked} == {"eager"}
+    assert [config.precision for config in asked] == ["float32", "auto", "auto"]
+
+
+def test_two_faces_take_turns_at_the_step_that_says_so() -> None:
+    asked = []
+    for step in (FULL, Step("reuse", most_carried=4, least_carried=2, most_asked=1)):
+        live, restorer, _ = faces(most_carried=1)
+        for index in range(24):
+            restored, _ = live.restore(two_squares(index, 60, 50), step)
+            assert len(restored.faces) == 2
+        asked.append(restorer.batches)
+    assert set(asked[0]) == {2}
+    assert asked[1][0] == 2
+    assert set(asked[1][1:]) == {1}
 
 
 def test_the_reuse_step_restores_fewer_faces() -> None:
@@ -138,11 +255,12 @@ def test_a_restart_takes_nothing_over() -> None:
 
 
 def test_warm_up_calls_every_restorer_and_leaves_no_trace() -> None:
-    light = Counting()
-    live, chosen, detector = faces(light, most_carried=8)
+    light, small = Counting(), Counting(crop_size=48)
+    live, chosen, detector = faces(light, most_carried=8, small=small)
     live.warm_up(square_frame(0))
     assert chosen.batches
     assert light.batches
+    assert small.batches
     restored, _ = live.restore(square_frame(0), FULL)
     assert restored.faces[0].origin == "network"
     assert detector.calls == 2
@@ -165,7 +283,7 @@ def test_a_reference_serves_from_the_first_frame_on(clip: Path, tmp_path: Path) 
         )
         with Opened(source_address(str(clip)), 1) as source:
             parts = build(config, source)
-            restored, picture = Faces(parts, None, config).restore(
+            restored, picture = Faces(parts, Quick(), config).restore(
                 Frame(0, 0, Fraction(1, 25), source.first), FULL
             )
             assert picture is source.first  # nothing was restored: the decoder's own
@@ -198,7 +316,7 @@ def test_who_is_remembered_is_there_from_the_first_frame_of_the_next_call(
     with Opened(source_address(str(clip)), 1) as source:
         parts = build(config, source)
         recall(file, parts.perception)
-        restored, _ = Faces(parts, None, config).restore(Frame(0, 0, Fraction(1, 25), source.first), FULL)
+        restored, _ = Faces(parts, Quick(), config).restore(Frame(0, 0, Fraction(1, 25), source.first), FULL)
     (face,) = restored.tracked.faces
     assert len(face.references) >= 1
     assert (face.person_id, len(parts.perception.people)) == (0, 1)

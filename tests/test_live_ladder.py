@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from pipeline.live.ladder import Ladder, steps
@@ -80,16 +82,27 @@ def test_an_error_leads_to_the_last_step_and_back_again() -> None:
     assert ladder.moves == 2
 
 
-def test_the_way_down_has_fast_only_below_a_slower_restorer() -> None:
-    names = [step.name for step in steps(restores=True, has_light=True)]
-    assert names == ["full", "detect less", "fast", "reuse", "bypass"]
-    assert [step.name for step in steps(restores=True, has_light=False)] == [
-        "full",
-        "detect less",
-        "reuse",
-        "bypass",
-    ]
-    assert steps(restores=False, has_light=False)[-1].bypass
+def names(*, restores: bool = True, has_light: bool = False, has_small: bool = False) -> list[str]:
+    return [step.name for step in steps(restores=restores, has_light=has_light, has_small=has_small)]
+
+
+def test_the_way_down_has_quicker_restorers_where_there_are_some() -> None:
+    below = ["reuse", "one face", "bypass"]
+    assert names(has_light=True, has_small=True) == ["full", "detect less", "fast", "smaller crop", *below]
+    assert names(has_small=True) == ["full", "detect less", "smaller crop", *below]
+    assert names() == ["full", "detect less", *below]
+    assert names(restores=False) == ["full", "detect less", "bypass"]
+
+
+def test_a_step_leaves_out_all_that_those_above_it_leave_out() -> None:
+    way = steps(restores=True, has_light=True, has_small=True)[:-1]
+    for above, below in pairwise(way):
+        assert below.rest >= above.rest
+        assert below.light >= above.light
+        assert below.small >= above.small
+        assert below.least_carried >= above.least_carried
+    assert [step.most_asked for step in way] == [None, None, None, None, 1, 1]
+    assert [step.most_faces for step in way] == [None, None, None, None, None, 1]
 
 
 @pytest.mark.parametrize(

@@ -5,17 +5,21 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from concurrent.futures import Future
 
 import pytest
+from fakes import gray_frame
 from live import RATE, AwaitedWorker, FakeCapture, FakeFaces, ListSink
 
-from pipeline.live.ladder import steps
+from pipeline.frames import Frame
+from pipeline.live.ladder import Step, steps
 from pipeline.live.newest import Newest
 from pipeline.live.report import Delays, LiveReport
 from pipeline.live.run import run
 from pipeline.live.settings import LadderConfig, LiveConfig
+from pipeline.live.worker import Done
 
-WAY = steps(restores=True, has_light=False)
+WAY = steps(restores=True, has_light=False, has_small=False)
 CONFIG = LiveConfig(most_delay_ms=5000, ladder=LadderConfig(patience=10, longest_patience=40))
 
 
@@ -110,6 +114,43 @@ def test_a_call_that_hangs_holds_up_no_frame() -> None:
     assert faces.followed[:2] == [0, 1]
     assert faces.seen[0][0] == 0
     assert faces.seen[1][0] >= 30
+
+
+class HeldWorker:
+    """Its frames are ready when the test says so."""
+
+    has_room = True
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[str, Future[Done]]] = []
+
+    def begin(self, frame: Frame, step: Step, told: object) -> Future[Done]:
+        done: Future[Done] = Future()
+        done.set_running_or_notify_cancel()
+        self.begun.append((step.name, done))
+        return done
+
+    def skip(self) -> None:
+        """Nothing is followed here."""
+
+    def finish(self, took_ms: float) -> None:
+        """All that is at work, each after so long."""
+        for _, done in self.begun:
+            if not done.done():
+                done.set_result(Done(gray_frame(0).native, finished_ms=took_ms))
+
+
+def test_frames_that_were_begun_on_another_step_lead_no_further_down() -> None:
+    worker, capture = HeldWorker(), FakeCapture(range(6), [0.0])
+    config = LiveConfig(most_delay_ms=20)
+
+    def watch(report: LiveReport) -> None:
+        # Three frames, one of them late, are ready at one time, each of them too slow for its step.
+        if report.written == 2:
+            worker.finish(400)
+
+    run(capture, ListSink(), worker, WAY, config, rate=RATE, report=LiveReport(), watch=watch)  # type: ignore[arg-type]
+    assert [step for step, _ in worker.begun] == [*["full"] * 4, *["detect less"] * 2]
 
 
 def test_the_last_picture_is_shown_again_while_the_source_is_away() -> None:

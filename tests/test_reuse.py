@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -13,12 +14,14 @@ from crops import SIZE, SOFT, Picture, clip_of, face, noisy, shifted
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.align import at_size
 from models.protocols import References, Request, Result
 from pipeline.frames import RestoredFace, TrackedFace
 from pipeline.restore import RestoreConfig, restore
-from pipeline.reuse import Follow
+from pipeline.reuse import Follow, Reuse
 from pipeline.reuse_motion import carried, look_at, unmoved
 from pipeline.stages import Stages
+from pipeline.views import resized
 
 
 class Sharpener:
@@ -196,7 +199,7 @@ FAR = np.array([[1, 0, -90], [0, 1, -16]], np.float32)
         pytest.param(face(OTHER), id="another face under the same track"),
         pytest.param(face(NEAR, person_id=7), id="another person under the same track"),
         pytest.param(face(NEAR, matrix=FAR), id="a jump"),
-        pytest.param(face(NEAR[:128, :128].copy()), id="another size"),
+        pytest.param(face(NEAR[:128, :128].copy()), id="a part of it, as large as the whole"),
         pytest.param(
             face(NEAR, face=replace(face(NEAR).face, landmarks=face(NEAR).face.landmarks + np.float32(20))),
             id="a turn of the head",
@@ -211,6 +214,78 @@ def test_the_first_face_after_an_event_is_as_at_the_start(after: TrackedFace) ->
     # And without the event it is not.
     calm = restored([[face(SOFT)], [face(SOFT)], [face(NEAR)]], Sharpener(flickers=6))
     assert not torch.equal(calm[2][0].image, restorer.sharpened(face(NEAR).crop))
+
+
+def at_side(given: TrackedFace, side: int) -> TrackedFace:
+    """The same face, read with another size of crop."""
+    return replace(given, crop=resized(given.crop, side), matrix=at_size(given.matrix, SIZE, side))
+
+
+@pytest.mark.parametrize(("before", "after"), [(SIZE, 192), (192, SIZE)])
+def test_a_change_of_the_crops_size_is_mixed_in_like_any_other(before: int, after: int) -> None:
+    restorer = Sharpener(flickers=6)
+    first, second, third = (at_side(face(noisy(SOFT, k)), s) for k, s in enumerate((before, after, after)))
+    restore_each = RestoreConfig(most_still=0, most_carried=0)
+    mixed = restored([[first], [second], [third]], restorer, restore_each)
+    assert [tuple(done.image.shape[1:]) for (done,) in mixed] == [
+        (before, before),
+        (after, after),
+        (after, after),
+    ]
+    # What was restored of the first is at its place in the second, and four fifths are of it.
+    ((alone,),) = restored([[second]], restorer, restore_each)
+    at_once = restored([[first], [second], [third]], restorer, replace(restore_each, max_waiting=0))
+    assert torch.equal(at_once[1][0].image, mixed[1][0].image)
+    shown, own = mixed[1][0].image.float(), alone.image.float()
+    was = resized(mixed[0][0].image, after).float()
+    inner = np.s_[:, 48:144, 48:144] if after == 192 else np.s_[:, 64:192, 64:192]
+    assert (shown - was)[inner].abs().mean() < 0.5 * (shown - own)[inner].abs().mean()
+
+
+def test_a_face_that_was_carried_goes_on_at_another_size() -> None:
+    frames = [[face(SOFT)], [face(noisy(SOFT, 1))], [at_side(face(noisy(SOFT, 2)), 192)]]
+    done = restored(frames)
+    assert origins(done) == ["network", "still", "still"]
+    assert (done[2][0].image.float() - resized(done[0][0].image, 192).float()).abs().mean() < 2
+
+
+def live_reuse(**limits: int) -> Reuse:
+    reuse = Reuse(most_carried=12, most_still=12, steadiness=0.0)
+    for name, value in limits.items():
+        setattr(reuse, name, value)
+    return reuse
+
+
+def planned(reuse: Reuse, frames: list[list[TrackedFace]]) -> list[list[str]]:
+    """The origins of all faces, restored at once."""
+    found = []
+    for faces in frames:
+        plans = reuse.plan(faces)
+        for plan in plans:
+            reuse.finish(plan, plan.tracked.crop if plan.asks else None)
+        found.append([plan.origin for plan in plans])
+    return found
+
+
+def test_least_carried_spares_the_restorer_where_motion_does_not_explain_all() -> None:
+    blinking = [[face(SOFT if index % 2 else with_closed_eyes(SOFT))] for index in range(7)]
+    assert [origin for (origin,) in planned(live_reuse(), blinking)].count("network") >= 6
+    spared = [origin for (origin,) in planned(live_reuse(least_carried=2), blinking)]
+    assert [origin == "network" for origin in spared] == [index % 3 == 0 for index in range(7)]
+
+
+def test_faces_take_turns_where_so_many_may_be_asked_for() -> None:
+    def frame(index: int) -> list[TrackedFace]:
+        return [face(shifted(SOFT, 1.5 * index), track) for track in (1, 2, 3)]
+
+    found = planned(live_reuse(most_asked=1, most_carried=0), [frame(index) for index in range(8)])
+    # At the start there is nothing to be carried; from then on each is asked for in every third frame.
+    assert found[0] == ["network"] * 3
+    assert [origin.count("network") for origin in found[1:]] == [1] * 7
+    for place in range(3):
+        asked = [index for index in range(1, 8) if found[index][place] == "network"]
+        assert all(after - before == 3 for before, after in pairwise(asked))
+        assert asked
 
 
 @pytest.mark.parametrize("gap", [[], [face(SOFT, strength=0.0, reason="covered")]])

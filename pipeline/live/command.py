@@ -11,18 +11,14 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
 import configs
 from configs import ConfigError
-from models.fast.restorer import CROP_SIZES
-from models.protocols import Restorer
-from pipeline.build import build, build_restorer
-from pipeline.config import PipelineConfig, RestorerConfig
+from pipeline.build import build
+from pipeline.config import PipelineConfig
 from pipeline.errors import SinkError
-from pipeline.flow import Parts
 from pipeline.frames import Frame
 from pipeline.live.addresses import Address, sink_address, source_address
 from pipeline.live.cameras import cameras
@@ -30,6 +26,7 @@ from pipeline.live.capture import TICK, Capture
 from pipeline.live.faces import Faces
 from pipeline.live.ladder import steps
 from pipeline.live.outlet import Outlet
+from pipeline.live.quick import Quick, quick_beside
 from pipeline.live.remembered import keep, recall
 from pipeline.live.report import LiveReport
 from pipeline.live.run import Watch, run
@@ -37,7 +34,6 @@ from pipeline.live.sinks import NullSink, holds_sound, open_sink
 from pipeline.live.sound import SoundQueue
 from pipeline.live.sources import Opened, Wanted
 from pipeline.live.worker import Worker
-from pipeline.parts import AUTO
 
 _SETTLED_FRAMES = 100
 """Frames after which the delay may be told."""
@@ -89,7 +85,7 @@ def restore_live(
     duration_seconds: float | None = None,
     tell: Callable[[str], None] = lambda sentence: None,
     watch: Watch = lambda report: None,
-    light: Restorer | None = None,
+    quick: Quick | None = None,
     remember: Path | None = None,
 ) -> LiveReport:
     """Restores the faces of a live source until it ends, `duration_seconds` have passed, or Ctrl-C.
@@ -112,8 +108,8 @@ def restore_live(
         parts = build(config, first)
         if remember is not None:
             recall(remember, parts.perception)
-        light = light or _light(parts, config)
-        worker = stack.enter_context(Worker(Faces(parts, light, config)))
+        quick = quick or quick_beside(parts.restorer, config)
+        worker = stack.enter_context(Worker(Faces(parts, quick, config)))
         tell("warming up")
         worker.warm_up(Frame(0, 0, TICK, first.first))
         stack.enter_context(outlet)
@@ -124,7 +120,11 @@ def restore_live(
                 capture,
                 outlet,
                 worker,
-                steps(restores=parts.restorer is not None, has_light=light is not None),
+                steps(
+                    restores=parts.restorer is not None,
+                    has_light=quick.light is not None,
+                    has_small=quick.small is not None,
+                ),
                 config.live,
                 rate=first.info.rate,
                 report=report,
@@ -153,15 +153,6 @@ def _outlet(sink: Address, source: Opened, config: PipelineConfig, tell: Callabl
         )
 
     return Outlet(make, config.live, tell) if sink.kind == "network" else make()
-
-
-def _light(parts: Parts, config: PipelineConfig) -> Restorer | None:
-    """`fast` for the same crops, where a slower restorer is chosen."""
-    kind = AUTO if config.restorer.kind == "auto" else config.restorer.kind
-    if parts.restorer is None or kind == "fast" or parts.restorer.crop_size not in CROP_SIZES:
-        return None
-    device, crop_size = config.restorer.device, parts.restorer.crop_size
-    return build_restorer(replace(RestorerConfig(), kind="fast", device=device, crop_size=crop_size))
 
 
 def _watch(kind: str, told: TextIO, *, audio_delay: bool) -> Watch:

@@ -5,7 +5,7 @@ A state machine over measured times alone, so that it can be tried with any made
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.live.settings import LadderConfig
 
@@ -19,19 +19,33 @@ class Step:
     """So many times as long between two detections as is set."""
     light: bool = False
     """The quick restorer in place of the chosen one."""
+    small: bool = False
+    """The quick restorer of smaller crops in place of either."""
     most_carried: int = 0
-    """Faces carried on after one that was restored, at least."""
+    """Faces carried on after one that was restored may be so many."""
+    least_carried: int = 0
+    """Faces carried on after one that was restored, even where motion does not explain all of them."""
+    most_asked: int | None = None
+    """Faces restored in one frame, while others can be carried; None: as many as need it."""
+    most_faces: int | None = None
+    """Faces that are restored at all, the largest; None: all."""
     bypass: bool = False
     """Nothing: the frame goes out as it came."""
 
 
-def steps(*, restores: bool, has_light: bool) -> tuple[Step, ...]:
-    """The ladder from the top down. `has_light`: the chosen restorer has a quick one to take its place."""
+def steps(*, restores: bool, has_light: bool, has_small: bool) -> tuple[Step, ...]:
+    """The ladder from the top down: each step does less than the one before, in addition to what that left out.
+
+    `has_light`: the chosen restorer has a quick one to take its place, `has_small`: there is one for smaller crops.
+    """
     way = [Step("full"), Step("detect less", rest=3)]
     if has_light:
-        way.append(Step("fast", rest=3, light=True))
+        way.append(replace(way[-1], name="fast", light=True))
+    if has_small:
+        way.append(replace(way[-1], name="smaller crop", small=True))
     if restores:
-        way.append(Step("reuse", rest=3, light=has_light, most_carried=12))
+        way.append(replace(way[-1], name="reuse", most_carried=12, least_carried=2, most_asked=1))
+        way.append(replace(way[-1], name="one face", most_faces=1))
     return (*way, Step("bypass", bypass=True))
 
 

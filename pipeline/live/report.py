@@ -62,6 +62,8 @@ class LiveReport:
     """Sound that went along."""
     restored: int = 0
     """Faces restored, counted per frame."""
+    frames_restored: int = 0
+    """Frames that went out with a face restored."""
     step: str = ""
     """The ladder's step now."""
     moves: int = 0
@@ -118,7 +120,7 @@ class LiveReport:
                 f"gone out as they came: late {self.late}, failed {self.errors}, of {self.written} written; "
                 f"dropped {self.dropped}, shown again {self.repeated}, "
                 f"source lost {self.lost}, sink lost {self.sink_lost}",
-                f"people: {len(self.people)}, faces restored: {self.restored}",
+                f"people: {len(self.people)}, faces restored: {self.restored} in {self.frames_restored} frames",
             ]
         )
 
@@ -139,6 +141,7 @@ class LiveReport:
             "sink_lost": self.sink_lost,
             "sound_seconds": round(self.sound_seconds, 3),
             "restored": self.restored,
+            "frames_restored": self.frames_restored,
             "people": sorted(self.people),
             "step": self.step,
             "moves": self.moves,

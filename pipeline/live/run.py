@@ -110,7 +110,7 @@ class _Live:
         self._ladder = Ladder(len(way), config.ladder)
         self._budget_ms = config.ladder.share * 1000 / float(rate)
         self._pending: deque[_Pending] = deque()
-        self._late: list[Future[Done]] = []
+        self._late: list[_Pending] = []
         self._last: av.VideoFrame | None = None
         self._last_pts = -1
 
@@ -171,29 +171,37 @@ class _Live:
                 self._report.late += 1
                 # What was not begun would be done in vain.
                 if not pending.done.cancel():
-                    self._late.append(pending.done)
+                    self._late.append(pending)
         begun = perf_counter()
         self._write(frame.native if done is None else done.picture, frame.pts)
         if done is not None:
-            self._learn(done, 1000 * (perf_counter() - begun))
+            self._learn(done, pending.step, 1000 * (perf_counter() - begun))
         elif pending.step.bypass:
-            self._ladder.measure(1000 * (perf_counter() - begun), self._budget_ms)
+            self._measure(pending.step, 1000 * (perf_counter() - begun))
         self._count(pending.step, None if done is None else done.restored)
         self._report.delays.add(now() - float(frame.pts * TICK))
 
     def _learn_late(self) -> None:
-        for future in [future for future in self._late if future.done()]:
-            self._late.remove(future)
-            self._learn(future.result(), 0.0)
+        for pending in [
+            pending for pending in self._late if pending.done is not None and pending.done.done()
+        ]:
+            self._late.remove(pending)
+            assert pending.done is not None
+            self._learn(pending.done.result(), pending.step, 0.0)
 
-    def _learn(self, done: Done, written_ms: float) -> None:
-        """Tells the ladder how long a frame took, or that it failed."""
+    def _measure(self, step: Step, took_ms: float) -> None:
+        # What a frame took that was begun on another step says nothing of this one: a slow one would lead down twice.
+        if step is self._way[self._ladder.step]:
+            self._ladder.measure(took_ms, self._budget_ms)
+
+    def _learn(self, done: Done, step: Step, written_ms: float) -> None:
+        """Tells the ladder how long a frame took at `step`, or that it failed."""
         if done.error is None:
             slowest = max(done.followed_ms, done.finished_ms, written_ms)
             # Frames that are at work beside each other may take longer than one comes after the other, but no longer
             # than they may be late.
             together = (done.followed_ms + done.finished_ms) * self._budget_ms / self._config.most_delay_ms
-            self._ladder.measure(max(slowest, together), self._budget_ms)
+            self._measure(step, max(slowest, together))
             return
         self._report.errors += 1
         if self._report.errors == 1:
@@ -216,6 +224,7 @@ class _Live:
         report.step, report.moves = self._way[self._ladder.step].name, self._ladder.moves
         if restored is not None:
             report.restored += len(restored.faces)
+            report.frames_restored += bool(restored.faces)
             there = {f.person_id for f in restored.tracked.faces if f.person_id is not None}
             report.people |= there
             report.seen.update(there)

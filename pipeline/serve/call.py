@@ -15,11 +15,9 @@ import av
 import numpy as np
 
 from configs import ConfigError
-from models.fast.restorer import CROP_SIZES
-from models.protocols import Restorer
 from models.weights import CheckpointError
-from pipeline.build import build, build_restorer
-from pipeline.config import PipelineConfig, RestorerConfig
+from pipeline.build import build
+from pipeline.config import PipelineConfig
 from pipeline.errors import MediaError, SourceError
 from pipeline.flow import Parts
 from pipeline.frames import Frame
@@ -28,6 +26,7 @@ from pipeline.live.capture import TICK, Capture
 from pipeline.live.faces import Faces
 from pipeline.live.ladder import steps
 from pipeline.live.newest import Newest
+from pipeline.live.quick import quick_beside
 from pipeline.live.report import LiveReport
 from pipeline.live.run import run
 from pipeline.live.sinks import NullSink
@@ -177,9 +176,13 @@ class _Run:
             if first is None:
                 return
             parts, config = self._parts()
-            light = _light(parts, config)
-            way = steps(restores=parts.restorer is not None, has_light=light is not None)
-            with Worker(Faces(parts, light, config)) as worker:
+            quick = quick_beside(parts.restorer, config)
+            way = steps(
+                restores=parts.restorer is not None,
+                has_light=quick.light is not None,
+                has_small=quick.small is not None,
+            )
+            with Worker(Faces(parts, quick, config)) as worker:
                 worker.warm_up(Frame(0, 0, TICK, first))
                 with Capture(self.source, _never, config.live) as capture:
                     self.goes = True
@@ -271,16 +274,6 @@ class _Pictures:
 
     def listen(self, heard: object) -> None:
         """Pictures alone come from here."""
-
-
-def _light(parts: Parts, config: PipelineConfig) -> Restorer | None:
-    """`fast` for the same crops, where a slower restorer is chosen."""
-    if parts.restorer is None or config.restorer.kind in ("auto", "fast"):
-        return None
-    if parts.restorer.crop_size not in CROP_SIZES:
-        return None
-    fast = replace(RestorerConfig(), kind="fast", crop_size=parts.restorer.crop_size)
-    return build_restorer(replace(fast, device=config.restorer.device))
 
 
 def _tagged(native: av.VideoFrame) -> av.VideoFrame:

@@ -8,7 +8,9 @@ const STEPS = {
   "full": "Everything is done for each frame",
   "detect less": "Faces are sought less often: time is short",
   "fast": "The quick restorer stands in: time is short",
-  "reuse": "Restored faces are carried on: time is short",
+  "smaller crop": "Faces are restored in less detail: time is short",
+  "reuse": "Restored faces are carried on and take turns: time is short",
+  "one face": "The largest face alone is restored: time is short",
   "bypass": "Frames pass as they came: this machine is too slow for more",
 };
 const RETRY_MS = [1000, 2000, 4000, 8000];

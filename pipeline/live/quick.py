@@ -1,0 +1,36 @@
+"""Quicker restorers, which take the place of the chosen one where time is short."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from models.fast.restorer import CROP_SIZES, SMALLER, FastRestorer
+from models.protocols import Restorer
+from pipeline.build import build_restorer
+from pipeline.config import PipelineConfig, RestorerConfig
+from pipeline.parts import AUTO
+
+
+@dataclass(frozen=True, slots=True)
+class Quick:
+    """What there is beside the chosen restorer."""
+
+    light: Restorer | None = None
+    """For crops of the same size; None where the chosen one is quick itself, or its crops are of no size for `fast`."""
+    small: Restorer | None = None
+    """For smaller crops; None where `fast` has none."""
+
+
+def quick_beside(restorer: Restorer | None, config: PipelineConfig) -> Quick:
+    """`fast` in place of a slower `restorer`, which `config` made, and `fast` for smaller crops."""
+    if restorer is None or restorer.crop_size not in CROP_SIZES:
+        return Quick()
+    own = config.restorer
+    is_fast = isinstance(restorer, FastRestorer) or own.kind in ("auto", AUTO)
+    if not is_fast:
+        own = RestorerConfig(kind="fast", device=own.device)
+    # Building engines takes minutes, and the call waits.
+    own = replace(own, engine=replace(own.engine, backend="eager"))
+    light = None if is_fast else build_restorer(replace(own, crop_size=restorer.crop_size))
+    side = SMALLER.get(restorer.crop_size)
+    return Quick(light, None if side is None else build_restorer(replace(own, crop_size=side)))
