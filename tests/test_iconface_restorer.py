@@ -269,7 +269,7 @@ def test_an_answer_is_not_used_where_it_does_not_belong(path: Path, monkeypatch:
     told = Previous(crop(0), torch.ones(64, 64))
     net.restore([Request(crop(0), References(), told, kept=first.kept)])
     assert len(calls) == 2  # the face before has a say of its own
-    off = restorer(path)
+    off = restorer(path, most_change=0.0)
     assert not off.uses_kept
     [plain] = off.restore([Request(crop(0), References(), kept=first.kept)])
     assert plain.kept is None

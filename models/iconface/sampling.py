@@ -46,7 +46,7 @@ class SamplingSettings:
     there, in proportion fewer; 1 always starts from noise alone."""
     previous_group: bool = True
     """Let a network that is made for it see the previous face."""
-    most_change: float = 0.0
+    most_change: float = 0.3
     """Share by which the tokens that stand for a face may have changed since its answer was worked out, at most, for
     that answer to be used again; 0 always works it out."""
 
