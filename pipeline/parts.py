@@ -107,7 +107,8 @@ def build_masker(config: MaskerConfig) -> Masker | None:
 
 def build_pixels(config: PixelsConfig, restorer: RestorerConfig) -> Pixels:
     """What cuts crops and blends, for one run. Raises `ConfigError` for what the restorer's device cannot do."""
-    return make_pixels(resolved_pixels(config, restorer), restorer_device(restorer.device))
+    kind, device = resolved_pixels(config, restorer), restorer_device(restorer.device)
+    return make_pixels(kind, device, prove=config.kind == "auto")
 
 
 def resolved_pixels(config: PixelsConfig, restorer: RestorerConfig) -> str:

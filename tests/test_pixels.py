@@ -27,7 +27,7 @@ from pipeline.device.blend import Blender
 from pipeline.device.crops import CropReader
 from pipeline.jobs.fingerprint import fingerprint
 from pipeline.parts import build_pixels
-from pipeline.pixels import PixelsConfig, pixels_kind
+from pipeline.pixels import PixelsConfig, Proven, pixels_kind
 
 
 def test_auto_is_tensors_on_a_gpu_and_opencv_elsewhere() -> None:
@@ -40,6 +40,37 @@ def test_auto_is_tensors_on_a_gpu_and_opencv_elsewhere() -> None:
         ("tensors", "cuda:1", "tensors"),
     ):
         assert pixels_kind(wanted, torch.device(device)) == kind
+
+
+def test_a_device_that_fails_or_gives_something_else_gives_way_to_the_cpu(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def apart(ours: int, theirs: int) -> int | None:
+        return abs(ours - theirs) if theirs else None
+
+    def doubled(number: int) -> int:
+        return 2 * number
+
+    def wrong(number: int) -> int:
+        asked.append(number)
+        return 2 * number + (2 if number > 6 else 0)
+
+    def full(number: int) -> int:
+        asked.append(number)
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    for tensors, counted, words in (
+        (full, [0], "CUDA out of memory."),
+        (wrong, [0, 0, 7], "2 code values from what the CPU gives"),
+    ):
+        asked: list[int] = []
+        proven = Proven("blend", tensors, doubled, apart)
+        assert [proven(number) for number in (0, 0, 7, 8, 9)] == [0, 0, 14, 16, 18]
+        assert asked == counted
+        assert caplog.messages[-1].startswith(f"the device does not blend as it should ({words}")
+    # What was nothing to compare proves nothing; four results do.
+    asked, late = [], Proven("blend", wrong, doubled, apart)
+    assert [late(number) for number in (0, 1, 2, 3, 4, 9)] == [0, 2, 4, 6, 8, 20]
 
 
 def test_what_cannot_be_is_refused_in_a_sentence() -> None:
