@@ -137,7 +137,8 @@ def test_iconface_grows_out_of_a_checkpoint_without_and_begins_where_that_ended(
         for model in (earlier.half().float(), grown):
             condition = Condition(anchors, model.network.without_references(2))
             answers.append(velocity(model.network, scene, torch.ones(2), degraded, condition))
-        assert torch.equal(*answers)
+        # To the last bits, in which sums depend on where their numbers happen to lie in memory.
+        torch.testing.assert_close(*answers, rtol=0, atol=1e-5)
         features = grown.autoencoder.encode(crops)[1]
         before = grown.before(crops.flip(0), gates)
         assert torch.equal(grown.decoded(scene, features), grown.decoded(scene, features, before))
