@@ -145,8 +145,13 @@ def uses_previous(restorer: Restorer) -> bool:
     return bool(getattr(restorer, "uses_previous", False))
 
 
-def uses_kept(restorer: Restorer) -> bool:
-    """Whether `restorer` wants its own `Result.kept` back; those that do not say so do not."""
+def uses_kept(restorer: Restorer, name: str | None = None) -> bool:
+    """Whether `restorer` wants its own `Result.kept` back; those that do not say so do not.
+
+    One made of several (`restorer_of`) may want it for some faces alone: those with this `Request.restorer`.
+    """
+    if name is not None and hasattr(restorer, "restorer_of"):
+        restorer = restorer.restorer_of(name)
     return bool(getattr(restorer, "uses_kept", False))
 
 

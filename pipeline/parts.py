@@ -26,7 +26,7 @@ T = TypeVar("T")
 AUTO = "fast"
 """What `--restorer auto` means: of the restorers whose weights ship, the best by the README's table of figures."""
 # Settings that change nothing for the others; the seed is everybody's, as --seed asks for it.
-_MEANT_FOR = {
+MEANT_FOR = {
     "crop_size": ("fast",),
     "precision": ("fast", "iconface"),
     "steps": ("iconface", "klein"),
@@ -146,7 +146,7 @@ def _kind_and_checkpoint(name: str) -> tuple[str, Checkpoint | None]:
 def _refuse_settings_of_others(config: RestorerConfig, kind: str) -> None:
     """Raises `ConfigError` for a setting that was changed and that a restorer of this kind does not look at."""
     usual = RestorerConfig()
-    for name, kinds in _MEANT_FOR.items():
+    for name, kinds in MEANT_FOR.items():
         value = getattr(config, name)
         if kind not in kinds and value != getattr(usual, name):
             chosen = config.kind if config.kind == kind else f"{config.kind} ({kind})"

@@ -104,8 +104,8 @@ class Proven(Generic[P, R]):
             return self._opencv(*values, **named)
         try:
             result = self._tensors(*values, **named)
-        except RuntimeError as error:  # also of a device that is out of memory
-            self._give_up(str(error).strip().partition("\n")[0])
+        except Exception as error:  # whatever it is: the same frame can be made without the device
+            self._give_up(str(error).strip().partition("\n")[0] or type(error).__name__)
             return self._opencv(*values, **named)
         if self._unproven:
             expected = self._opencv(*values, **named)

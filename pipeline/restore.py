@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import get_args
 
 import torch
@@ -124,7 +125,7 @@ def make_reuse(config: RestoreConfig, steadiness: float, restorer: Restorer | No
         steadiness=steadiness,
         follow=config.reuse_motion,
         window=config.window if tells else 0,
-        keeps=restorer is not None and uses_kept(restorer),
+        keeps=partial(uses_kept, restorer) if restorer is not None and uses_kept(restorer) else None,
     )
 
 

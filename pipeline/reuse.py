@@ -17,7 +17,7 @@ window before, so that with a wider window one person fills whole batches.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -137,13 +137,13 @@ class Reuse:
         steadiness: float,
         follow: Follow = "flow",
         window: int = 0,
-        keeps: bool = False,
+        keeps: Callable[[str], bool] | None = None,
     ) -> None:
         """Faces carried after a keyframe, at most, while they move and while they do not.
 
         `steadiness` in [0, 1): share of the frame before that is mixed in. `follow`: see `RestoreConfig.reuse_motion`.
         `window`: keyframes of a track of which the restorer is told the same one before; 0 tells it of none. `keeps`:
-        it is given back what it wants of the keyframe before.
+        whether the restorer wants something back from the keyframe before, for faces with this `TrackedFace.restorer`.
         """
         self.most_carried = most_carried
         """This and the next two may be changed between two frames."""
@@ -156,7 +156,7 @@ class Reuse:
         self._steadiness = steadiness
         self._window = window
         self._keeps = keeps
-        self._is_idle = not (most_carried or most_still or steadiness or window or keeps)
+        self._is_idle = not (most_carried or most_still or steadiness or window or keeps is not None)
         self._meter = None if follow == "none" else MotionMeter(quick=follow == "quick")
         self._last: dict[int, Planned] = {}
 
@@ -241,9 +241,9 @@ class Reuse:
         told = self._seen(base, look, earlier)
         # What a restorer works out depends on the references, and a face for which they changed may be put off.
         same = same_references(last.tracked, face) and key.version == fresh.version
-        return Planned(
-            face, origin, fresh, earlier, number, base, told, key if self._keeps and same else None
-        )
+        # Nor is anything of before used again for a face that is told of it: that need not wait.
+        keeps = same and told is None and self._keeps is not None and self._keeps(face.restorer)
+        return Planned(face, origin, fresh, earlier, number, base, told, key if keeps else None)
 
     def _before(self, face: TrackedFace) -> Planned | None:
         """The same track in the frame before, in crops of the size of `face`."""

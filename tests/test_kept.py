@@ -167,6 +167,29 @@ def test_several_restorers_hand_on_what_each_of_them_keeps() -> None:
         assert float(result.kept) == 5
 
 
+def test_only_faces_that_are_given_something_back_wait_for_it() -> None:
+    """What the others are restored with is known at once, so they fill batches."""
+    plain = Counting()
+    plain.uses_kept = False
+    keeping = Counting()
+    both = Restorers(plain, {"other": keeping})
+    first, second = drifting(8), [replace(each, restorer="other") for each in drifting(8, track_id=2)]
+    config = replace(EACH, batch_size=8, max_waiting=16)
+    frames = clip_of([list(pair) for pair in zip(first, second, strict=True)])
+    list(restore(frames, both, config, None, 0.0))
+    assert max(plain.batches) > 4
+    assert keeping.given == [None, *range(7)]
+
+
+def test_a_face_that_is_told_of_the_one_before_does_not_wait_for_what_it_is_not_given() -> None:
+    restorer = Counting()
+    restorer.uses_previous = True  # type: ignore[attr-defined]
+    config = replace(EACH, batch_size=4, max_waiting=16, previous=True, window=4)
+    run(clip_of([[each] for each in drifting(12)]), config, restorer)
+    # The first window is told of nothing, and so goes one by one.
+    assert restorer.batches == [1, 1, 1, 1, 4, 4]
+
+
 def test_a_face_that_is_put_off_does_not_hide_that_its_references_changed() -> None:
     """Live asks for few faces in a frame, and carries others in their place."""
     config, restorer = replace(EACH, batch_size=1, max_waiting=0), Counting()

@@ -91,7 +91,9 @@ def test_opencv_is_what_runs_on_a_cpu_and_needs_no_other_code() -> None:
 def test_chunks_of_the_other_way_are_not_gone_on_with(tmp_path: Path) -> None:
     (tmp_path / "in.mp4").write_bytes(b"film")
     found = [
-        fingerprint(tmp_path / "in.mp4", PipelineConfig(pixels=PixelsConfig(kind)))["the way of blending"]
+        fingerprint(tmp_path / "in.mp4", PipelineConfig(pixels=PixelsConfig(kind)))[
+            "the way of blending (pixels.kind)"
+        ]
         for kind in ("auto", "opencv", "tensors")
     ]
     assert found == ["opencv", "opencv", "tensors"]

@@ -10,7 +10,7 @@ from models.precision import name_of
 from models.weights import EMBEDDED
 from pipeline import __version__
 from pipeline.config import PipelineConfig
-from pipeline.parts import resolved_pixels, resolved_precision
+from pipeline.parts import resolved_pixels, resolved_precision, restorer_device
 from pipeline.people.cast import digest
 from pipeline.provenance import flat_settings
 
@@ -42,7 +42,9 @@ def fingerprint(input: Path, config: PipelineConfig) -> dict[str, str]:
         "the weights": _hash(EMBEDDED / "manifest.toml"),
         # `auto` is another one on another machine.
         "the precision of the restorer": name_of(resolved_precision(config.restorer)),
-        "the way of blending": resolved_pixels(config.pixels, config.restorer),
+        "the way of blending (pixels.kind)": resolved_pixels(config.pixels, config.restorer),
+        # On it depends whether answers are used again.
+        "the kind of the restorer's device": restorer_device(config.restorer.device).type,
     }
     found |= {f"the file {name}": _hash(Path(name).expanduser()) for name in named if _exists(name)}
     if config.input.people is not None:

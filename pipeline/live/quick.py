@@ -28,7 +28,7 @@ def quick_beside(restorer: Restorer | None, config: PipelineConfig) -> Quick:
     own = config.restorer
     is_fast = isinstance(restorer, FastRestorer) or own.kind in ("auto", AUTO)
     if not is_fast:
-        own = RestorerConfig(kind="fast", device=own.device)
+        own = RestorerConfig(kind="fast", device=own.device, precision=own.precision)
     # Building engines takes minutes, and the call waits.
     own = replace(own, engine=replace(own.engine, backend="eager"))
     light = None if is_fast else build_restorer(replace(own, crop_size=restorer.crop_size))

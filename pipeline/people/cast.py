@@ -8,7 +8,7 @@ from pathlib import Path
 from configs import ConfigError
 from models.protocols import Restorer
 from pipeline.config import InputConfig, PipelineConfig, RestorerConfig
-from pipeline.parts import build_restorer
+from pipeline.parts import AUTO, MEANT_FOR, build_restorer
 from pipeline.people.restorers import Restorers
 from trackers.choices import EVERYBODY, LEFT_OUT, Casting, chosen
 from trackers.gallery import LIST, Gallery, read_gallery
@@ -52,12 +52,13 @@ def build_restorers(config: PipelineConfig, cast: Cast) -> tuple[Restorer | None
     # Strength 0 asks for nothing: no network needs to run.
     if not config.blend.strength:
         return None, cast.casting
-    usual = build_restorer(config.restorer)
     choices = cast.casting.choices
     asked = cast.casting.restorers
+    own, lent = _shared_out(config.restorer, set(asked))
+    usual = build_restorer(own)
     if not asked:
         return usual, cast.casting
-    others = {kind: _another(config.restorer, kind, name) for kind, name in asked.items()}
+    others = {kind: _another(config.restorer, kind, name, lent) for kind, name in asked.items()}
     casting = cast.casting
     if usual is None:
         left = {name: choice if choice.restorer else LEFT_OUT for name, choice in choices.items()}
@@ -74,9 +75,22 @@ def asked_restorers(config: PipelineConfig) -> list[str]:
     return [kind for kind in kinds if kind != "none"]
 
 
-def _another(own: RestorerConfig, kind: str, name: str) -> Restorer:
+def _shared_out(config: RestorerConfig, asked: set[str]) -> tuple[RestorerConfig, set[str]]:
+    """The run's own settings, without those that its restorer does not look at but one of those `asked` for does, and
+    the names of these."""
+    own = AUTO if config.kind == "auto" else config.kind
+    known = {kind for kinds in MEANT_FOR.values() for kind in kinds} | {"none"}
+    if own not in known:
+        return config, set()  # weights that may be of any kind
+    lent = {name for name, kinds in MEANT_FOR.items() if own not in kinds and asked & set(kinds)}
     usual = RestorerConfig()
-    shared = {field.name: getattr(own, field.name) for field in fields(own) if field.name in _FOR_ALL}
+    return replace(config, **{name: getattr(usual, name) for name in lent}), lent
+
+
+def _another(own: RestorerConfig, kind: str, name: str, lent: set[str]) -> Restorer:
+    usual = RestorerConfig()
+    taken = _FOR_ALL | {each for each in lent | {"precision"} if kind in MEANT_FOR[each]}
+    shared = {field.name: getattr(own, field.name) for field in fields(own) if field.name in taken}
     try:
         restorer = build_restorer(replace(usual, **{**shared, "kind": kind}))
     except ConfigError as error:

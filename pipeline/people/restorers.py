@@ -42,12 +42,16 @@ class Restorers:
         # Of views that many requests share, kept as long as somebody holds the whole set.
         self._smaller: dict[int, WeakKeyDictionary[References, References]] = {}
 
+    def restorer_of(self, name: str) -> Restorer | None:
+        """Who restores faces with this `Request.restorer`. Raises KeyError for a name that was not given."""
+        return self._others[name] if name else self._usual
+
     def restore(self, requests: Sequence[Request]) -> list[Result]:
         """One result per request, in order. Raises KeyError for the name of a restorer that was not given."""
         results: list[Result | None] = [None] * len(requests)
         for name in dict.fromkeys(request.restorer for request in requests):
             places = [place for place, request in enumerate(requests) if request.restorer == name]
-            restorer = self._others[name] if name else self._usual
+            restorer = self.restorer_of(name)
             assert restorer is not None
             restored = self._by(restorer, [requests[place] for place in places])
             for place, result in zip(places, restored, strict=True):
