@@ -1,13 +1,16 @@
 """Measurements as commands: `python -m pipeline.bench table`, `overhead|flicker|memory|landmarks CLIP ...`,
-`live|serve|long CLIP`, `calls CLIP [CLIP]`, `networks` or `pixels`."""
+`live|serve|long CLIP`, `calls CLIP [CLIP]`, `networks` or `pixels`.
+
+Exit codes: 0 done, 2 a wrong option or setting, 3 a wrong checkpoint, 4 a file that cannot be read or written."""
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,15 +21,17 @@ import cv2
 import numpy as np
 
 import configs
+from configs import ConfigError
 from models.weights import CheckpointError
 from pipeline.build import build, open_source, restore_video
 from pipeline.config import PipelineConfig
+from pipeline.containers import open_input
 from pipeline.device.bench import pixels
 from pipeline.endurance import endurance
 from pipeline.flicker import WarpingErrors
 from pipeline.flow import run
-from pipeline.live.bench import live
-from pipeline.live.calls import CALLS, calls
+from pipeline.live.bench import live, read_rate, read_size
+from pipeline.live.calls import calls, chosen_calls
 from pipeline.live.endless import Form
 from pipeline.report import Report
 from pipeline.speed import child, networks, seconds_of, transcode
@@ -37,8 +42,8 @@ if TYPE_CHECKING:
     _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
-def main() -> None:
-    """Runs one measurement and prints its figures."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one measurement, prints its figures and gives the exit code."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_networks(commands)
@@ -50,8 +55,35 @@ def main() -> None:
     _add_serve(commands)
     _add_pixels(commands)
     _add_table(commands)
-    options = parser.parse_args()
-    options.run(options)
+    options = parser.parse_args(arguments)
+    try:
+        _check(options)
+        options.run(options)
+    except ConfigError as error:
+        return _refuse(error, 2)
+    except CheckpointError as error:
+        return _refuse(error, 3)
+    except OSError as error:
+        return _refuse(error, 4)
+    except subprocess.CalledProcessError as error:
+        if error.returncode not in (2, 3, 4):
+            raise
+        # The command that was measured has said why.
+        return int(error.returncode)
+    return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuses wrong settings and clips before anything is measured: some words use them late, or in a process."""
+    if "changes" in options:
+        _config(options)
+    for clip in [*getattr(options, "clips", ()), *([options.clip] if "clip" in options else ())]:
+        open_input(clip).close()
+
+
+def _refuse(error: Exception, code: int) -> int:
+    print(f"anchorface: {error}", file=sys.stderr)
+    return code
 
 
 def _add_networks(commands: _Commands) -> None:
@@ -60,14 +92,7 @@ def _add_networks(commands: _Commands) -> None:
     command.add_argument(
         "--iconface", type=Path, metavar="CHECKPOINT", help="weights of iconface in place of the shipped ones"
     )
-
-    def measure(options: argparse.Namespace) -> None:
-        try:
-            networks(options.rounds, options.iconface)
-        except CheckpointError as error:
-            command.error(str(error))
-
-    command.set_defaults(run=measure)
+    command.set_defaults(run=lambda options: networks(options.rounds, options.iconface))
 
 
 def _add_measure(commands: _Commands, measure: Callable[[list[Path], PipelineConfig, int], None]) -> None:
@@ -82,9 +107,11 @@ def _add_live(commands: _Commands) -> None:
     command = _command(commands, "live", live)
     command.add_argument("clip", metavar="CLIP", type=Path)
     command.add_argument("--seconds", type=float, default=60.0, help="so long, the clip forth and back")
-    command.add_argument("--size", type=_size, metavar="WxH", help="scale and crop the clip to this before")
     command.add_argument(
-        "--rate", type=Fraction, metavar="N", help="frames per second, in place of the clip's own"
+        "--size", type=read_size, metavar="WxH", help="scale and crop the clip to this before"
+    )
+    command.add_argument(
+        "--rate", type=read_rate, metavar="N", help="frames per second, in place of the clip's own"
     )
     command.add_argument("--json", type=Path, metavar="FILE", help="write all figures here")
     _add_set(command)
@@ -105,19 +132,9 @@ def _add_calls(commands: _Commands) -> None:
     _add_set(command)
 
     def measure(options: argparse.Namespace) -> None:
-        words = options.only.split(",")
-        chosen = [call for call in CALLS if any(word in call.name for word in words)]
-        calls(options.clips, options.seconds, chosen, options.changes, options.json)
+        calls(options.clips, options.seconds, chosen_calls(options.only), options.changes, options.json)
 
     command.set_defaults(run=measure)
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.partition("x")
-    size = int(width), int(height)
-    if min(size) < 2 or size[0] % 2 or size[1] % 2:
-        raise ValueError("width and height must be even")
-    return size
 
 
 def _add_long(commands: _Commands) -> None:
@@ -297,4 +314,4 @@ def _changes(config: PipelineConfig) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -54,6 +54,8 @@ _ENCODERS = (
     "libx264", "libx265", "libx264rgb", "libsvtav1", "libvpx-vp9", "ffv1", "mpeg2video", "mpeg1video", *nvenc.FORMATS
 )  # fmt: skip
 _ANY_SIZE = {"libsvtav1", "libvpx-vp9", "ffv1"}
+_LOSSLESS = {"libx264", "libx264rgb", "libx265", "libvpx-vp9", "ffv1"}
+"""Those that keep every sample when asked to. Cards may too, but nobody has proven it."""
 _HDR_TRANSFERS = {16, 18}
 
 
@@ -79,6 +81,10 @@ class EncodeConfig:
         if self.codec != "auto" and _NAMES.get(self.codec, self.codec) not in _ENCODERS:
             known = ", ".join(["auto", *_NAMES, "ffv1", *nvenc.FORMATS])
             raise ValueError(f"codec must be one of {known}, got {self.codec!r}")
+        if self.lossless and self.codec != "auto" and _NAMES.get(self.codec, self.codec) not in _LOSSLESS:
+            raise ValueError(
+                f"lossless needs a codec that keeps every sample (h264, h265, vp9, ffv1, or auto), got {self.codec!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,8 @@ def choose_encoding(path: Path, info: SourceInfo, width: int, height: int, confi
             f"the time of each frame; use one of {', '.join(CONTAINERS)}"
         )
     wanted = _candidates(container, info, config)
+    if config.lossless and not _LOSSLESS.issuperset(wanted):
+        raise SinkError(f"{path}: {' and '.join(wanted)} cannot keep every sample; use .mkv")
     able = [codec for codec in wanted if _holds(codec, info.pixel_format, width, height)]
     if not able:
         raise SinkError(
@@ -116,7 +124,7 @@ def choose_encoding(path: Path, info: SourceInfo, width: int, height: int, confi
     warnings = []
     if not same:
         if config.lossless:
-            raise SinkError(f"{path}: {codec} cannot keep {info.pixel_format} without loss; use .mkv")
+            raise SinkError(f"{path}: {codec} cannot keep {info.pixel_format} without loss; use ffv1 in .mkv")
         warnings.append(f"{codec} cannot hold {info.pixel_format}: the video is written as {pixel_format}")
     if config.codec == "auto" and codec != wanted[0]:
         warnings.append(f"{wanted[0]} cannot hold {width}x{height} {info.pixel_format}: {codec} is used")
@@ -124,8 +132,6 @@ def choose_encoding(path: Path, info: SourceInfo, width: int, height: int, confi
         warnings.append(f"{codec} keeps no mark of interlacing: players will not deinterlace the output")
     options = _options(codec, info, config)
     if codec in nvenc.FORMATS:
-        if config.lossless:
-            raise SinkError(f"{path}: {codec} is not trusted to keep every sample; use --codec ffv1, or auto")
         if info.mastering_display or info.content_light:
             warnings.append(f"{codec} writes no mastering data and light levels into the video")
         nvenc.check_encoder(codec, pixel_format, width, height, options)

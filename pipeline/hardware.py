@@ -47,11 +47,11 @@ class DecodeConfig:
     card, a certain one as in `cuda:1`; `auto` = by whichever is there. What it cannot, software does."""
 
     def __post_init__(self) -> None:
-        kind, _, device = self.hardware.partition(":")
-        if kind not in ("auto", "none", *KINDS) or (device and kind not in KINDS):
+        kind, colon, device = self.hardware.partition(":")
+        if kind not in ("auto", "none", *KINDS) or (colon and not (device and kind in KINDS)):
             raise ValueError(
-                f"hardware must be one of auto, none, {', '.join(KINDS)}, or one of these with a device as in cuda:1, "
-                f"got {self.hardware!r}"
+                f"hardware must be one of auto, none, {', '.join(KINDS)}, or a kind of card with a device as in "
+                f"cuda:1, got {self.hardware!r}"
             )
         if kind == "cuda" and device and not device.isdecimal():
             raise ValueError(

@@ -13,14 +13,16 @@ _FULL_RANGE, _UNSPECIFIED = 2, 2
 def repack(native: av.VideoFrame, pixel_format: str) -> av.VideoFrame:
     """`native` in another pixel format, with its tags; no sample changes where both hold the same samples."""
     tags = native.color_range, native.colorspace, native.color_primaries, native.color_trc
-    if not native.format.is_rgb:
-        # Untagged, else the converter would squeeze full range into limited, or stretch it for the formats that are
-        # full by their name, and turn the colours of one standard into those of another.
-        full = _FULL_RANGE if pixel_format.startswith("yuvj") else 0
-        none = (_UNSPECIFIED, _UNSPECIFIED, _UNSPECIFIED)
-        _tag(native, (full, *(tags[1:] if av.VideoFormat(pixel_format).is_rgb else none)))
-    result = through_filters(native, ("format", f"pix_fmts={pixel_format}"))
-    _tag(native, tags)
+    try:
+        if not native.format.is_rgb:
+            # Untagged, else the converter would squeeze full range into limited, or stretch it for the formats that
+            # are full by their name, and turn the colours of one standard into those of another.
+            full = _FULL_RANGE if pixel_format.startswith("yuvj") else 0
+            none = (_UNSPECIFIED, _UNSPECIFIED, _UNSPECIFIED)
+            _tag(native, (full, *(tags[1:] if av.VideoFormat(pixel_format).is_rgb else none)))
+        result = through_filters(native, ("format", f"pix_fmts={pixel_format}"))
+    finally:
+        _tag(native, tags)
     _tag(result, tags)
     return result
 

@@ -15,7 +15,7 @@ from av.codec.hwaccel import HWAccel
 from clips import Tags, truncate, write_clip
 from numpy.typing import NDArray
 
-from pipeline import containers, hardware
+from pipeline import cli, containers, hardware, planar
 from pipeline.build import restore_video
 from pipeline.coding import planes_of
 from pipeline.config import PipelineConfig, RestorerConfig
@@ -383,12 +383,39 @@ def test_the_card_is_asked_for_the_codec_that_it_knows(
     assert (accelerator in opened) == (not own)
 
 
-@pytest.mark.parametrize("wrong", ["gpu", "auto:1", "none:0", "cuda:first", ""])
+@pytest.mark.parametrize(
+    "wrong",
+    ["gpu", "auto:1", "auto:x", "auto:", "none:0", "none:x", "none:", "cuda:first", "cuda:", "vaapi:", ""],
+)
 def test_wrong_names_are_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match="hardware must"):
         DecodeConfig(wrong)
     for right in ("auto", "none", "cuda", "cuda:1", "vaapi:/dev/dri/renderD129", "videotoolbox", "d3d11va"):
         assert DecodeConfig(right).hardware == right
+
+
+@pytest.mark.parametrize("wrong", ["none:", "cuda:", "none:x", "auto:x"])
+def test_wrong_names_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: str) -> None:
+    command = [str(clip(tmp_path)), str(tmp_path / "out.mkv"), "--restorer", "none", "--progress", "none"]
+    assert cli.main([*command, "--set", f"decode.hardware={wrong}"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("anchorface: decode: hardware must be one of auto, none, cuda")
+    assert told.endswith(f"got {wrong!r}\n")
+    assert told.count("\n") == 1
+
+
+def test_a_frame_keeps_its_tags_where_it_cannot_be_repacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: Any) -> None:
+        raise av.error.ArgumentError(22, "Invalid argument")
+
+    monkeypatch.setattr(planar, "through_filters", fail)
+    native = next(iter(FileSource(clip(tmp_path, tags=Tags(2, 9, 14, 9))))).native
+    with pytest.raises(av.error.ArgumentError):
+        repack(native, "nv12")
+    assert (native.color_range, native.colorspace) == (2, 9)
+    assert (native.color_primaries, native.color_trc) == (9, 14)
 
 
 def _has_card() -> bool:

@@ -13,9 +13,9 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.bench import _size, main
-from pipeline.live.bench import Watcher
-from pipeline.live.calls import CALLS, calls
+from pipeline.bench import main
+from pipeline.live.bench import Watcher, read_rate, read_size
+from pipeline.live.calls import CALLS, calls, chosen_calls
 from pipeline.live.endless import Form, write_endless
 from pipeline.live.report import LiveReport
 
@@ -59,10 +59,87 @@ def test_a_clip_is_brought_to_the_form_of_a_call(clip: Path, tmp_path: Path, siz
 
 
 def test_sizes_are_as_in_1280x720() -> None:
-    assert _size("1280x720") == (1280, 720)
-    for wrong in ("1280", "12x", "641x480", "0x0"):
-        with pytest.raises(ValueError, match=r"even|int"):
-            _size(wrong)
+    assert read_size("1280x720") == (1280, 720)
+    assert (read_rate("25"), read_rate("30000/1001")) == (25, Fraction(30000, 1001))
+
+
+@pytest.mark.parametrize(
+    ("option", "wrong", "sentence"),
+    [
+        *(
+            ("--size", wrong, f"must be two even numbers above 0 as in 1280x720, got {wrong!r}")
+            for wrong in ("640", "12x", "641x360", "640x361", "0x0", "axb", "-2x4")
+        ),
+        *(
+            ("--rate", wrong, f"must be a number above 0 as in 25 or 30000/1001, got {wrong!r}")
+            for wrong in ("0", "fast", "1/0", "nan")
+        ),
+    ],
+)
+def test_forms_that_no_call_has_are_refused(
+    clip: Path, capsys: pytest.CaptureFixture[str], option: str, wrong: str, sentence: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["live", str(clip), f"{option}={wrong}"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f"error: argument {option}: {sentence}\n")
+
+
+def test_rows_are_chosen_by_words() -> None:
+    assert chosen_calls("") == list(CALLS)
+    assert [call.faces for call in chosen_calls("two faces")] == [2]
+    assert [call.size for call in chosen_calls("640x360,1280x720, 30 per second,")] == [c.size for c in CALLS]
+
+
+WORDS = ["overhead", "flicker", "memory", "landmarks", "live", "calls", "long", "serve"]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_missing_clip_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], word: str
+) -> None:
+    missing = tmp_path / "missing.mp4"
+    assert main([word, str(missing)]) == 4
+    assert capsys.readouterr().err == f"anchorface: {missing}: no such file\n"
+
+
+@pytest.mark.parametrize("word", [*WORDS, "pixels", "table"])
+def test_a_wrong_setting_is_one_sentence(clip: Path, capsys: pytest.CaptureFixture[str], word: str) -> None:
+    clips = [str(clip)] if word in WORDS else []
+    assert main([word, *clips, "--set", "blend.steadyness=0"]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("anchorface: unknown setting blend.steadyness; did you mean")
+    assert told.err.count("\n") == 1
+
+
+def test_a_word_that_no_row_has_is_one_sentence(clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["calls", str(clip), "--only", "nothing"]) == 2
+    told = capsys.readouterr().err
+    assert told == (
+        "anchorface: --only: no row has 'nothing' in its name; there are: "
+        f"{'; '.join(call.name for call in CALLS)}\n"
+    )
+
+
+def test_what_a_call_refuses_is_said_once(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(command: list[str], **options: object) -> None:
+        raise subprocess.CalledProcessError(3, command)
+
+    monkeypatch.setattr(subprocess, "run", refuse)
+    assert main(["calls", str(clip)]) == 3
+    assert capsys.readouterr().err == ""
+
+
+def test_a_checkpoint_that_is_none_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["networks", "--iconface", str(tmp_path / "missing.safetensors")]) == 3
+    told = capsys.readouterr().err
+    assert told.startswith("anchorface: ")
+    assert "missing.safetensors" in told
 
 
 def written(report: LiveReport, seconds: float, delay_ms: float, watcher: Watcher, *, out: int = 10) -> None:
@@ -99,6 +176,26 @@ def test_the_worst_seconds_are_found_and_not_only_the_mean() -> None:
     assert watcher.worst == pytest.approx(0.5, abs=0.1)
 
 
+def test_the_last_seconds_count_as_well() -> None:
+    short, report = Watcher(), LiveReport(step="full")
+    written(report, 3, 20, short, out=5)
+    short.close(report)
+    assert short.worst == pytest.approx(0.5)
+    longer, report = Watcher(), LiveReport(step="full")
+    written(report, 5.05, 20, longer)
+    written(report, 2, 20, longer, out=5)
+    assert longer.worst == 1
+    longer.close(report)
+    assert longer.worst == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_second_is_too_short_to_be_judged() -> None:
+    watcher, report = Watcher(), LiveReport(step="full")
+    written(report, 0.9, 20, watcher, out=5)
+    watcher.close(report)
+    assert watcher.worst == 1
+
+
 def test_the_ladder_is_told_with_its_seconds() -> None:
     watcher, report = Watcher(), LiveReport(step="full")
     written(report, 2, 20, watcher)
@@ -114,7 +211,7 @@ def test_a_run_is_measured_and_written_down(
     command = ["bench", "live", str(clip), "--seconds", "1", "--size", "64x48", "--rate", "20"]
     command += ["--set", "restorer.kind=none", "--json", str(figures)]
     monkeypatch.setattr(sys, "argv", command)
-    main()
+    assert main() == 0
     told = capsys.readouterr().out
     assert "minute 1: delay p50" in told
     found = json.loads(figures.read_text(encoding="utf-8"))

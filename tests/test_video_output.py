@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from clips import Tags, native_frame, shown_times, write_clip
 
+from pipeline import cli, nvenc
 from pipeline.coding import planes_of
-from pipeline.encode import EncodeConfig
+from pipeline.encode import EncodeConfig, choose_encoding
 from pipeline.errors import SinkError
 from pipeline.sink import FileSink
 from pipeline.source import FileSource
@@ -69,6 +70,50 @@ def test_lossless_output_keeps_every_sample(
     info = FileSource(target).info
     assert info.color_range == tags.range or (info.color_range, tags.range) == (0, 1)
     assert info.color_matrix == source.info.color_matrix
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixel_format"),
+    [
+        *((codec, "yuv420p") for codec in ("h264", "h265", "vp9", "ffv1")),
+        *((codec, "yuv420p10le") for codec in ("h264", "h265", "ffv1")),
+    ],
+)
+def test_named_codecs_keep_every_sample_where_that_is_wanted(
+    tmp_path: Path, codec: str, pixel_format: str
+) -> None:
+    path = write_clip(tmp_path / "in.mkv", codec="ffv1", pixel_format=pixel_format, options={}, frames=4)
+    target = tmp_path / "out.mkv"
+    write(FileSource(path), target, EncodeConfig(codec=codec, preset="ultrafast", lossless=True))
+    for old, new in zip(FileSource(path), FileSource(target), strict=True):
+        for before, after in zip(planes_of(old.native), planes_of(new.native), strict=True):
+            assert np.array_equal(before, after)
+
+
+@pytest.mark.parametrize("codec", ["av1", "libsvtav1", "mpeg2", "mpeg1", *nvenc.FORMATS])
+def test_codecs_that_lose_are_refused_where_every_sample_is_wanted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], codec: str
+) -> None:
+    source, target = write_clip(tmp_path / "in.mp4", frames=2), tmp_path / "out.mkv"
+    command = [str(source), str(target), "--restorer", "none", "--codec", codec]
+    assert cli.main([*command, "--set", "encode.lossless=true"]) == 2
+    assert capsys.readouterr().err == (
+        "anchorface: encode: lossless needs a codec that keeps every sample (h264, h265, vp9, ffv1, or auto), "
+        f"got {codec!r}\n"
+    )
+    assert left_over(tmp_path) == ["in.mp4"]
+
+
+@pytest.mark.parametrize("source_codec", ["libx264", "mpeg1video"])
+def test_auto_takes_no_encoder_that_would_be_refused(tmp_path: Path, source_codec: str) -> None:
+    path = write_clip(tmp_path / "in.mkv", codec=source_codec, options={}, frames=2)
+    info, config = FileSource(path).info, EncodeConfig(lossless=True)
+    for suffix in (".mp4", ".mov", ".mkv", ".webm", ".ts"):
+        chosen = choose_encoding(tmp_path / f"out{suffix}", info, info.width, info.height, config).codec
+        assert EncodeConfig(codec=chosen, lossless=True).codec == chosen
+    for suffix in (".mpg", ".vob"):
+        with pytest.raises(SinkError, match=r"video cannot keep every sample; use \.mkv"):
+            choose_encoding(tmp_path / f"out{suffix}", info, info.width, info.height, config)
 
 
 def test_odd_sizes_are_kept_by_a_codec_that_can(tmp_path: Path) -> None:

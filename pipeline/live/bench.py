@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
 import tempfile
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from pipeline.throughput import machine
 
 _WINDOW_SECONDS = 5.0
 """Over so long the output's rate is compared with the input's: a frame more or less at either end is 1 % of it."""
+_LEAST_SECONDS = 1.0
+"""The last, partial window counts where it is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,15 +103,15 @@ class Watcher:
         self.first_mib = self.first_mib or memory_mib()
         if not self.steps or self.steps[-1][1] != report.step:
             self.steps.append((round(report.seconds, 1), report.step))
-        begun, came, went = self._since
-        if report.seconds - begun >= _WINDOW_SECONDS:
-            self._since = (report.seconds, report.received, report.written + report.repeated)
-            self.worst = min(self.worst, (self._since[2] - went) / max(report.received - came, 1))
+        if report.seconds - self._since[0] >= _WINDOW_SECONDS:
+            self._end_window(report)
         if report.seconds >= 60 * (len(self.minutes) + 1):
             self._end_minute(report)
 
     def close(self, report: LiveReport) -> None:
         """At the end of the run."""
+        if report.seconds - self._since[0] > _LEAST_SECONDS:
+            self._end_window(report)
         if report.written > self._told[0]:
             self._end_minute(report)
 
@@ -128,6 +132,11 @@ class Watcher:
             "ladder": [{"second": second, "step": step} for second, step in self.steps],
         }
 
+    def _end_window(self, report: LiveReport) -> None:
+        _, came, went = self._since
+        self._since = (report.seconds, report.received, report.written + report.repeated)
+        self.worst = min(self.worst, (self._since[2] - went) / max(report.received - came, 1))
+
     def _end_minute(self, report: LiveReport) -> None:
         delays = Delays(report.delays.counts - self._counts)
         frames, restored = report.written - self._told[0], report.frames_restored - self._told[1]
@@ -135,6 +144,26 @@ class Watcher:
         self.minutes.append(
             Minute(memory_mib(), delays.quantile(0.5), delays.quantile(0.95), frames, restored)
         )
+
+
+def read_size(text: str) -> tuple[int, int]:
+    """Width and height of `--size`. Raises ArgumentTypeError."""
+    width, _, height = text.partition("x")
+    size = [int(side) if side.isdecimal() else 0 for side in (width, height)]
+    if min(size) < 2 or size[0] % 2 or size[1] % 2:
+        raise argparse.ArgumentTypeError(f"must be two even numbers above 0 as in 1280x720, got {text!r}")
+    return size[0], size[1]
+
+
+def read_rate(text: str) -> Fraction:
+    """Frames per second of `--rate`. Raises ArgumentTypeError."""
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if rate <= 0:
+        raise argparse.ArgumentTypeError(f"must be a number above 0 as in 25 or 30000/1001, got {text!r}")
+    return rate
 
 
 def memory_mib() -> float:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from configs import ConfigError
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -32,6 +34,15 @@ CALLS = (
     Call("1280x720, 30 per second, two faces", "1280x720", 30, 2),
     Call("640x480, iconface, 1 step", "640x480", 30, 1, ("restorer.kind=iconface", "restorer.steps=1")),
 )
+
+
+def chosen_calls(only: str) -> list[Call]:
+    """The rows with one of the words of `only`, a comma between each, in their name; all for "". Raises ConfigError."""
+    found = [call for call in CALLS if any(word in call.name for word in only.split(","))]
+    if not found:
+        rows = "; ".join(call.name for call in CALLS)
+        raise ConfigError(f"--only: no row has {only!r} in its name; there are: {rows}")
+    return found
 
 
 def calls(
