@@ -23,6 +23,7 @@ from pipeline.errors import MediaError, SinkError
 from pipeline.partial import PartialFile
 from pipeline.planar import repack
 from pipeline.probe import SourceInfo
+from pipeline.scheduling import kept_scheduling
 from pipeline.source import FileSource
 from pipeline.streams import StreamCopier, carried_tags, file_tags
 
@@ -165,7 +166,9 @@ class FileSink:
         self._stream = stream
 
     def _mux(self, native: av.VideoFrame | None) -> None:
-        for packet in self._stream.encode(native):
+        with kept_scheduling():
+            packets = self._stream.encode(native)
+        for packet in packets:
             self._mux_packet(packet)
 
     def _mux_packet(self, packet: Packet[VideoStream]) -> None:

@@ -7,6 +7,15 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from pipeline.scheduling import kept_scheduling
+
+
+@pytest.fixture(autouse=True)
+def same_scheduling() -> Iterator[None]:
+    """Clips that tests write with SVT-AV1 leave it at real-time priority, where root runs them."""
+    with kept_scheduling():
+        yield
+
 
 @pytest.fixture(autouse=True)
 def same_threads() -> Iterator[None]:

@@ -334,3 +334,15 @@ def test_two_columns_make_a_wider_picture(tmp_path: Path) -> None:
         for frame in source:
             sink.write(native_frame(frame.index, 320, 120), frame.pts)
     assert FileSource(tmp_path / "out.mp4").info.width == 320
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="a matter of Linux alone")
+def test_an_encoder_changes_no_priority(tmp_path: Path) -> None:
+    """SVT-AV1 gives real-time priority to itself and to whoever opens it, where root does so."""
+    source = FileSource(write_clip(tmp_path / "in.mkv"))
+    before, seen = os.sched_getscheduler(0), set()
+    with FileSink(tmp_path / "out.mkv", source, EncodeConfig(codec="av1", preset="ultrafast")) as sink:
+        for frame in source:
+            sink.write(frame.native, frame.pts)
+            seen |= {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")}
+    assert seen == {before}

@@ -18,6 +18,7 @@ from av.packet import Packet
 from pipeline.encode import EncodeConfig, choose_encoding
 from pipeline.errors import SinkError
 from pipeline.jobs.folder import WorkFolder
+from pipeline.scheduling import kept_scheduling
 from pipeline.sink import FileSink, add_encoder, frame_size, ready
 from pipeline.source import FileSource
 
@@ -98,7 +99,8 @@ class PacketSink:
 
     def _encode(self, native: av.VideoFrame | None) -> None:
         try:
-            encoded = self._stream.encode(native)
+            with kept_scheduling():
+                encoded = self._stream.encode(native)
         except (av.error.FFmpegError, ValueError) as error:
             raise SinkError(
                 f"{self._folder.path}: {self._encoding.codec} failed ({str(error).lower()}); try another --codec"
