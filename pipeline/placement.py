@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Reading:
-    """How a crop is read from a plane: its rectangle is reduced, softened and warped, in this order."""
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Placement:
+    """The rectangle of a plane that belongs to a crop, and how one becomes the other: reduced, softened, warped, in
+    this order."""
 
     left: int
     top: int
@@ -21,42 +22,32 @@ class Reading:
     bottom: int
     """Half-open, in samples of the plane."""
     factor: int
-    """Each block of `factor` x `factor` samples becomes their mean."""
+    """Each block of `factor` x `factor` samples of what is read from becomes their mean."""
     ratio: float
     """How many times the blocks are still shrunk; from `SOFT_FROM` on they are softened first."""
     warp: NDArray[np.float64]
-    """(2, 3), blocks of the rectangle to crop."""
+    """(2, 3), blocks of what is read from to what is made."""
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """left, top, right, bottom."""
+        return self.left, self.top, self.right, self.bottom
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Reading(Placement):
+    """From the rectangle to the crop."""
+
     mirrored: bool
     """Beyond the rectangle it is mirrored; otherwise its border goes on."""
 
-    @property
-    def box(self) -> tuple[int, int, int, int]:
-        """left, top, right, bottom."""
-        return self.left, self.top, self.right, self.bottom
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Writing(Placement):
+    """From the crop to the rectangle."""
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Writing:
-    """How a crop is written onto a plane: it is reduced, softened and warped onto a rectangle, in this order."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-    """Half-open, in samples of the plane."""
-    factor: int
-    """Each block of `factor` x `factor` crop pixels becomes their mean."""
-    ratio: float
-    """How many times the blocks are still shrunk; from `SOFT_FROM` on they are softened first."""
     enlarged: bool
     """The crop is finer on the plane than it was: worth cubic interpolation."""
-    warp: NDArray[np.float64]
-    """(2, 3), blocks of the crop to the rectangle."""
-
-    @property
-    def box(self) -> tuple[int, int, int, int]:
-        """left, top, right, bottom."""
-        return self.left, self.top, self.right, self.bottom
 
 
 SOFT_FROM = 1.1
@@ -80,9 +71,15 @@ def reading(shape: tuple[int, ...], matrix: NDArray[np.float64], size: int) -> R
     # Mirrors are stepped through: a sliver of a frame, mirrored over and over, would take minutes.
     mirrored = 2 * (right - left) > high[0] - low[0] and 2 * (bottom - top) > high[1] - low[1]
     return Reading(
-        int(left), int(top), int(right), int(bottom), factor, 1 / _magnification(linear),
-        np.hstack([linear, shift[:, None]]), bool(mirrored),
-    )  # fmt: skip
+        left=int(left),
+        top=int(top),
+        right=int(right),
+        bottom=int(bottom),
+        factor=factor,
+        ratio=1 / _magnification(linear),
+        warp=np.hstack([linear, shift[:, None]]),
+        mirrored=bool(mirrored),
+    )
 
 
 def writing(shape: tuple[int, ...], matrix: NDArray[np.float64], size: int) -> Writing | None:
@@ -102,8 +99,15 @@ def writing(shape: tuple[int, ...], matrix: NDArray[np.float64], size: int) -> W
     inverse[:, 2] += inverse[:, :2] @ np.full(2, (factor - 1) / 2) - (left, top)
     inverse[:, :2] *= factor
     return Writing(
-        int(left), int(top), int(right), int(bottom), factor, scale / factor, scale < 0.9, inverse
-    )  # fmt: skip
+        left=int(left),
+        top=int(top),
+        right=int(right),
+        bottom=int(bottom),
+        factor=factor,
+        ratio=scale / factor,
+        warp=inverse,
+        enlarged=scale < 0.9,
+    )
 
 
 def softness(ratio: float) -> float:
