@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipeline.build import restore_video
     from pipeline.config import PipelineConfig
-    from pipeline.report import Report
+    from pipeline.report.counts import Report
+    from pipeline.runs.film import restore_video
 
 __project__ = "anchorface"
 __version__ = "0.1.0"
@@ -19,8 +19,8 @@ __all__ = ["PipelineConfig", "Report", "restore_video"]
 
 _HOMES = {
     "PipelineConfig": "pipeline.config",
-    "Report": "pipeline.report",
-    "restore_video": "pipeline.build",
+    "Report": "pipeline.report.counts",
+    "restore_video": "pipeline.runs.film",
 }
 
 

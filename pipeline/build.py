@@ -1,265 +1,234 @@
-"""From settings to a run over files. `restore_video` is the library's front door."""
+"""From settings to detector, recogniser and restorer: names, paths and classes of the user's own."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import replace
+import importlib
 from pathlib import Path
-from typing import Protocol
+from typing import Any, TypeVar, cast
 
-import av
+import torch
 
 from configs import ConfigError
-from models.likeness import LikenessMeter
-from models.protocols import Restorer, uses_references
+from models.adaface import AdaFaceRecogniser
+from models.arcface import ArcFaceRecogniser
+from models.detector import CenterFaceDetector, InsightFaceDetector
+from models.fast.restorer import FastRestorer
+from models.precision import restorer_precision
+from models.protocols import Detector, Masker, Recogniser, Restorer
 from models.recogniser import EmbeddedRecogniser
-from pipeline.compare import side_by_side
-from pipeline.config import PipelineConfig
-from pipeline.flow import Note, Parts, Watch, keep_after, leave_unnoted, run
-from pipeline.frames import RestoredFrame
-from pipeline.gate import Gate
-from pipeline.geometry import Geometry, Shown
-from pipeline.manifest import load_credentials, sign
-from pipeline.parts import build_detector, build_masker, build_pixels, build_recogniser, build_restorer
-from pipeline.people.cast import Cast, build_restorers, read_cast
-from pipeline.people.known import acquaintances, met_before
-from pipeline.people.references_log import ReferencesLog
-from pipeline.perception import Perception
-from pipeline.photos import PhotoSink, PhotoSource
-from pipeline.pixels import Pixels
-from pipeline.portraits import Portraits
-from pipeline.provenance import SOURCE_TYPE, changes_faces, note
-from pipeline.report import Report
-from pipeline.report_page import ReportPage
-from pipeline.sink import FileSink
-from pipeline.source import FileSource
-from trackers.norfair_tracker import NorfairTracker
-from trackers.people import Acquaintance, People
-from trackers.shots import EveryFrame, ShotDetector
+from models.spandrel_restorer import SpandrelRestorer
+from models.weights import WEIGHTS, Checkpoint, CheckpointError, is_own, load_checkpoint
+from pipeline.config import DetectorConfig, MaskerConfig, RecogniserConfig, RestorerConfig
+from pipeline.pixels.kinds import Pixels, PixelsConfig, make_pixels, pixels_kind
 
-__all__ = [
-    "build",
-    "build_detector",
-    "build_masker",
-    "build_recogniser",
-    "build_restorer",
-    "open_sink",
-    "open_source",
-    "restore_video",
-]
+T = TypeVar("T")
 
-Open = Callable[[FileSource | PhotoSource], None]
+AUTO = "fast"
+"""What `--restorer auto` means: of the restorers whose weights ship, the best by the README's table of figures."""
+# Settings that change nothing for the others; the seed is everybody's, as --seed asks for it.
+MEANT_FOR = {
+    "crop_size": ("fast",),
+    "precision": ("fast", "iconface"),
+    "steps": ("iconface", "klein"),
+    "guidance": ("iconface", "klein"),
+    "image_guidance": ("iconface",),
+    "average_references": ("iconface",),
+    "own_noise": ("iconface",),
+    "previous_sigma": ("iconface",),
+    "most_change": ("iconface",),
+    "previous_group": ("iconface",),
+    "klein": ("klein",),
+    "adapter": ("klein",),
+    "prompt": ("klein",),
+}
 
 
-class Film(Protocol):
-    """A file or a live source: its neighbouring frames are neighbours in time."""
+def build_detector(config: DetectorConfig) -> Detector:
+    """The detector that `config.kind` names."""
+    if config.kind == "centerface":
+        return CenterFaceDetector(min_score=config.min_score)
+    if _is_stranger(config.kind):
+        return cast(Detector, _stranger(config.kind, "detector.kind"))
+    try:
+        return InsightFaceDetector(config.kind, min_score=config.min_score)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"detector.kind: {error}") from error
 
-    @property
-    def info(self) -> Shown: ...
+
+def build_recogniser(config: RecogniserConfig) -> Recogniser:
+    """The recogniser that `config.kind` names."""
+    if config.kind == "embedded":
+        return EmbeddedRecogniser()
+    if _is_stranger(config.kind):
+        return cast(Recogniser, _stranger(config.kind, "recogniser.kind"))
+    path = _existing(config.kind, "recogniser.kind", "embedded")
+    if path.suffix == ".onnx":
+        return ArcFaceRecogniser(path)
+    return AdaFaceRecogniser(path, allow_pickle=config.allow_pickle)
 
 
-def restore_video(
-    input: Path | str,
-    output: Path | str,
-    config: PipelineConfig | None = None,
-    *,
-    opened: Open = lambda source: None,
-    watch: Watch = lambda report: None,
-) -> Report:
-    """Restores the faces of a video, a photo or a folder of photos.
+def build_restorer(config: RestorerConfig) -> Restorer | None:
+    """The restorer that `config.kind` names, on its device; None for `none`.
 
-    `opened` is called once with the source (its `info` tells length and size), `watch` after each frame with the
-    counts so far. Raises ConfigError, CheckpointError, SourceError or SinkError, each with one clear sentence;
-    then, and when interrupted, nothing is left under the name `output` (but a film that could not be signed). With
-    `chunks.resume`, several `chunks.workers` or a cluster (`chunks.ray`), finished chunks are kept beside it, and the
-    same call with `chunks.resume` goes on from there.
+    Raises `ConfigError` for an unknown kind and for a setting that only another restorer has, `CheckpointError` for
+    weights that are missing, damaged or of something else.
     """
-    config = config or PipelineConfig()
-    input, output = Path(input), Path(output)
-    signer = config.output.c2pa
-    credentials = None if signer is None else load_credentials(signer, input, output)
-    if config.chunks.asked_for:
-        for option, file in (
-            ("--report", config.output.report),
-            ("--references-log", config.output.references_log),
-        ):
-            if file is not None:
-                raise ConfigError(
-                    f"{option} sees a film as a whole; leave it out, or --resume, --workers and --ray"
-                )
-        from pipeline.jobs.resume import restore_in_chunks
-
-        report = restore_in_chunks(input, output, config, opened=opened, watch=watch)
-    else:
-        report = _restore_at_once(input, output, config, opened, watch)
-    if credentials is not None:
-        sign(output, input, config, report, credentials)
-    return report
-
-
-def _restore_at_once(input: Path, output: Path, config: PipelineConfig, opened: Open, watch: Watch) -> Report:
-    source = open_source(input, config)
-    # The output is checked first: nobody wants to wait for models and then hear that it exists already.
-    sink = open_sink(output, source, config)
-    page, log = _open_page(input, output, config), _open_log(input, output, config)
-    parts = build(config, source)
-    opened(source)
-    report = Report(
-        output=str(output), uses_references=parts.restorer is None or uses_references(parts.restorer)
-    )
-    people = parts.perception.people
-    arrange = side_by_side if config.output.compare else keep_after
-    note = _notes(page, log)
-    with sink, log or nullcontext():
-        run(source, sink, parts, config, report=report, arrange=arrange, watch=watch, note=note)
-        report.damage = list(source.damage)
-    report.merge_people(people.current)
-    unmatched = [name for person, name in people.photos().items() if person not in report.people]
-    report.warnings = [*source.warnings, *sink.warnings]
-    report.warnings += [f"the reference {name} matched nobody in {input.name}" for name in unmatched]
-    report.warnings += report.missed(config.input.only, input.name)
-    if page is not None:
-        page.write(report, people)
-    return report
-
-
-def _open_page(input: Path, output: Path, config: PipelineConfig) -> ReportPage | None:
-    if config.output.report is None:
+    kind, checkpoint = _kind_and_checkpoint(config.kind)
+    if kind == "none":
         return None
-    return ReportPage(config.output.report.expanduser(), input=input, output=output, config=config)
+    _refuse_settings_of_others(config, kind)
+    device = restorer_device(config.device)
+    precision = resolved_precision(config)
+    if kind == "fast":
+        return FastRestorer(checkpoint, device, config.crop_size, config.engine, precision)
+    if kind in ("iconface", "klein"):
+        return _flow_restorer(config, device, kind, checkpoint, precision)
+    if kind == "spandrel":
+        path = Path(config.kind).expanduser()
+        return SpandrelRestorer(path, device, allow_pickle=config.allow_pickle)
+    stranger = _stranger(config.kind, "restorer.kind")
+    if not (hasattr(stranger, "crop_size") and hasattr(stranger, "restore")):
+        raise ConfigError(f"restorer.kind: {config.kind!r} is no restorer (it lacks crop_size or restore)")
+    return cast(Restorer, stranger)
 
 
-def _open_log(input: Path, output: Path, config: PipelineConfig) -> ReferencesLog | None:
-    path, page = config.output.references_log, config.output.report
-    if path is None:
-        return None
-    if page is not None and os.path.abspath(path.expanduser()) == os.path.abspath(page.expanduser()):
-        raise ConfigError(f"--references-log: {path} is the page of --report; give another name")
-    return ReferencesLog(path.expanduser(), input=input, output=output, overwrite=config.output.overwrite)
+def resolved_precision(config: RestorerConfig) -> torch.dtype:
+    """What `restorer.precision` means on this machine. Raises `ConfigError` for what its device cannot do."""
+    try:
+        return restorer_precision(config.precision, restorer_device(config.device))
+    except ValueError as error:
+        raise ConfigError(f"restorer.precision: {error}") from error
 
 
-def _notes(page: ReportPage | None, log: ReferencesLog | None) -> Note:
-    """Tells all who want to hear of every frame."""
-
-    def note(frame: RestoredFrame, after: av.VideoFrame) -> None:
-        if page is not None:
-            page.note(frame, after)
-        if log is not None:
-            log.note(frame)
-
-    return note if page is not None or log is not None else leave_unnoted
+def build_masker(config: MaskerConfig) -> Masker | None:
+    """The masker that `config.kind` names; None for `none`."""
+    return None if config.kind == "none" else cast(Masker, _stranger(config.kind, "masker.kind"))
 
 
-def build(config: PipelineConfig, source: PhotoSource | Film) -> Parts:
-    """The parts of one run over `source`."""
-    # The list of people first: a mistake in it is told at once.
-    cast = read_cast(config.input, _name_of(source))
-    restorer, casting = build_restorers(config, cast)
-    masker = build_masker(config.masker)
-    perception = _perception(config, restorer, source, replace(cast, casting=casting))
-    pixels = Pixels() if restorer is None else build_pixels(config.pixels, config.restorer)
-    return Parts(perception, restorer, masker, _gate(config, restorer), pixels)
+def build_pixels(config: PixelsConfig, restorer: RestorerConfig) -> Pixels:
+    """What cuts crops and blends, for one run. Raises `ConfigError` for what the restorer's device cannot do."""
+    kind, device = resolved_pixels(config, restorer), restorer_device(restorer.device)
+    return make_pixels(kind, device, prove=config.kind == "auto")
 
 
-def _name_of(source: object) -> str:
-    """Of a file; a live source has none."""
-    path = getattr(source, "path", None)
-    return path.name if isinstance(path, Path) else ""
+def resolved_pixels(config: PixelsConfig, restorer: RestorerConfig) -> str:
+    """What `pixels.kind` means on this machine. Raises `ConfigError` for what the restorer's device cannot do."""
+    try:
+        return pixels_kind(config.kind, restorer_device(restorer.device))
+    except ValueError as error:
+        raise ConfigError(f"pixels.kind: {error}") from error
 
 
-def _gate(config: PipelineConfig, restorer: Restorer | None) -> Gate | None:
-    if restorer is None or not config.gate.enabled:
-        return None
-    # Always the embedded encoder, whichever tells people apart: the thresholds are in its space.
-    encoder = EmbeddedRecogniser(device=getattr(restorer, "device", "cpu"))
-    return Gate(config.gate, LikenessMeter(encoder))
-
-
-def open_source(path: Path, config: PipelineConfig) -> FileSource | PhotoSource:
-    """The source for a path: a photo, a folder of photos, or a video."""
-    settings = config.input
-    # os.path, as Path.is_dir raises for a name that is too long.
-    if os.path.isdir(path) or PhotoSource.reads(path):
-        ours = settings.start_seconds or settings.duration_seconds or config.output.compare
-        if ours or settings.deinterlace != "none":
-            raise ConfigError(
-                f"{path}: --start, --duration, --compare and --deinterlace are for videos, not for photos"
-            )
-        return PhotoSource(path, strict=settings.strict)
-    return FileSource(
-        path,
-        start_seconds=settings.start_seconds,
-        duration_seconds=settings.duration_seconds,
-        strict=settings.strict,
-        deinterlace=settings.deinterlace,
-        hardware=config.decode.hardware,
-    )
-
-
-def open_sink(
-    output: Path, source: FileSource | PhotoSource, config: PipelineConfig, folder: Path | None = None
-) -> FileSink | PhotoSink:
-    """The sink for a path; `folder` takes the unfinished file of a video."""
-    if isinstance(source, PhotoSource):
-        kind = SOURCE_TYPE if changes_faces(config) else ""
-        return PhotoSink(
-            output, source, overwrite=config.output.overwrite, note=note(config), source_type=kind
+def _kind_and_checkpoint(name: str) -> tuple[str, Checkpoint | None]:
+    """The kind that stands behind `restorer.kind`, and the weights that it names if they are ours."""
+    if name == "auto":
+        return AUTO, None
+    if name in ("none", "fast", "iconface", "klein") or _is_stranger(name):
+        return name, None
+    if Path(name).suffix in WEIGHTS and not Path(name).expanduser().exists():
+        raise CheckpointError(f"{name}: no such file of weights")
+    path = _existing(name, "restorer.kind", "auto, fast, iconface, klein, none")
+    if not is_own(path):
+        return "spandrel", None
+    checkpoint = load_checkpoint(path)
+    if not isinstance(checkpoint.parameters, dict):
+        raise CheckpointError(
+            f"{path}: the header's parameters are no table; it is not the weights of a restorer"
         )
-    return FileSink(
-        output,
-        source,
-        config.encode,
-        overwrite=config.output.overwrite,
-        columns=2 if config.output.compare else 1,
-        note=note(config),
-        folder=folder,
+    if "klein" in checkpoint.parameters:
+        raise CheckpointError(
+            f"{path}: an adapter for klein; use --restorer klein --set restorer.adapter={path}"
+        )
+    # A flow restorer's header has a transformer and an autoencoder.
+    return "iconface" if "network" in checkpoint.parameters else "fast", checkpoint
+
+
+def _refuse_settings_of_others(config: RestorerConfig, kind: str) -> None:
+    """Raises `ConfigError` for a setting that was changed and that a restorer of this kind does not look at."""
+    usual = RestorerConfig()
+    for name, kinds in MEANT_FOR.items():
+        value = getattr(config, name)
+        if kind not in kinds and value != getattr(usual, name):
+            chosen = config.kind if config.kind == kind else f"{config.kind} ({kind})"
+            raise ConfigError(
+                f"restorer.{name} is for {' and '.join(kinds)}, and the restorer is {chosen}; "
+                "leave it out, or choose another --restorer"
+            )
+
+
+def _flow_restorer(
+    config: RestorerConfig,
+    device: torch.device,
+    kind: str,
+    checkpoint: Checkpoint | None,
+    precision: torch.dtype,
+) -> Restorer:
+    """Imported here alone: diffusers, which both are built on, takes seconds."""
+    if kind == "klein":
+        from models.iconface.klein import KleinRestorer
+
+        adapter = config.adapter.expanduser() if config.adapter else None
+        return KleinRestorer(
+            config.klein,
+            adapter,
+            device,
+            steps=config.steps,
+            guidance=config.guidance,
+            seed=config.seed,
+            prompt=config.prompt,
+        )
+    from models.iconface.restorer import IconFaceRestorer
+    from models.iconface.sampling import SamplingSettings
+
+    usual = SamplingSettings()
+    settings = SamplingSettings(
+        steps=_given(config.steps, usual.steps),
+        guidance=config.guidance,
+        image_guidance=_given(config.image_guidance, usual.image_guidance),
+        average_references=config.average_references,
+        seed=config.seed,
+        own_noise=config.own_noise,
+        previous_sigma=config.previous_sigma,
+        most_change=config.most_change,
+        previous_group=config.previous_group,
     )
+    return IconFaceRestorer(checkpoint, device, settings, precision)
 
 
-def _perception(
-    config: PipelineConfig, restorer: Restorer | None, source: PhotoSource | Film, cast: Cast
-) -> Perception:
-    # Neighbours in a folder of photos are not neighbours in time: each is a shot of its own.
-    photos = isinstance(source, PhotoSource)
-    geometry = Geometry() if isinstance(source, PhotoSource) else Geometry.of(source.info)
-    detector, recogniser = build_detector(config.detector), build_recogniser(config.recogniser)
-    # Thresholds on similarity belong to the recogniser: each has a space of its own.
-    threshold = config.recogniser.same_person
-    threshold = recogniser.same_person if threshold is None else threshold
-    # A view of a followed face need not be as alike as one that comes from nowhere: the track itself vouches.
-    references = replace(config.people.references, min_similarity=threshold / 2)
-    settings = replace(config.people, min_similarity=threshold, references=references)
-    people = People(settings, recogniser.clear_norm)
-    crop_size = restorer.crop_size if restorer is not None else 256
-    portraits = Portraits(detector, recogniser, crop_size)
-    # People with a name first: photos of the same person join them.
-    for somebody in _known_before(config, source, cast, portraits):
-        people.acquaint(somebody)
-    for views in portraits.people(config.input.references):
-        people.add_photo_person(views)
-    return Perception(
-        config.track.perception,
-        detector=detector,
-        recogniser=recogniser,
-        tracker=NorfairTracker(replace(config.tracker, min_similarity=threshold)),
-        shots=EveryFrame() if photos else ShotDetector(config.shots),
-        people=people,
-        crop_size=crop_size,
-        geometry=geometry,
-        casting=cast.casting,
-    )
+def _given(value: T | None, usual: T) -> T:
+    return usual if value is None else value
 
 
-def _known_before(
-    config: PipelineConfig, source: PhotoSource | Film, cast: Cast, portraits: Portraits
-) -> list[Acquaintance]:
-    """People whom the run knows from its start."""
-    if cast.gallery is not None:
-        return acquaintances(cast.gallery, portraits)
-    if not config.input.two_passes:
-        return []
-    if not isinstance(source, FileSource):
-        raise ConfigError("--two-passes is for videos: photos and live pictures are seen once")
-    return met_before(source, config, portraits)
+def _is_stranger(kind: str) -> bool:
+    """Whether `kind` names a class as `package.module:Class`."""
+    module, colon, name = kind.partition(":")
+    return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def _stranger(kind: str, setting: str) -> Any:
+    """A part of the user's own, made without arguments."""
+    module, _, name = kind.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{setting}: {kind!r} cannot be made ({error})") from error
+
+
+def _existing(value: str, setting: str, names: str) -> Path:
+    path = Path(value).expanduser()
+    if not path.exists():
+        raise ConfigError(f"{setting} must be {names} or the path of a model; {value!r} is neither")
+    return path
+
+
+def restorer_device(name: str) -> torch.device:
+    """What `restorer.device` means on this machine. Raises `ConfigError` for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"restorer.device must be auto, cpu or cuda, got {name!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("restorer.device is cuda, but torch finds no CUDA device; use auto or cpu")
+    return device

@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, NoReturn
 import configs
 from configs import ConfigError
 from pipeline import __version__
+from pipeline.errors import DAMAGED, FAILED, INTERRUPTED
 
 if TYPE_CHECKING:
     from pipeline.config import PipelineConfig
-
-FAILED, DAMAGED, INTERRUPTED = 4, 5, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,12 +94,13 @@ def _refuse(error: Exception, code: int) -> int:
 
 
 def _restore(options: argparse.Namespace) -> int:
-    from pipeline.build import open_source, restore_video
     from pipeline.config import PipelineConfig
-    from pipeline.jobs.queue import files_of, is_queue
     from pipeline.people.cast import read_cast
-    from pipeline.progress import progress
-    from pipeline.provenance import settings_hash
+    from pipeline.report.progress import progress
+    from pipeline.report.provenance import settings_hash
+    from pipeline.runs.assembly import open_source
+    from pipeline.runs.film import restore_video
+    from pipeline.runs.queue import files_of, is_queue
 
     config = configs.load(PipelineConfig, options.config, _changes(options))
     if options.tries:
@@ -129,9 +129,9 @@ def _restore(options: argparse.Namespace) -> int:
 
 def _try(options: argparse.Namespace) -> int:
     """Several settings on a stretch, beside each other."""
-    from pipeline.jobs.queue import is_queue
-    from pipeline.progress import Watcher, progress
-    from pipeline.trial import Try, make_tries, run_trial
+    from pipeline.report.progress import Watcher, progress
+    from pipeline.runs.queue import is_queue
+    from pipeline.runs.trial import Try, make_tries, run_trial
 
     tries = make_tries(options.tries, options.config, _changes(options))
     if is_queue(options.inputs):
@@ -155,8 +155,8 @@ def _try(options: argparse.Namespace) -> int:
 
 def _restore_several(options: argparse.Namespace, config: PipelineConfig) -> int:
     """A queue: one summary, and the code of the first thing that went wrong."""
-    from pipeline.jobs.queue import Item, Summary, make_queue, run_queue
-    from pipeline.progress import Watcher, progress
+    from pipeline.report.progress import Watcher, progress
+    from pipeline.runs.queue import Item, Summary, make_queue, run_queue
 
     if config.output.report is not None:
         raise ConfigError("--report is a page about one film; give one input")
@@ -181,7 +181,7 @@ def _restore_several(options: argparse.Namespace, config: PipelineConfig) -> int
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from pipeline.demo import demo
+    from pipeline.runs.demo import demo
 
     print(demo(options.output, overwrite=options.overwrite).summary())
     return 0

@@ -10,6 +10,9 @@ A message is one sentence: which file, what happened, what was expected, what to
 
 from __future__ import annotations
 
+FAILED, DAMAGED, INTERRUPTED = 4, 5, 130
+"""Exit codes of the command: a file that cannot be read or written, done but the input was damaged, interrupted."""
+
 
 class MediaError(OSError):
     """A file of pictures or sound cannot be read or written."""

@@ -21,14 +21,14 @@ import av
 from models.protocols import Masker, Restorer
 from pipeline.config import PipelineConfig
 from pipeline.frames import Frame, RestoredFrame, TrackedFrame
-from pipeline.gate import Gate, gate
-from pipeline.perception import Perception
-from pipeline.pixels import Pixels
-from pipeline.report import Report
-from pipeline.restore import restore
-from pipeline.reuse import Reuse
-from pipeline.stages import Stages
-from pipeline.track import track
+from pipeline.pixels.kinds import Pixels
+from pipeline.report.counts import Report
+from pipeline.stages.gate import Gate, gate
+from pipeline.stages.perception import Perception
+from pipeline.stages.restore import restore
+from pipeline.stages.reuse import Reuse
+from pipeline.stages.threads import Stages
+from pipeline.stages.track import track
 
 
 class Source(Protocol):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from pipeline.scheduling import kept_scheduling
+from pipeline.media.encode import kept_scheduling
 
 
 @pytest.fixture(autouse=True)

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from models.align import scale_of
-from pipeline.build import open_source
 from pipeline.config import InputConfig, PipelineConfig
 from pipeline.errors import SourceError
 from pipeline.evaluation.degrade import draw_damage, write_degraded
 from pipeline.evaluation.meter import Instruments
 from pipeline.evaluation.regions import SIDE_PX
-from pipeline.geometry import Geometry
-from pipeline.source import FileSource
+from pipeline.media.source import FileSource
+from pipeline.pixels.geometry import Geometry
+from pipeline.runs.assembly import open_source
 
 
 @dataclass(frozen=True, slots=True)

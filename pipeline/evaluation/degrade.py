@@ -19,9 +19,9 @@ import numpy as np
 
 from models.training.degrade import MODERATE, REFERENCE_SIDE_PX, SEVERE, Picture
 from models.training.video_code import SMALLEST_PX
-from pipeline.colour import read_crop
 from pipeline.frames import Frame
-from pipeline.source import FileSource
+from pipeline.media.source import FileSource
+from pipeline.pixels.colour import read_crop
 
 _PRESETS = {"moderate": (MODERATE, (18, 28)), "severe": (SEVERE, (28, 38))}
 """Ranges of blur, reduction and noise, and of H.264's crf, both ends included."""

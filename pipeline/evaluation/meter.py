@@ -14,7 +14,6 @@ from models.evaluation.judge import Judge
 from models.evaluation.measures import SqueezeDistance, psnr, ssim
 from models.protocols import Detector, Recogniser
 from models.training.degrade import Picture
-from pipeline.colour import luma_region, read_crop, rgb_thumbnail
 from pipeline.evaluation.measures import (
     SMALLEST_PX,
     FlowMeter,
@@ -28,7 +27,8 @@ from pipeline.evaluation.measures import (
 )
 from pipeline.evaluation.regions import FACE_SQUARE, SIDE_PX, Place, Window, regions, window_around
 from pipeline.evaluation.scores import Metric, Row
-from pipeline.geometry import Geometry
+from pipeline.pixels.colour import luma_region, read_crop, rgb_thumbnail
+from pipeline.pixels.geometry import Geometry
 
 _DETECTED_WIDTH_PX = 960
 

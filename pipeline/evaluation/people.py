@@ -22,14 +22,14 @@ from pathlib import Path
 
 import configs
 from configs import ConfigError
-from pipeline.colour import read_crop
+from pipeline.build import build_detector, build_recogniser
 from pipeline.config import PipelineConfig
 from pipeline.errors import MediaError
 from pipeline.frames import Frame
-from pipeline.geometry import Geometry
-from pipeline.parts import build_detector, build_recogniser
+from pipeline.media.source import FileSource
 from pipeline.people.scan import Scanner, to_png
-from pipeline.source import FileSource
+from pipeline.pixels.colour import read_crop
+from pipeline.pixels.geometry import Geometry
 from trackers.appearances import Appearance, Glimpse
 
 COLUMNS = ("film", "seconds", "x", "y", "size", "person", "picture")

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from models.align import invert, transform
 from models.face import Face
-from pipeline.blend import crop_mask
 from pipeline.evaluation.measures import Mask
+from pipeline.pixels.blend import crop_mask
 
 SIDE_PX = 256
 """S."""

@@ -14,7 +14,6 @@ import av
 import configs
 from configs import ConfigError
 from models.protocols import Request, Restorer, Result
-from pipeline.build import build
 from pipeline.config import PipelineConfig
 from pipeline.errors import SourceError
 from pipeline.evaluation.clips import Clip
@@ -24,10 +23,11 @@ from pipeline.evaluation.scores import ClipScores, Metric, Row
 from pipeline.evaluation.softened import softened, softening
 from pipeline.flow import run
 from pipeline.frames import Frame, TrackedFrame
-from pipeline.geometry import Geometry
-from pipeline.report import Report
-from pipeline.source import FileSource
-from pipeline.track import track
+from pipeline.media.source import FileSource
+from pipeline.pixels.geometry import Geometry
+from pipeline.report.counts import Report
+from pipeline.runs.assembly import build
+from pipeline.stages.track import track
 
 SOURCE, TRUTH, SOFT_TRUTH, DEFAULT = "source", "ground truth", "softened truth", "as configured"
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 import av
 import numpy as np
 
-from pipeline.colour import luma_region, through_filters
 from pipeline.evaluation.measures import sharpness
 from pipeline.evaluation.regions import Place, regions, window_around
 from pipeline.frames import Frame
+from pipeline.pixels.colour import luma_region, through_filters
 
 _SIGMAS = tuple(float(sigma) for sigma in np.geomspace(0.4, 12.8, 11))
 _EVERY = 5

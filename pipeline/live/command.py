@@ -16,7 +16,6 @@ from typing import TextIO
 
 import configs
 from configs import ConfigError
-from pipeline.build import build
 from pipeline.config import PipelineConfig
 from pipeline.errors import SinkError
 from pipeline.frames import Frame
@@ -34,6 +33,7 @@ from pipeline.live.sinks import NullSink, holds_sound, open_sink
 from pipeline.live.sound import SoundQueue
 from pipeline.live.sources import Opened, Wanted
 from pipeline.live.worker import Worker
+from pipeline.runs.assembly import build
 
 _SETTLED_FRAMES = 100
 """Frames after which the delay may be told."""

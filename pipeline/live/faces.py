@@ -16,11 +16,11 @@ from models.protocols import References, Request, Restorer, Result, uses_kept, u
 from pipeline.config import PipelineConfig
 from pipeline.flow import Parts
 from pipeline.frames import Frame, RestoredFrame, TrackedFace, TrackedFrame
-from pipeline.gate import gate
 from pipeline.live.ladder import Step
 from pipeline.live.quick import Quick
-from pipeline.restore import make_reuse, restore
-from pipeline.track import track
+from pipeline.stages.gate import gate
+from pipeline.stages.restore import make_reuse, restore
+from pipeline.stages.track import track
 
 _WARM_UP = 2
 """Calls after which a network has its memory, and a compiled one its engine."""

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 
 from models.fast.restorer import CROP_SIZES, SMALLER, FastRestorer
 from models.protocols import Restorer
-from pipeline.build import build_restorer
+from pipeline.build import AUTO, build_restorer
 from pipeline.config import PipelineConfig, RestorerConfig
-from pipeline.parts import AUTO
 
 
 @dataclass(frozen=True, slots=True)

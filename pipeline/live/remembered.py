@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from pipeline.errors import SinkError, SourceError
-from pipeline.perception import Perception
+from pipeline.stages.perception import Perception
 from trackers.references import View
 
 _KIND = "anchorface remembered person"

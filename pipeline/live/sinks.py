@@ -16,15 +16,15 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from configs import ConfigError
-from pipeline.encode import CONTAINERS, EncodeConfig
 from pipeline.errors import SinkError
 from pipeline.live import y4m
 from pipeline.live.addresses import Address
 from pipeline.live.capture import TICK
 from pipeline.live.sound import Sound, SoundFormat
 from pipeline.live.voice import Voice
-from pipeline.partial import PartialFile
-from pipeline.planar import repack
+from pipeline.media.encode import CONTAINERS, EncodeConfig
+from pipeline.media.partial import PartialFile
+from pipeline.media.planar import repack
 
 _STREAMED = {"rtmp": "flv", "rtsp": "rtsp", "udp": "mpegts", "srt": "mpegts"}
 _NO_CAMERA = (

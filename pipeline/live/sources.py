@@ -14,14 +14,14 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from pipeline.coding import Siting, check_matrix, planar_format
-from pipeline.containers import FORMATS, open_input
 from pipeline.errors import SourceError
 from pipeline.live.addresses import Address
 from pipeline.live.cameras import cameras, find_camera, library
 from pipeline.live.sound import SoundFormat
-from pipeline.planar import repack
-from pipeline.probe import display_of
+from pipeline.media.coding import Siting, check_matrix, planar_format
+from pipeline.media.containers import FORMATS, open_input
+from pipeline.media.planar import repack
+from pipeline.media.probe import display_of
 
 _FORMATS = f"{FORMATS},rtsp,rtp,sdp,mpjpeg,mjpeg"
 """Those of files, and those that cameras of the network speak; playlists, which lead anywhere, are not among them."""

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import av
 
-from pipeline.coding import planes_of
+from pipeline.media.coding import planes_of
 
 _COLOURS = {
     "gray": "mono",

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from configs import ConfigError
 from models.protocols import Restorer
+from pipeline.build import AUTO, MEANT_FOR, build_restorer
 from pipeline.config import InputConfig, PipelineConfig, RestorerConfig
-from pipeline.parts import AUTO, MEANT_FOR, build_restorer
 from pipeline.people.restorers import Restorers
 from trackers.choices import EVERYBODY, LEFT_OUT, Casting, chosen
 from trackers.gallery import LIST, Gallery, read_gallery

@@ -14,14 +14,14 @@ from typing import Any
 
 import configs
 from configs import ConfigError
+from pipeline.build import build_detector, build_recogniser
 from pipeline.config import PipelineConfig
 from pipeline.errors import MediaError, SourceError
-from pipeline.jobs.queue import files_of
-from pipeline.parts import build_detector, build_recogniser
+from pipeline.media.photos import PhotoSource
+from pipeline.media.source import FileSource
 from pipeline.people.scan import Scan, Scanner
 from pipeline.people.write import check_target, screen_seconds, write_gallery
-from pipeline.photos import PhotoSource
-from pipeline.source import FileSource
+from pipeline.runs.queue import files_of
 from trackers.gallery import LIST
 
 GALLERY = Path("people")

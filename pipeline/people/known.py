@@ -15,11 +15,11 @@ from configs import ConfigError
 from models.likeness import recogniser_crop
 from models.protocols import Recogniser
 from pipeline.config import PipelineConfig
+from pipeline.media.source import FileSource
 from pipeline.people.record import Known, Record, read_record, sha256
 from pipeline.people.scan import Scanner, from_png
-from pipeline.portraits import Portraits
-from pipeline.source import FileSource
-from pipeline.views import resized
+from pipeline.stages.portraits import Portraits
+from pipeline.stages.views import resized
 from trackers.gallery import RECORD, Entry, Gallery
 from trackers.people import Acquaintance
 from trackers.references import View

@@ -23,7 +23,7 @@ from models.protocols import (
     uses_previous,
     uses_references,
 )
-from pipeline.views import resized
+from pipeline.stages.views import resized
 
 
 class Restorers:

@@ -14,12 +14,12 @@ from models.align import scale_of
 from models.face import Face
 from models.protocols import Detector, Recogniser
 from models.quality import frontalness
-from pipeline.colour import luma_thumbnail, read_crop
 from pipeline.config import PipelineConfig
 from pipeline.frames import Frame
-from pipeline.geometry import Geometry
-from pipeline.source import FileSource
-from pipeline.views import embed_faces, find_faces, resized, view_of
+from pipeline.media.source import FileSource
+from pipeline.pixels.colour import luma_thumbnail, read_crop
+from pipeline.pixels.geometry import Geometry
+from pipeline.stages.views import embed_faces, find_faces, resized, view_of
 from trackers.appearances import Appearance, Appearances, Glimpse, GroupingConfig
 from trackers.evidence import Evidence
 from trackers.shots import ShotDetector

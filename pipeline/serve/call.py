@@ -16,7 +16,6 @@ import numpy as np
 
 from configs import ConfigError
 from models.weights import CheckpointError
-from pipeline.build import build
 from pipeline.config import PipelineConfig
 from pipeline.errors import MediaError, SourceError
 from pipeline.flow import Parts
@@ -32,6 +31,7 @@ from pipeline.live.run import run
 from pipeline.live.sinks import NullSink
 from pipeline.live.sources import LiveInfo, planar
 from pipeline.live.worker import Worker
+from pipeline.runs.assembly import build
 from pipeline.serve.choice import Choice, Wish, chosen
 from pipeline.serve.mix import mixed
 

@@ -12,7 +12,8 @@ import sys
 import threading
 import time
 
-from pipeline.cli import INTERRUPTED, main
+from pipeline.cli import main
+from pipeline.errors import INTERRUPTED
 
 _GRACE_SECONDS = 8.0
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs import ConfigError
+from pipeline.build import AUTO
 from pipeline.config import PipelineConfig, RestorerConfig
-from pipeline.parts import AUTO
 
 SHIPPED = ("fast", "iconface", "none")
 """Restorers that need nothing else."""

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import configs
-from pipeline.cli import DAMAGED
 from pipeline.config import PipelineConfig
-from pipeline.serve.look import Facts
+from pipeline.errors import DAMAGED
+from pipeline.serve.inspect_upload import Facts
 from pipeline.serve.uploads import child_environment
 
 logger = logging.getLogger(__name__)

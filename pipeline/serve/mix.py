@@ -5,8 +5,8 @@ from __future__ import annotations
 import av
 import cv2
 
-from pipeline.coding import planes_of
-from pipeline.colour import copy_frame
+from pipeline.media.coding import planes_of
+from pipeline.pixels.colour import copy_frame
 
 
 def mixed(before: av.VideoFrame, after: av.VideoFrame, strength: float) -> av.VideoFrame:

@@ -21,7 +21,7 @@ from configs import ConfigError
 from pipeline.config import PipelineConfig
 from pipeline.serve.call import Call
 from pipeline.serve.choice import Choice, Wish, restorer_of, strength_of
-from pipeline.serve.track import NewestPictures
+from pipeline.serve.outgoing import NewestPictures
 from pipeline.serve.wire import widen
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from pipeline.serve.access import RequestError
 from pipeline.serve.folder import PrivateFolder
-from pipeline.serve.look import Facts
+from pipeline.serve.inspect_upload import Facts
 
 _LOOK_SECONDS = 60.0
 _MOST_NAME = 120
@@ -67,7 +67,7 @@ async def receive(
 async def look_at(path: Path, name: str) -> Facts:
     """What the file `name`, which lies at `path`, really is. Raises RequestError for what cannot be restored."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "pipeline.serve.look", str(path), Path(name).suffix.lower()),
+        *(sys.executable, "-P", "-m", "pipeline.serve.inspect_upload", str(path), Path(name).suffix.lower()),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

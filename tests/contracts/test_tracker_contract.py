@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from faces import face_at, person
 
+from support.faces import face_at, person
 from trackers.norfair_tracker import NorfairTracker, TrackerConfig
 from trackers.tracks import Tracker
 

@@ -1,0 +1,357 @@
+"""Which encoder writes the video, with which settings, whether it is here, and what it cannot keep."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import cast
+
+import av
+import torch
+from av.video.codeccontext import VideoCodecContext
+
+from configs import ConfigError
+from pipeline.errors import SinkError
+from pipeline.media.probe import SourceInfo
+
+PRESETS = (
+    "ultrafast",
+    "superfast",
+    "veryfast",
+    "faster",
+    "fast",
+    "medium",
+    "slow",
+    "slower",
+    "veryslow",
+)
+
+CONTAINERS = {
+    ".mp4": "mp4",
+    ".m4v": "mp4",
+    ".mov": "mov",
+    ".mkv": "matroska",
+    ".webm": "webm",
+    ".ts": "mpegts",
+    ".m2ts": "mpegts",
+    ".mpg": "mpeg",
+    ".mpeg": "mpeg",
+    ".vob": "vob",
+}
+"""FFmpeg's name of the format by extension. Only containers that keep a time for each frame."""
+
+_NAMES = {
+    "x264": "libx264",
+    "h264": "libx264",
+    "x265": "libx265",
+    "h265": "libx265",
+    "hevc": "libx265",
+    "av1": "libsvtav1",
+    "vp9": "libvpx-vp9",
+    "mpeg2": "mpeg2video",
+    "mpeg1": "mpeg1video",
+}
+NVENC_FORMATS = {
+    "h264_nvenc": ("yuv420p", "yuv444p"),
+    "hevc_nvenc": ("yuv420p", "p010le", "yuv444p"),
+    "av1_nvenc": ("yuv420p", "p010le"),
+}
+"""Pixel formats by encoder: those that each generation of cards with the encoder takes, which are fewer than FFmpeg
+lists. p010le is 10 bit 4:2:0.
+
+Cards are quick and leave the processor to the rest; for the same quality their files are larger than those of x264 and
+x265 at a slow preset. So nothing chooses them but the user."""
+
+_NVENC_PRESETS = {
+    "ultrafast": "p1",
+    "superfast": "p2",
+    "veryfast": "p2",
+    "faster": "p3",
+    "fast": "p3",
+    "medium": "p4",
+    "slow": "p5",
+    "slower": "p6",
+    "veryslow": "p7",
+}
+_ENCODERS = (
+    "libx264", "libx265", "libx264rgb", "libsvtav1", "libvpx-vp9", "ffv1", "mpeg2video", "mpeg1video", *NVENC_FORMATS
+)  # fmt: skip
+_ANY_SIZE = {"libsvtav1", "libvpx-vp9", "ffv1"}
+_LOSSLESS = {"libx264", "libx264rgb", "libx265", "libvpx-vp9", "ffv1"}
+"""Those that keep every sample when asked to. Cards may too, but nobody has proven it."""
+_HDR_TRANSFERS = {16, 18}
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeConfig:
+    """How the video is compressed."""
+
+    codec: str = "auto"
+    """auto, or an encoder: h264, h265, av1, vp9, ffv1, mpeg2, or of an NVIDIA card h264_nvenc, hevc_nvenc, av1_nvenc.
+    auto takes what suits container and source, never a card's."""
+    crf: float = 16
+    """Quality on H.264's scale: 0 is best, 16 looks like the source, 23 is small."""
+    preset: str = "medium"
+    """Effort, ultrafast to veryslow: slower makes smaller files of the same quality."""
+    lossless: bool = False
+    """Keeps every sample; large files."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.crf <= 51:
+            raise ValueError(f"crf must be between 0 and 51, got {self.crf}")
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {self.preset!r}")
+        if self.codec != "auto" and _NAMES.get(self.codec, self.codec) not in _ENCODERS:
+            known = ", ".join(["auto", *_NAMES, "ffv1", *NVENC_FORMATS])
+            raise ValueError(f"codec must be one of {known}, got {self.codec!r}")
+        if self.lossless and self.codec != "auto" and _NAMES.get(self.codec, self.codec) not in _LOSSLESS:
+            raise ValueError(
+                f"lossless needs a codec that keeps every sample (h264, h265, vp9, ffv1, or auto), got {self.codec!r}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """One encoder, ready to be opened."""
+
+    container: str
+    codec: str
+    pixel_format: str
+    options: dict[str, str]
+    warnings: tuple[str, ...]
+
+
+def choose_encoding(path: Path, info: SourceInfo, width: int, height: int, config: EncodeConfig) -> Encoding:
+    """The encoding of frames like those of `info`, of `width` x `height`, into `path`.
+
+    Raises SinkError, and ConfigError where this machine lacks the encoder that was asked for.
+    """
+    container = CONTAINERS.get(path.suffix.lower())
+    if container is None:
+        raise SinkError(
+            f"{path}: files of the kind {path.suffix or '(no extension)'} are not written, they do not keep "
+            f"the time of each frame; use one of {', '.join(CONTAINERS)}"
+        )
+    wanted = _candidates(container, info, config)
+    if config.lossless and not _LOSSLESS.issuperset(wanted):
+        raise SinkError(f"{path}: {' and '.join(wanted)} cannot keep every sample; use .mkv")
+    able = [codec for codec in wanted if _holds(codec, info.pixel_format, width, height)]
+    if not able:
+        raise SinkError(
+            f"{path}: {' and '.join(wanted)} cannot encode frames of {width}x{height} {info.pixel_format}"
+            f"{' without loss' if config.lossless else ''}; use another --codec, or .mkv"
+        )
+    exact = [codec for codec in able if _target(codec, info.pixel_format)[1]]
+    codec = (exact or able)[0]
+    pixel_format, same = _target(codec, info.pixel_format)
+    warnings = []
+    if not same:
+        if config.lossless:
+            raise SinkError(f"{path}: {codec} cannot keep {info.pixel_format} without loss; use ffv1 in .mkv")
+        warnings.append(f"{codec} cannot hold {info.pixel_format}: the video is written as {pixel_format}")
+    if config.codec == "auto" and codec != wanted[0]:
+        warnings.append(f"{wanted[0]} cannot hold {width}x{height} {info.pixel_format}: {codec} is used")
+    if info.interlaced and codec not in ("libx264", "mpeg2video", "ffv1"):
+        warnings.append(f"{codec} keeps no mark of interlacing: players will not deinterlace the output")
+    options = _options(codec, info, config)
+    if codec in NVENC_FORMATS:
+        if info.mastering_display or info.content_light:
+            warnings.append(f"{codec} writes no mastering data and light levels into the video")
+        check_encoder(codec, pixel_format, width, height, options)
+    return Encoding(container, codec, pixel_format, options, tuple(warnings))
+
+
+def _candidates(container: str, info: SourceInfo, config: EncodeConfig) -> list[str]:
+    """Encoders that may be used, the best first."""
+    if config.codec != "auto":
+        return [_NAMES.get(config.codec, config.codec)]
+    if container in ("mpeg", "vob"):
+        return ["mpeg1video" if info.codec == "mpeg1video" else "mpeg2video"]
+    if container == "webm":
+        return ["libvpx-vp9"] if config.lossless else ["libsvtav1", "libvpx-vp9"]
+    if config.lossless and container == "matroska":
+        return ["ffv1", "libx264", "libx265"]
+    deep = info.bit_depth > 8 and not config.lossless
+    # 10 bit H.264 plays on few devices: only where the source is that already.
+    first = ["libx265", "libx264"] if deep and info.codec != "h264" else ["libx264", "libx265"]
+    if info.color_transfer in _HDR_TRANSFERS:
+        first = ["libx265", "libx264"]
+    odd = [] if container == "mpegts" else ["libvpx-vp9"]
+    return [first[0], "libx264rgb", first[1], *odd]
+
+
+def _holds(codec: str, pixel_format: str, width: int, height: int) -> bool:
+    """Whether `codec` takes frames of this size and of this or a similar format."""
+    target = _Samples.of(_target(codec, pixel_format)[0])
+    if target.rgb != _Samples.of(pixel_format).rgb:
+        return False
+    if codec in _ANY_SIZE:
+        return codec != "libsvtav1" or min(width, height) >= 64
+    step_x, step_y = 64 // (target.chroma_x or 64), 64 // (target.chroma_y or 64)
+    return width % step_x == 0 and height % step_y == 0
+
+
+def _target(codec: str, pixel_format: str) -> tuple[str, bool]:
+    """The format that `codec` encodes frames of `pixel_format` in, and whether it keeps every sample."""
+    formats = _formats(codec)
+    if pixel_format in formats:
+        return pixel_format, True
+    plain = pixel_format.replace("yuvj", "yuv")
+    if plain in formats:
+        return plain, True
+    if pixel_format == "gbrp" and "bgr24" in formats:
+        return "bgr24", True
+    wanted = _Samples.of(pixel_format)
+
+    def badness(name: str) -> tuple[bool, int, int, int]:
+        """Another colour family, lost depth, lost chroma, and only then samples for nothing."""
+        given = _Samples.of(name)
+        lost = max(0, wanted.chroma_x - given.chroma_x) + max(0, wanted.chroma_y - given.chroma_y)
+        excess = given.depth + given.chroma_x + given.chroma_y
+        return given.rgb != wanted.rgb, max(0, wanted.depth - given.depth), lost, excess
+
+    usable = [name for name in formats if not name.startswith("yuvj") and not _Samples.of(name).alpha]
+    best = min(usable, key=badness)
+    given = _Samples.of(best)
+    same = (given.rgb, given.chroma_x, given.chroma_y) == (wanted.rgb, wanted.chroma_x, wanted.chroma_y)
+    return best, same and given.depth >= wanted.depth
+
+
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    """What a pixel format holds of 64 x 64 pixels."""
+
+    rgb: bool
+    alpha: bool
+    depth: int
+    chroma_x: int
+    chroma_y: int
+
+    @classmethod
+    def of(cls, name: str) -> _Samples:
+        layout = av.VideoFormat(name, 64, 64)
+        alpha = any(component.is_alpha for component in layout.components)
+        chroma = layout.components[1] if len(layout.components) > 1 else None
+        width, height = (chroma.width, chroma.height) if chroma else (0, 0)
+        return cls(layout.is_rgb, alpha, layout.components[0].bits, width, height)
+
+
+def _formats(codec: str) -> list[str]:
+    if codec in NVENC_FORMATS:
+        return list(NVENC_FORMATS[codec])
+    return [layout.name for layout in av.Codec(codec, "w").video_formats or ()]
+
+
+def _options(codec: str, info: SourceInfo, config: EncodeConfig) -> dict[str, str]:
+    crf, speed = f"{config.crf:g}", PRESETS.index(config.preset)
+    options: dict[str, str] = {}
+    if info.chroma_location and codec not in ("mpeg1video", "mpeg2video"):
+        options["chroma_sample_location"] = info.chroma_location
+    interlaced = "+ildct+ilme" if info.interlaced else ""
+    if codec in ("libx264", "libx264rgb"):
+        options |= {"preset": config.preset} | ({"qp": "0"} if config.lossless else {"crf": crf})
+        parameters = []
+        if torch.backends.cpu.get_cpu_capability() == "AVX512":
+            # Its macroblock trees in AVX-512 gave another stream in nearly every run over the same pictures.
+            parameters.append("asm=avx2")
+        if info.mastering_display:
+            parameters.append(f"mastering-display={info.mastering_display}")
+        if info.content_light:
+            parameters.append("cll={},{}".format(*info.content_light))
+        if parameters:
+            options["x264-params"] = ":".join(parameters)
+        if interlaced:
+            options["flags"] = interlaced
+    elif codec == "libx265":
+        options |= {"preset": config.preset} | ({} if config.lossless else {"crf": crf})
+        parameters = ["log-level=error"]
+        if config.lossless:
+            parameters.append("lossless=1")
+        if info.mastering_display:
+            parameters.append(f"master-display={info.mastering_display}")
+        if info.content_light:
+            parameters.append("max-cll={},{}".format(*info.content_light))
+        options["x265-params"] = ":".join(parameters)
+    elif codec == "libsvtav1":
+        # AV1 counts quality to 63 where H.264 counts to 51, and speed upwards.
+        options |= {"crf": str(round(config.crf * 63 / 51)), "preset": str(max(2, 12 - speed))}
+        parameters = []
+        if info.mastering_display:
+            parameters.append(f"mastering-display={_decimal(info.mastering_display)}")
+        if info.content_light:
+            parameters.append("content-light={},{}".format(*info.content_light))
+        if parameters:
+            options["svtav1-params"] = ":".join(parameters)
+    elif codec == "libvpx-vp9":
+        options |= {"deadline": "good", "cpu-used": str(max(0, min(5, 8 - speed))), "row-mt": "1", "b": "0"}
+        options |= {"lossless": "1"} if config.lossless else {"crf": str(round(config.crf * 63 / 51))}
+    elif codec in NVENC_FORMATS:
+        options |= nvenc_options(codec, config.crf, config.preset)
+    elif codec == "ffv1":
+        options |= {"level": "3", "slices": "4"}
+    else:
+        # MPEG-1 and 2: the quantiser that gives about the same quality.
+        quantiser = max(1, min(31, round(2 ** ((config.crf - 12) / 6))))
+        options |= {"flags": f"+qscale{interlaced}", "global_quality": str(118 * quantiser)}
+    return options
+
+
+def _decimal(mastering_display: str) -> str:
+    """x265's mastering display in whole units, as SVT-AV1 wants it."""
+
+    head, light = mastering_display.split("L(")
+    head = re.sub(r"(\d+),(\d+)", lambda m: f"{int(m[1]) / 50000:.5f},{int(m[2]) / 50000:.5f}", head)
+    brightest, darkest = (int(value) / 10000 for value in light.rstrip(")").split(","))
+    return f"{head}L({brightest:.4f},{darkest:.4f})"
+
+
+def nvenc_options(codec: str, crf: float, preset: str) -> dict[str, str]:
+    """Settings of a card's `codec` for a quality on H.264's scale (0 to 51) and x264's name of a preset."""
+    # AV1 counts to 63. 0 would let the card choose, and is no more lossless here than 1.
+    quality = max(1.0, crf * 63 / 51 if codec == "av1_nvenc" else crf)
+    return {"preset": _NVENC_PRESETS[preset], "tune": "hq", "rc": "vbr", "cq": f"{quality:g}", "b": "0"}
+
+
+def check_encoder(codec: str, pixel_format: str, width: int, height: int, settings: dict[str, str]) -> None:
+    """Opens `codec` once and lets go of it. Raises ConfigError where that fails."""
+    try:
+        context = cast(VideoCodecContext, av.CodecContext.create(codec, "w"))
+        context.width, context.height, context.pix_fmt = width, height, pixel_format
+        context.time_base = Fraction(1, 25)
+        context.options = settings
+        context.open()
+    except av.error.FFmpegError as error:
+        raise ConfigError(
+            f"--codec {codec} does not open here for frames of {width}x{height} {pixel_format} "
+            f"({(error.strerror or str(error)).lower()}): it needs an NVIDIA card with this encoder and its driver; "
+            "use --codec auto"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(
+            f"--codec {codec}: the FFmpeg inside PyAV is built without it; use --codec auto"
+        ) from error
+
+
+@contextmanager
+def kept_scheduling() -> Iterator[None]:
+    """Whatever runs inside leaves threads with the scheduling that the calling one had.
+
+    SVT-AV1, where root runs it, puts its own threads and the one that opens it at the highest real-time priority. All
+    that is started later inherits that, and two busy threads of it lock everybody else out of a machine of two cores.
+    """
+    if not hasattr(os, "sched_getscheduler"):  # a matter of Linux alone
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        if os.sched_getscheduler(0) != policy:
+            for thread in os.listdir("/proc/self/task"):
+                with suppress(ProcessLookupError):  # it has ended
+                    os.sched_setscheduler(int(thread), policy, parameters)

@@ -1,0 +1,231 @@
+"""The page as text: plain HTML with its style, script, drawings and pictures inside, and no address of anything else.
+
+Every text that comes from outside (names of files and people, settings, warnings) goes through `escape`; the page's
+own policy lets a browser run and load nothing but what is in it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from pipeline.report.counts import Report
+from pipeline.report.page.charts import likeness_chart, reason_legend, strength_chart
+from pipeline.report.page.diary import NOBODY, Entry
+from pipeline.report.page.facts import Weights
+from pipeline.report.page.pictures import Pair, address
+
+MOST_PEOPLE = 20
+"""People shown with pictures; of more, those seen in most frames."""
+
+_STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+_SCRIPT = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
+_REASONS = (
+    "identity: restoration made somebody else of the face; covered, profile, small, lost: the face cannot be trusted "
+    "there; easing: on the way between"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """What is shown of one person."""
+
+    number: int
+    """`NOBODY` for the faces of which nobody knows whose they are."""
+    entry: Entry
+    references: Sequence[tuple[str, bytes]] = ()
+    """Caption and JPEG of each of the person's views at the end."""
+    photo: str = ""
+    """Name of a photo that the user gave of this person."""
+    name: str = ""
+    """In the user's list of people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """All that the page tells."""
+
+    input_name: str
+    report: Report
+    people: Sequence[Person]
+    settings: str
+    versions: Sequence[tuple[str, str]]
+    weights: Sequence[Weights]
+    witness: str
+    """Which recogniser, other than the gate's, measured likeness; empty = none was there."""
+    gated: bool
+    """Whether the gate measured likeness."""
+
+
+def render(contents: Contents) -> str:
+    """The whole page."""
+    report = contents.report
+    title = f"anchorface: {contents.input_name}"
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{_policy()}">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
+        f"<h1>{escape(title)}</h1>",
+        f"<pre>{escape(_summary(report))}</pre>",
+        *[f'<p class="warning">{escape(sentence)}</p>' for sentence in [*report.warnings, *report.damage]],
+        f'<p class="note">{escape(_on_measure(contents))}</p>',
+        *_people(contents),
+        "<h2>Time</h2>",
+        _table(("stage", "ms per frame"), [(name, f"{ms:.1f}") for name, ms in report.stage_ms.items()]),
+        "<h2>Weights</h2>",
+        _table(
+            ("part", "file", "sha256", "licence", "trained on"),
+            [(w.part, w.file, w.sha256, w.licence, w.origins) for w in contents.weights],
+        ),
+        "<h2>Versions</h2>",
+        _table(("what", "version"), contents.versions),
+        f"<h2>Settings</h2><details><summary>all settings</summary><pre>{escape(contents.settings)}</pre></details>",
+        f"<script>{_SCRIPT}</script></body></html>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _summary(report: Report) -> str:
+    """Where the output lies is nobody's business on a page that is passed on."""
+    lines = report.summary().splitlines()
+    return "\n".join([*lines[:-1], f"output: {Path(report.output).name}"])
+
+
+def _people(contents: Contents) -> list[str]:
+    ordered = sorted(contents.people, key=lambda person: (person.number == NOBODY, -person.entry.faces))
+    parts = [part for person in ordered[:MOST_PEOPLE] for part in _person(person, contents)]
+    rest = ordered[MOST_PEOPLE:]
+    if rest:
+        parts.append(f"<h2>{len(rest)} more people</h2>")
+        shown = [(_name(person), str(person.entry.faces)) for person in rest[:200]]
+        parts.append(_table(("who", "frames"), shown))
+    if not ordered:
+        parts.append("<p>No face was found.</p>")
+    return parts
+
+
+def _person(person: Person, contents: Contents) -> list[str]:
+    entry = person.entry
+    parts = [
+        f"<h2>{escape(_name(person))}</h2>",
+        f"<p>{entry.faces} frames{escape(_means(person, contents.report))}</p>",
+    ]
+    pairs = entry.chosen.all()
+    if pairs:
+        parts.append("<h3>Before and after (move the line)</h3>")
+        parts.append(f'<div class="pairs">{"".join(_slider(index, pair) for index, pair in pairs)}</div>')
+    if person.references:
+        figures = "".join(_figure(content, caption) for caption, content in person.references)
+        told = _on_references(person)
+        parts.append(f'<h3>References</h3><p class="note">{told}</p><div class="strip">{figures}</div>')
+    strip = entry.strip.all()
+    if strip:
+        figures = "".join(
+            f"{_figure(pair.after, f'frame {index}', beside=pair.before)}" for index, pair in strip
+        )
+        parts.append(f'<h3>Input above, result below</h3><div class="strip">{figures}</div>')
+    for heading, before, after in (
+        ("as the other recogniser sees what was written", "seen before", "seen after"),
+        ("as the gate measured it, at full strength", "before", "after"),
+    ):
+        chart = likeness_chart(entry.series, before, after)
+        if chart:
+            parts.append(
+                f"<h3>Likeness to the references, {heading}: input grey, result green</h3>{_wide(chart)}"
+            )
+        elif once := entry.series.line(after):
+            was = entry.series.line(before)[0][1]
+            parts.append(
+                f"<p>Likeness to the references, {heading}: input {was:.3f}, result {once[0][1]:.3f}</p>"
+            )
+    chart = strength_chart(entry.series)
+    if chart:
+        legend = reason_legend(entry.series)
+        parts.append(f'<h3>Strength</h3>{_wide(chart)}<p class="note">{legend}</p>')
+    return parts
+
+
+def _on_references(person: Person) -> str:
+    """Where the person's views come from, as it decides what likeness to them can say."""
+    if person.name:
+        return "From the pictures of the list of people, and from clear moments of this very film."
+    if person.photo:
+        return "From what was given as --reference, and from clear moments of this very film."
+    return (
+        "All of them come from this very film: likeness to them tells whether restoration kept the person as the film "
+        "shows them, not whether it found again what the film had lost. A clear photo by --reference would tell more."
+    )
+
+
+def _means(person: Person, report: Report) -> str:
+    known = report.likeness().get(person.number)
+    if known is None:
+        return ""
+    return f"; likeness to the references by the gate's encoder: input {known[0]:.3f}, result {known[1]:.3f}"
+
+
+def _on_measure(contents: Contents) -> str:
+    if contents.witness:
+        told = (
+            f"Likeness was measured by {contents.witness}, which has no part in the restoration or its gate."
+        )
+    elif contents.gated:
+        told = (
+            "Likeness was measured by the embedded encoder, which is the gate's own and trained the restorer: it "
+            "grades itself here. With the extra `evaluate` installed another recogniser measures beside it."
+        )
+    else:
+        told = "Likeness was not measured: the gate is off, and no other recogniser is installed."
+    return f"{told} Strength is limited for these reasons: {_REASONS}."
+
+
+def _name(person: Person) -> str:
+    if person.number == NOBODY:
+        return "Faces too unclear to say whose"
+    told = person.name or person.photo
+    return f"Person {person.number}" + (f" ({told})" if told else "")
+
+
+def _slider(index: int, pair: Pair) -> str:
+    caption = f"frame {index}, {pair.seconds:.1f} s"
+    return (
+        '<figure><div class="slider">'
+        f'<img class="before" alt="before" src="{address(pair.before)}">'
+        f'<img class="after" alt="after" src="{address(pair.after)}">'
+        '<span class="left">before</span><span class="right">after</span>'
+        f'<input type="range" min="0" max="100" value="50" aria-label="before and after, {escape(caption)}">'
+        f"</div><figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _figure(content: bytes, caption: str, *, beside: bytes | None = None) -> str:
+    above = f'<img alt="input" src="{address(beside)}">' if beside is not None else ""
+    return (
+        f'<figure>{above}<img alt="{escape(caption)}" src="{address(content)}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    titles = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return _wide(f"<table><tr>{titles}</tr>{body}</table>")
+
+
+def _wide(part: str) -> str:
+    """What is broader than a phone can be moved there."""
+    return f'<div class="wide">{part}</div>'
+
+
+def _policy() -> str:
+    """Nothing but this style, this script and pictures inside the page."""
+    style, script = (
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (_STYLE, _SCRIPT)
+    )
+    return f"default-src 'none'; img-src data:; style-src 'sha256-{style}'; script-src 'sha256-{script}'"

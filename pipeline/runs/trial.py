@@ -1,0 +1,280 @@
+"""A short stretch with several settings at once: one video whose cells show them beside the source, and one page.
+
+The settings take turns, so that only one's networks are in memory; the source is decoded for each, which takes a
+hundredth of restoring it.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+import av
+import numpy as np
+
+import configs
+from configs import ConfigError
+from models.protocols import uses_references
+from pipeline import __version__
+from pipeline.config import PipelineConfig
+from pipeline.errors import SinkError
+from pipeline.flow import run
+from pipeline.media.coding import planes_of
+from pipeline.media.compare import cell_size, grid_size, mosaic, shrunk
+from pipeline.media.partial import PartialFile
+from pipeline.media.probe import display_of
+from pipeline.media.sink import FileSink
+from pipeline.media.source import FileSource
+from pipeline.pixels.colour import new_frame
+from pipeline.report.counts import Report
+from pipeline.report.page.moments import Moments
+from pipeline.report.page.trial import Column, write_page
+from pipeline.report.progress import Watcher
+from pipeline.runs.assembly import build, open_source
+
+MOST_CELLS = 9
+"""Of the video, the source among them: of more, nobody sees anything."""
+USUAL_SECONDS = 5.0
+"""Length of a trial where none is given."""
+_MOST_WIDE, _MOST_HIGH = 3840, 2160
+"""Pixels of the video as shown; where cells are larger together, all are shrunk."""
+_SHORT = {"strength": "blend.strength", "restorer": "restorer.kind", "steps": "restorer.steps"}
+_NOT_TRIED = ("input", "output", "encode", "chunks", "live", "depth")
+"""Groups of settings that do nothing to faces."""
+
+Watching = Callable[["Try"], AbstractContextManager[Watcher]]
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """One of the settings that are compared."""
+
+    name: str
+    """What differs, in words."""
+    config: PipelineConfig
+    place: int
+    """From 1."""
+    of: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What became of a trial."""
+
+    output: Path
+    page: Path
+    tries: Sequence[tuple[Try, Report]]
+
+    def summary(self) -> str:
+        """A few lines for a person."""
+        lines = []
+        for each, report in self.tries:
+            lines.append(
+                f"{each.name}: {report.frames} frames in {report.seconds:.1f} s, faces restored {report.restored}, "
+                f"held back {report.held_back}"
+            )
+        reports = [report for _, report in self.tries]
+        told = dict.fromkeys(f"warning: {w}" for report in reports for w in report.warnings)
+        lost = dict.fromkeys(f"damaged input: {w}" for report in reports for w in report.damage)
+        return "\n".join([*lines, *told, *lost, f"output: {self.output}", f"page: {self.page}"])
+
+    def as_dict(self) -> dict[str, object]:
+        """The same for a program."""
+        tries = [{"name": each.name, **report.as_dict()} for each, report in self.tries]
+        return {"output": str(self.output), "page": str(self.page), "tries": tries}
+
+
+def make_tries(asked: Sequence[str], path: Path | None, changes: Sequence[str]) -> list[Try]:
+    """All combinations of `asked`, each `NAME=VALUE,VALUE,...`, over the settings of `configs.load(path, changes)`.
+
+    NAME is a setting as for `--set`, or strength, restorer or steps. Raises ConfigError.
+    """
+    ways = [_ways(text) for text in asked]
+    count = math.prod(len(values) for _, values in ways)
+    if count > MOST_CELLS - 1:
+        raise ConfigError(
+            f"--try asks for {count} combinations; at most {MOST_CELLS - 1} fit into a picture beside the source, so "
+            "leave some out"
+        )
+    tries: list[Try] = []
+    for values in itertools.product(*(values for _, values in ways)):
+        chosen = [f"{name}={value}" for (name, _), value in zip(ways, values, strict=True)]
+        config = configs.load(PipelineConfig, path, [*changes, *chosen])
+        words = (
+            f"{name.rpartition('.')[2]} {_word(value)}"
+            for name, value in zip(_names(asked), values, strict=True)
+        )
+        name = ", ".join(words)
+        for other in tries:
+            if other.config == config:
+                raise ConfigError(f"--try: {other.name} and {name} are the same; give each once")
+        tries.append(Try(name, config, len(tries) + 1, count))
+    return tries
+
+
+def run_trial(input: Path, output: Path, tries: Sequence[Try], watching: Watching) -> Trial:
+    """Restores a stretch of `input` with each of `tries`, and writes the video `output` and the page beside it.
+
+    Raises what `restore_video` raises; then nothing is left under either name.
+    """
+    config = _for_a_trial(input, tries[0].config)
+    tries = [replace(each, config=replace(each.config, input=config.input)) for each in tries]
+    source = open_source(input, config)
+    if not isinstance(source, FileSource):
+        raise ConfigError(f"{input}: --try is for videos, not for photos")
+    page = (config.output.report or output.with_suffix(".html")).expanduser()
+    if page.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--report: {page} must end in .html")
+    grid = _Grid.of(source, len(tries) + 1)
+    note = f"a trial of anchorface {__version__}: the source, and faces restored in {len(tries)} ways"
+    # Both names are checked before any work.
+    sink = FileSink(
+        output, source, config.encode, overwrite=config.output.overwrite, size=grid.size, note=note
+    )
+    page_file = PartialFile(page, source=input, overwrite=config.output.overwrite)
+    with ExitStack() as stack:
+        columns, cells = [], []
+        for each in tries:
+            file = stack.enter_context(_unnamed_file(output))
+            column, cell = _restore(input, each, grid, file, stack.enter_context(watching(each)))
+            columns.append(column)
+            cells.append(cell)
+        _join(source, sink, grid, cells, [each.name for each in tries])
+    write_page(page_file, input.name, columns, config)
+    return Trial(output, page, [(each, column.report) for each, column in zip(tries, columns, strict=True)])
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """Where the cells are."""
+
+    across: int
+    cell: tuple[int, int]
+    """Width and height of a coded cell."""
+    size: tuple[int, int]
+    """Width and height of a coded frame of the video."""
+
+    @classmethod
+    def of(cls, source: FileSource, count: int) -> _Grid:
+        info = source.info
+        across = math.ceil(math.sqrt(count))
+        down = math.ceil(count / across)
+        wide, high = grid_size((info.width, info.height), across, down, info.rotation)
+        if info.rotation % 180:
+            wide, high = high, wide
+        scale = min(1.0, _MOST_WIDE / wide, _MOST_HIGH / high)
+        cell = cell_size(info.width, info.height, info.pixel_format, scale)
+        return cls(across, cell, grid_size(cell, across, down, info.rotation))
+
+
+def _restore(input: Path, each: Try, grid: _Grid, file: IO[bytes], watch: Watcher) -> tuple[Column, Cells]:
+    source = open_source(input, each.config)
+    assert isinstance(source, FileSource)
+    parts = build(each.config, source)
+    watch.opened(source)
+    report = Report(uses_references=parts.restorer is None or uses_references(parts.restorer))
+    cells, moments = Cells(file, grid.cell), Moments(parts.perception.crop_size)
+    run(source, cells, parts, each.config, report=report, watch=watch.update, note=moments.note)
+    report.merge_people(parts.perception.people.current)
+    report.warnings, report.damage = [*source.warnings], [*source.damage]
+    return Column(each.name, report, moments.merged(parts.perception.people.current)), cells
+
+
+def _join(
+    source: FileSource, sink: FileSink, grid: _Grid, cells: Sequence[Cells], names: Sequence[str]
+) -> None:
+    captions = ["source", *names]
+    rest = [iter(each) for each in cells]
+    with sink:
+        for frame in source:
+            shown = [shrunk(frame.native, grid.cell), *(next(each) for each in rest)]
+            picture = mosaic(shown, captions, across=grid.across, display=display_of(frame.native))
+            sink.write(picture, frame.pts)
+
+
+def _for_a_trial(input: Path, config: PipelineConfig) -> PipelineConfig:
+    output = config.output
+    if output.compare or output.c2pa or output.references_log or config.chunks.asked_for:
+        raise ConfigError(
+            "--try shows the source itself and runs at once; leave out --compare, --c2pa, --references-log, --resume, "
+            "--workers and --ray"
+        )
+    if config.input.duration_seconds is not None:
+        return config
+    return replace(config, input=replace(config.input, duration_seconds=USUAL_SECONDS))
+
+
+def _unnamed_file(output: Path) -> IO[bytes]:
+    """A file without a name beside `output`: nothing is left of it, however the run ends."""
+    try:
+        return tempfile.TemporaryFile(dir=output.parent)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise SinkError(f"{output}: cannot be written ({reason}); choose another folder") from error
+
+
+def _ways(text: str) -> tuple[str, list[str]]:
+    """The setting that `text` names, and the values that it gives."""
+    name, equals, values = text.partition("=")
+    name = name.strip()
+    setting = _SHORT.get(name, name)
+    found = [value.strip() for value in values.split(",")]
+    if not equals or not all(found):
+        raise ConfigError(f"--try must look like strength=0.5,1, got {text!r}")
+    if setting.partition(".")[0] in _NOT_TRIED:
+        raise ConfigError(f"--try compares what is done to faces, and {name} does nothing to them")
+    return setting, found
+
+
+def _names(asked: Sequence[str]) -> list[str]:
+    return [text.partition("=")[0].strip() for text in asked]
+
+
+def _word(value: str) -> str:
+    """A value for a caption: of a path the file's name."""
+    return Path(value).name
+
+
+class Cells:
+    """The cells of a trial's video: a sink that keeps every picture, shrunk to one size, sample by sample in `file`.
+
+    Iterated, it gives them again.
+    Nothing is coded: all formats are kept, and a trial is short. Raises SinkError where the disk is full.
+    """
+
+    def __init__(self, file: IO[bytes], size: tuple[int, int]) -> None:
+        self._file, self._size = file, size
+        self._like: av.VideoFrame | None = None
+        self.count = 0
+        """Pictures kept."""
+
+    def write(self, native: av.VideoFrame, pts: int) -> None:
+        """Keeps one picture; its time is that of the source's frame."""
+        small = shrunk(native, self._size)
+        self._like = self._like or small
+        try:
+            for plane in planes_of(small):
+                self._file.write(np.ascontiguousarray(plane).tobytes())
+            self._file.flush()
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise SinkError("the disk is full; free some space, or try fewer seconds") from error
+            raise
+        self.count += 1
+
+    def __iter__(self) -> Iterator[av.VideoFrame]:
+        self._file.seek(0)
+        for _ in range(self.count):
+            assert self._like is not None
+            fresh = new_frame(self._like, *self._size)
+            for plane in planes_of(fresh):
+                samples = np.frombuffer(self._file.read(plane.size * plane.itemsize), plane.dtype)
+                plane[:] = samples.reshape(plane.shape)
+            yield fresh

@@ -1,0 +1,113 @@
+"""Several restorers as one, and who gets which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from models.protocols import Previous, References, Request, Result
+from pipeline.config import PipelineConfig, RestorerConfig
+from pipeline.people import cast
+from pipeline.people.restorers import Restorers
+from support.fakes import InvertingRestorer
+from trackers.choices import Casting, Choice
+
+
+class Noting(InvertingRestorer):
+    """Adds a value, and notes what it was given."""
+
+    def __init__(self, size: int, add: int) -> None:
+        super().__init__(size)
+        self.add = add
+        self.seen: list[Request] = []
+
+    def restore(self, requests: Sequence[Request]) -> list[Result]:
+        self.seen += requests
+        return [Result(request.crop + self.add) for request in requests]
+
+
+def request(level: int, restorer: str = "", references: References | None = None, size: int = 64) -> Request:
+    crop = torch.full((3, size, size), level, dtype=torch.uint8)
+    return Request(crop, references or References(), restorer=restorer)
+
+
+def test_each_face_goes_to_its_restorer_and_results_keep_their_order() -> None:
+    both = Restorers(Noting(64, 1), {"other": Noting(64, 10)})
+    results = both.restore(
+        [request(n, name) for n, name in ((100, ""), (110, "other"), (120, ""), (130, "other"))]
+    )
+    assert [int(result.image[0, 0, 0]) for result in results] == [101, 120, 121, 140]
+
+
+def test_all_take_crops_of_the_largest_size() -> None:
+    small, large = Noting(32, 10), Noting(64, 1)
+    both = Restorers(small, {"large": large})
+    assert both.crop_size == 64
+    references = References((request(90).crop,), torch.ones(1, 4), 3, ("frame 1",))
+    crop = torch.randint(0, 200, (3, 64, 64), dtype=torch.uint8)
+    before = Previous(crop, torch.ones(64, 64))
+    result = both.restore([Request(crop, references, before)])[0]
+    asked = small.seen[0]
+    assert asked.previous is not None
+    assert (asked.previous.image.shape, asked.previous.gate.shape) == ((3, 32, 32), (32, 32))
+    assert asked.crop.shape == (3, 32, 32)
+    assert [view.shape for view in asked.references.crops] == [(3, 32, 32)]
+    assert (asked.references.version, asked.references.sources) == (3, ("frame 1",))
+    # Detail that the smaller crop cannot hold stays: only the change is enlarged.
+    assert (result.image.int() - crop.int() == 10).all()
+
+
+def test_references_of_many_faces_are_made_smaller_once() -> None:
+    small = Noting(32, 0)
+    both = Restorers(small, {"large": Noting(64, 1)})
+    references = References((request(90).crop,), torch.ones(1, 4), 1)
+    both.restore([request(50, references=references)])
+    both.restore([request(60, references=references)])
+    assert small.seen[0].references is small.seen[1].references
+
+
+def test_references_are_used_if_one_of_them_uses_them() -> None:
+    blind = Noting(64, 0)
+    blind.uses_references = False  # type: ignore[attr-defined]
+    assert not Restorers(blind, {}).uses_references
+    assert Restorers(blind, {"other": Noting(64, 0)}).uses_references
+
+
+def test_a_setting_goes_to_the_restorer_that_looks_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the run's own does not, and one of the list of people does."""
+    asked: list[RestorerConfig] = []
+
+    def build(config: RestorerConfig) -> InvertingRestorer:
+        asked.append(config)
+        return InvertingRestorer(64)
+
+    monkeypatch.setattr(cast, "build_restorer", build)
+
+    def built(kinds: Sequence[str], **settings: object) -> list[RestorerConfig]:
+        asked.clear()
+        choices = {kind: Choice(restorer=kind) for kind in kinds}
+        config = PipelineConfig(restorer=RestorerConfig(**settings))  # type: ignore[arg-type]
+        cast.build_restorers(config, cast.Cast(casting=Casting(choices)))
+        return list(asked)
+
+    own, other = built(["iconface"], most_change=0.0, precision="float32", crop_size=512)
+    assert (own.most_change, own.crop_size, own.precision) == (0.3, 512, "float32")
+    assert (other.most_change, other.crop_size, other.precision) == (0.0, 256, "float32")
+    # One that looks at no precision is not told of any; a setting that nobody looks at stays, to be refused.
+    own, other = built(["klein"], kind="fast", precision="float32", most_change=0.0)
+    assert (own.most_change, own.precision, other.most_change, other.precision) == (
+        0.0,
+        "float32",
+        0.3,
+        "auto",
+    )
+    # What the run's own restorer looks at is its alone.
+    own, other = built(["klein"], kind="iconface", steps=4)
+    assert (own.steps, other.steps) == (4, None)
+
+
+def test_a_name_that_nobody_gave_is_refused() -> None:
+    with pytest.raises(KeyError, match="other"):
+        Restorers(Noting(64, 0), {}).restore([request(1, "other")])
