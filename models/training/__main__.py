@@ -12,6 +12,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from configs import ConfigError, load
+from models.training.aligned import AlignedTask
 from models.training.encoder import EncoderTask
 from models.training.fast import FastTask
 from models.training.loop import Task, TrainingConfig, TrainingError, train, training_device
@@ -40,7 +41,9 @@ def main() -> None:
 
 def _start(config: TrainingConfig, arguments: argparse.Namespace) -> None:
     device = training_device(config.device)
-    if config.task == "encoder":
+    if config.task == "aligned":
+        _run(AlignedTask(config.aligned, config.faces, config.cache, config.seed, device), config, arguments)
+    elif config.task == "encoder":
         _run(EncoderTask(config.encoder, config.faces, config.cache, config.seed, device), config, arguments)
     elif config.task == "fast":
         _run(FastTask(config.fast, config.faces, config.cache, config.seed, device), config, arguments)
@@ -56,7 +59,7 @@ def _start(config: TrainingConfig, arguments: argparse.Namespace) -> None:
 
         _run(FlowTask(config.flow, config.faces, config.cache, config.seed, device), config, arguments)
     else:
-        raise ConfigError(f"task must be encoder, fast, autoencoder or flow, got {config.task!r}")
+        raise ConfigError(f"task must be aligned, encoder, fast, autoencoder or flow, got {config.task!r}")
 
 
 def _run(task: Task[B], config: TrainingConfig, arguments: argparse.Namespace) -> None:

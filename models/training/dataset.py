@@ -71,6 +71,11 @@ class Targets:
         """int64 (count,), indices in the set; the same one may come again."""
         return random.choice(self.indices, count, p=self.chances)
 
+    def chosen(self, wanted: NDArray[np.bool_]) -> Targets:
+        """Those of the T pictures for which `wanted`, (T,), is true, drawn as often against each other."""
+        chances = None if self.chances is None else self.chances[wanted] / self.chances[wanted].sum()
+        return Targets(self.indices[wanted], chances)
+
 
 def load_targets(
     folder: Path, size_px: int, cache: Path, smallest_true_px: int, soft_weight: float | None = None

@@ -24,20 +24,28 @@ VIEW_STRENGTHS = (0.0, 0.25, 0.6)
 """How strongly the K kept views of a picture are degraded before they are embedded."""
 
 
-def embedded_views(encoder: Encoder, path: Path, source: PairSource, faces: Faces, cache: Path) -> Tensor:
+def embedded_views(
+    encoder: Encoder,
+    path: Path,
+    source: PairSource,
+    faces: Faces,
+    cache: Path,
+    strengths: tuple[float, ...] = VIEW_STRENGTHS,
+) -> Tensor:
     """Raw embeddings, float32 (N, K, D), of each picture's clean and degraded views, made once and kept in `cache`.
 
-    `path`: the checkpoint of `encoder`, whose content names the file. `source`: pictures of `faces`.
+    `path`: the checkpoint of `encoder`, whose content names the file. `source`: pictures of `faces`. `strengths`: how
+    strongly each of the K views is degraded.
     """
     trained = hashlib.sha256(path.read_bytes()).hexdigest()
-    text = f"{trained} {faces.folder} {faces.files} {VIEW_STRENGTHS} 2"
+    text = f"{trained} {faces.folder} {faces.files} {strengths} 2"
     stored = cache / f"embedded_{hashlib.sha256(text.encode()).hexdigest()[:16]}.npy"
     if not stored.exists():
         count = len(faces.files)
-        embeddings = np.empty((count, len(VIEW_STRENGTHS), encoder.shape.embedding), np.float32)
+        embeddings = np.empty((count, len(strengths), encoder.shape.embedding), np.float32)
         for start in range(0, count, 32):
             indices = np.arange(start, min(start + 32, count))
-            embeddings[indices] = _embed(encoder, source.pictures(indices), indices.tolist())
+            embeddings[indices] = _embed(encoder, source.pictures(indices), indices.tolist(), strengths)
         part = stored.with_suffix(f".{os.getpid()}.part.npy")
         np.save(part, embeddings)
         part.replace(stored)
@@ -45,9 +53,11 @@ def embedded_views(encoder: Encoder, path: Path, source: PairSource, faces: Face
 
 
 @torch.inference_mode()
-def _embed(encoder: Encoder, pictures: Tensor, seeds: list[int]) -> NDArray[np.float32]:
+def _embed(
+    encoder: Encoder, pictures: Tensor, seeds: list[int], strengths: tuple[float, ...]
+) -> NDArray[np.float32]:
     answers: list[Tensor] = []
-    for strength in VIEW_STRENGTHS:
+    for strength in strengths:
         views = degrade_batch(pictures, seeds, strength, pictures.shape[-1]) if strength else pictures
         crops = recogniser_view(views).contiguous(memory_format=torch.channels_last)
         answers.append(encoder(crops))

@@ -14,10 +14,10 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from configs import ConfigError
+from models.training.aligned import AlignedSettings
 from models.training.encoder import EncoderSettings
 from models.training.fast import FastSettings
 from models.training.flow_settings import AutoencoderSettings, FlowSettings
@@ -41,7 +42,7 @@ class TrainingConfig:
     """One recipe, counted in images, so the batch size may change without changing the schedule."""
 
     task: str
-    """`encoder`, `fast`, `autoencoder` or `flow`."""
+    """`aligned`, `encoder`, `fast`, `autoencoder` or `flow`."""
     faces: Path
     """Folder of aligned faces with their index."""
     cache: Path
@@ -76,6 +77,7 @@ class TrainingConfig:
     """Largest size of a file of the state."""
     compact: bool = False
     """Keeps the optimiser's moments and the average at half precision: half the size, nearly the same run."""
+    aligned: AlignedSettings = field(default_factory=AlignedSettings)
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     fast: FastSettings = field(default_factory=FastSettings)
     autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
@@ -125,7 +127,7 @@ def train(task: Task[B], config: TrainingConfig, minutes: float = float("inf")) 
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(network).requires_grad_(False)
     # Short memory of squared gradients: networks without normalisation must see a burst coming.
-    groups = _groups(network, config.weight_decay)
+    groups = _groups(network, config.weight_decay, getattr(task, "rate_of", None))
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99))
     optimisers: list[torch.optim.Optimizer] = [optimiser]
     parts: dict[str, Stateful] = {"network": network, "average": average, "optimiser": optimiser}
@@ -141,7 +143,7 @@ def train(task: Task[B], config: TrainingConfig, minutes: float = float("inf")) 
         # Rate: linear warm-up, cosine to one percent.
         rate = config.learning_rate * _rate(images_seen, config)
         for group in optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         for each in optimisers[1:]:
             each.param_groups[0]["lr"] = config.critic_rate
 
@@ -245,10 +247,18 @@ class _Ahead(Generic[B]):
             thread.join()
 
 
-def _groups(network: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    matrices = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+def _groups(
+    network: nn.Module, weight_decay: float, rate_of: Callable[[str], float] | None
+) -> list[dict[str, Any]]:
+    """Parameters by weight decay and by `share`, their learning rate against 1."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        decay = weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((decay, rate_of(name) if rate_of else 1.0), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "share": share}
+        for (decay, share), parameters in groups.items()
+    ]
 
 
 def _rate(images_seen: int, config: TrainingConfig) -> float:

@@ -1,0 +1,173 @@
+"""`AlignedRestorer`: lays the person's own views onto each face and restores it in one pass; keeps no state.
+
+Shapes: R references, V views that are laid on, S side of a crop, P dense points, D width of an embedding.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.aligned.network import REFERENCE, AlignedNetwork, AlignedShape
+from models.aligned.warp import similarity_residual, warp_views
+from models.fast.anchor import identity_anchor
+from models.landmarks import DenseLandmarks, DensePoints
+from models.packing import pack_convolutions
+from models.precision import Mixed
+from models.protocols import References, Request, Result
+from models.weights import Checkpoint, CheckpointError, load_embedded
+
+CROP_PX = 256
+CROP_SIZES = (CROP_PX, 2 * CROP_PX)
+MOST_VIEWS = 3
+"""V: the first view gives two thirds of what views give, after three it is flat (ReF-LDM, arXiv 2412.05043)."""
+_SURE, _UNSURE = 0.012, 0.035
+"""Sigma of a point, as a share of the crop's side, up to which it is trusted fully and from which not at all."""
+_KEPT_POINTS = 256
+"""Views whose points are kept: more than the people of a scene have together."""
+
+
+class AlignedRestorer:
+    """Restores aligned faces of 256 or 512 pixels with the embedded network."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint | None = None,
+        device: str | torch.device = "cpu",
+        crop_size: int = CROP_PX,
+        precision: torch.dtype = torch.float32,
+        landmarks: DenseLandmarks | None = None,
+    ) -> None:
+        """Raises `CheckpointError` for weights of another network, `ValueError` for a `crop_size` it is not for.
+
+        `precision`: of the convolutions. `landmarks`: finds the dense points; None = the embedded network.
+        """
+        if crop_size not in CROP_SIZES:
+            raise ValueError(f"crop_size must be one of {CROP_SIZES}, got {crop_size}")
+        self.crop_size = crop_size
+        self.device = torch.device(device)
+        self.network = build_aligned(checkpoint or load_embedded("aligned"))
+        self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._landmarks = landmarks or DenseLandmarks(device=self.device)
+        if self.device.type == "cpu":
+            crop = torch.zeros(1, 3, crop_size, crop_size)
+            one = torch.zeros(1, 1, 1, crop_size, crop_size)
+            pack_convolutions(
+                self.network, crop, crop[:, None], one, torch.zeros(1, 1), precision=precision
+            )
+        self._run = Mixed(self.network, precision if self.device.type != "cpu" else torch.float32)
+        # Points of views, found once: the same view always has the same points. The view is kept beside them, so that
+        # its id stays its own.
+        self._points: OrderedDict[int, tuple[Tensor, DensePoints]] = OrderedDict()
+
+    @torch.inference_mode()
+    def restore(self, requests: Sequence[Request]) -> list[Result]:
+        """One result per request, in order. Raises `ValueError` for crops or embeddings of another form.
+
+        The requests go one by one on a CPU, so that a result is the same to the bit in any company; on a GPU those
+        with the same number of views form a batch.
+        """
+        for request in requests:
+            _check(request.crop, self.crop_size)
+        if self.device.type == "cpu":
+            return [self._batch([request])[0] for request in requests]
+        results: dict[int, Result] = {}
+        by_count: dict[int, list[int]] = {}
+        for place, request in enumerate(requests):
+            by_count.setdefault(min(len(request.references), MOST_VIEWS), []).append(place)
+        for places in by_count.values():
+            results |= dict(zip(places, self._batch([requests[place] for place in places]), strict=True))
+        return [results[place] for place in range(len(requests))]
+
+    def _batch(self, requests: Sequence[Request]) -> list[Result]:
+        """Results of requests with the same number of views."""
+        crops = torch.stack([request.crop for request in requests]).to(self.device).float().div_(255)
+        inputs: list[Tensor] = [crops.contiguous(memory_format=torch.channels_last)]
+        if len(requests[0].references):
+            views, confidence = self._views(requests)
+            kinds = torch.full(views.shape[:2], REFERENCE, device=self.device)
+            inputs += [views, confidence, kinds]
+            anchors = [self._anchor(request.references) for request in requests]
+            inputs.append(torch.stack(anchors).to(self.device))
+        restored: Tensor = self._run(*inputs)  # (B, 3, S, S)
+        images = restored.float().mul_(255).round_().clamp_(0, 255).to(torch.uint8).contiguous().cpu()
+        return [Result(image) for image in images]
+
+    def _views(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
+        """Views laid onto the crops, (B, V, 3, S, S), and their confidence, (B, V, 1, S, S)."""
+        laid, sure = [], []
+        for request in requests:
+            face = self._landmarks.find(request.crop[None])
+            found = [self._points_of(crop) for crop in request.references.crops]
+            chosen = nearest_views(face.points[0], torch.stack([one.points[0] for one in found]))
+            pictures = torch.stack([_sized(request.references.crops[k], self.crop_size) for k in chosen])
+            certainty = certainty_of(face.sigma, self.crop_size).expand(len(chosen), -1)
+            picture, confidence = warp_views(
+                pictures.to(self.device).float().div_(255),
+                torch.stack([found[k].points[0] for k in chosen]).to(self.device),
+                face.points.expand(len(chosen), -1, -1).to(self.device),
+                certainty.to(self.device),
+            )
+            laid.append(picture)
+            sure.append(confidence)
+        return torch.stack(laid), torch.stack(sure)
+
+    def _points_of(self, view: Tensor) -> DensePoints:
+        """Points of a reference, in pixels of the restorer's own crop."""
+        key = id(view)
+        if key not in self._points:
+            found = self._landmarks.find(view[None])
+            scale = self.crop_size / view.shape[-1]
+            scaled = DensePoints((found.points + 0.5) * scale - 0.5, found.sigma * scale)
+            self._points[key] = view, scaled
+            if len(self._points) > _KEPT_POINTS:
+                self._points.popitem(last=False)
+        return self._points[key][1]
+
+    def _anchor(self, references: References) -> Tensor:
+        """The identity anchor; zero where the embeddings are not those of the embedded encoder."""
+        width = self.network.shape.anchor
+        if references.embeddings.shape[1] != width:
+            return torch.zeros(width)
+        return identity_anchor(references.embeddings.float().cpu())
+
+
+def build_aligned(checkpoint: Checkpoint) -> AlignedNetwork:
+    """An `AlignedNetwork` in evaluation mode from a checkpoint that carries its shape."""
+    parameters: dict[str, Any] = dict(checkpoint.parameters)
+    try:
+        network = AlignedNetwork(AlignedShape(**parameters))
+        network.load_state_dict(checkpoint.state)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{checkpoint.path}: not the weights of an `aligned` restorer") from error
+    return network.eval().requires_grad_(False)
+
+
+def nearest_views(face: Tensor, views: Tensor) -> list[int]:
+    """Places of at most `MOST_VIEWS` of `views`, (R, P, 2), nearest to `face`, (P, 2), in pose and expression."""
+    distances = similarity_residual(views, face.expand(len(views), -1, -1))
+    return [int(place) for place in distances.argsort()[:MOST_VIEWS]]
+
+
+def certainty_of(sigma: Tensor, side: int) -> Tensor:
+    """How far points are trusted, in [0, 1], from their sigma in pixels of a crop of `side`."""
+    return ((_UNSURE - sigma / side) / (_UNSURE - _SURE)).clamp(0, 1)
+
+
+def _sized(view: Tensor, side: int) -> Tensor:
+    """uint8 (3, S, S) of a view of any side."""
+    if view.shape[-1] == side:
+        return view
+    scaled = torch.nn.functional.interpolate(
+        view[None].float(), size=(side, side), mode="bicubic", antialias=True, align_corners=False
+    )
+    return scaled[0].round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _check(crop: Tensor, side: int) -> None:
+    if crop.dtype != torch.uint8 or tuple(crop.shape) != (3, side, side):
+        raise ValueError(f"crop must be uint8 (3, {side}, {side}), got {crop.dtype} {tuple(crop.shape)}")
