@@ -109,9 +109,7 @@ class AlignedNetwork(nn.Module):
             x = block(x, anchors)
         return self.trunk.enlarged(first + self.trunk.tail(x), self.fine(fine))
 
-    def _seen(
-        self, crops: Tensor, views: Tensor, confidence: Tensor, kinds: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _seen(self, crops: Tensor, views: Tensor, confidence: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
         """Features of the views (B, V, C, h, w) and the confidence of their cells (B, V, h, w)."""
         count = views.shape[1]
         difference = (views - crops[:, None]) * confidence
@@ -120,7 +118,10 @@ class AlignedNetwork(nn.Module):
         kind = kinds.flatten()[:, None, None, None].expand(-1, 1, *cells.shape[2:]).to(cells.dtype)
         features = self.view(torch.cat([cells, kind], 1))
         sure = F.avg_pool2d(confidence.flatten(0, 1), CELL_PX)
-        return features.unflatten(0, (-1, count)), sure.unflatten(0, (-1, count))[:, :, 0]
+        height, width = features.shape[2:]
+        return features.reshape(-1, count, features.shape[1], height, width), sure.reshape(
+            -1, count, height, width
+        )
 
 
 class Look(nn.Module):
@@ -139,20 +140,19 @@ class Look(nn.Module):
 
     def forward(self, x: Tensor, features: Tensor, sure: Tensor) -> Tensor:
         """What the views add to `x`, (B, C, h, w); exactly 0 where all confidence is 0."""
-        batch, count, width, height, across = features.shape
-        flat = features.flatten(0, 1)
+        batch, count, _, height, across = features.shape
+        flat, cells = features.flatten(0, 1), height * across
         query = self.query(x).flatten(2)  # (B, K, hw)
-        keys = F.unfold(self.key(flat), 3, padding=1).unflatten(0, (batch, count))
-        keys = keys.unflatten(2, (-1, 9))  # (B, V, K, 9, hw)
-        values = F.unfold(self.value(flat), 3, padding=1).unflatten(0, (batch, count)).unflatten(2, (-1, 9))
-        near = F.unfold(sure.flatten(0, 1)[:, None], 3, padding=1).unflatten(0, (batch, count))  # (B, V, 9, hw)
+        keys = F.unfold(self.key(flat), 3, padding=1).reshape(batch, count, -1, 9, cells)
+        values = F.unfold(self.value(flat), 3, padding=1).reshape(batch, count, -1, 9, cells)
+        near = F.unfold(sure.flatten(0, 1)[:, None], 3, padding=1).reshape(batch, count, 9, cells)
         logits = torch.einsum("bkp,bvkwp->bvwp", query, keys) / keys.shape[2] ** 0.5
         logits = logits + self.place[:, None] + near.clamp_min(1e-4).log()
         logits = logits.masked_fill(near <= 0, float("-inf")).flatten(1, 2)  # (B, 9V, hw)
-        nothing = self.none.to(logits.dtype).expand(batch, 1, logits.shape[2])
-        weights = torch.cat([logits, nothing], 1).softmax(1)[:, :-1].unflatten(1, (count, 9))
+        nothing = self.none.to(logits.dtype).expand(batch, 1, cells)
+        weights = torch.cat([logits, nothing], 1).softmax(1)[:, :-1].reshape(batch, count, 9, cells)
         gathered = torch.einsum("bvwp,bvcwp->bcp", weights, values)
-        result: Tensor = self.out(gathered.unflatten(2, (height, across)))
+        result: Tensor = self.out(gathered.reshape(batch, -1, height, across))
         return result
 
 

@@ -56,9 +56,7 @@ class AlignedRestorer:
         if self.device.type == "cpu":
             crop = torch.zeros(1, 3, crop_size, crop_size)
             one = torch.zeros(1, 1, 1, crop_size, crop_size)
-            pack_convolutions(
-                self.network, crop, crop[:, None], one, torch.zeros(1, 1), precision=precision
-            )
+            pack_convolutions(self.network, crop, crop[:, None], one, torch.zeros(1, 1), precision=precision)
         self._run = Mixed(self.network, precision if self.device.type != "cpu" else torch.float32)
         # Points of views, found once: the same view always has the same points. The view is kept beside them, so that
         # its id stays its own.

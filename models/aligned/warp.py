@@ -41,7 +41,9 @@ def warp_views(
     """
     side = views.shape[-1]
     scale = 256 / side
-    displacement, holds = displacement_between(view_points * scale, face_points * scale, certainty)
+    displacement, holds = displacement_between(
+        (view_points + 0.5) * scale - 0.5, (face_points + 0.5) * scale - 0.5, certainty
+    )
     whole = F.interpolate(displacement / scale, size=(side, side), mode="bilinear", align_corners=False)
     confidence = F.interpolate(holds, size=(side, side), mode="bilinear", align_corners=False)
     along = torch.arange(side, device=views.device, dtype=torch.float32)

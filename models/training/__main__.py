@@ -15,6 +15,7 @@ from configs import ConfigError, load
 from models.training.aligned import AlignedTask
 from models.training.encoder import EncoderTask
 from models.training.fast import FastTask
+from models.training.landmarks import LandmarkTask
 from models.training.loop import Task, TrainingConfig, TrainingError, train, training_device
 from models.weights import CheckpointError
 
@@ -47,6 +48,10 @@ def _start(config: TrainingConfig, arguments: argparse.Namespace) -> None:
         _run(EncoderTask(config.encoder, config.faces, config.cache, config.seed, device), config, arguments)
     elif config.task == "fast":
         _run(FastTask(config.fast, config.faces, config.cache, config.seed, device), config, arguments)
+    elif config.task == "landmarks":
+        _run(
+            LandmarkTask(config.landmarks, config.faces, config.cache, config.seed, device), config, arguments
+        )
     elif config.task == "autoencoder":
         from models.training.autoencoder import (
             AutoencoderTask,  # what does not need diffusers trains without it
@@ -59,7 +64,9 @@ def _start(config: TrainingConfig, arguments: argparse.Namespace) -> None:
 
         _run(FlowTask(config.flow, config.faces, config.cache, config.seed, device), config, arguments)
     else:
-        raise ConfigError(f"task must be aligned, encoder, fast, autoencoder or flow, got {config.task!r}")
+        raise ConfigError(
+            f"task must be aligned, encoder, fast, landmarks, autoencoder or flow, got {config.task!r}"
+        )
 
 
 def _run(task: Task[B], config: TrainingConfig, arguments: argparse.Namespace) -> None:

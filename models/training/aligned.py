@@ -87,9 +87,7 @@ class AlignedSettings:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if self.part_px % CELL_PX or not CELL_PX <= self.part_px <= SIDE_PX:
-            raise ValueError(
-                f"part_px must be a multiple of {CELL_PX} up to {SIDE_PX}, got {self.part_px}"
-            )
+            raise ValueError(f"part_px must be a multiple of {CELL_PX} up to {SIDE_PX}, got {self.part_px}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,9 +180,17 @@ class AlignedTask:
         parts = [degraded, _cut(targets, corners, size), views, confidence]
         if random.random() < 0.5:
             parts = [part.flip(-1) for part in parts]
-        tensors = [part.contiguous().to(self.device) for part in (*parts, view_kinds, anchors)]
-        shift = torch.from_numpy(random.integers(0, 8, 2))
-        return AlignedBatch(*tensors, shift, size == SIDE_PX)
+        degraded, targets, views, confidence = (part.contiguous().to(self.device) for part in parts)
+        return AlignedBatch(
+            degraded,
+            targets,
+            views,
+            confidence,
+            view_kinds.to(self.device),
+            anchors.to(self.device),
+            torch.from_numpy(random.integers(0, 8, 2)),
+            size == SIDE_PX,
+        )
 
     def _sample(self, random: np.random.Generator) -> _Sample:
         """One face with its views, not yet cut and degraded."""
@@ -192,11 +198,17 @@ class AlignedTask:
         references: list[tuple[Picture, NDArray[np.float32]]] = []
         anchor = torch.zeros(self.embeddings.shape[2])
         has_references = random.random() >= settings.no_views
-        index = int((self.paired if has_references and random.random() < 0.8 else self.targets).draw(random, 1)[0])
-        neighbours = int(random.integers(1, settings.most_views + 1)) if random.random() < settings.neighbours else 0
+        index = int(
+            (self.paired if has_references and random.random() < 0.8 else self.targets).draw(random, 1)[0]
+        )
+        neighbours = (
+            int(random.integers(1, settings.most_views + 1)) if random.random() < settings.neighbours else 0
+        )
         if has_references:
             chosen = self._references_of(index, random, int(random.integers(1, settings.most_views + 1)))
-            references = [(_worn(self.faces.pictures[one], random, one == index), self.points[one]) for one in chosen]
+            references = [
+                (_worn(self.faces.pictures[one], random, one == index), self.points[one]) for one in chosen
+            ]
             if random.random() >= settings.no_anchor:
                 anchor = identity_anchor(self.embeddings[chosen, 0])
         references = references[: settings.most_views - min(neighbours, settings.most_views - 1)]
@@ -204,7 +216,7 @@ class AlignedTask:
         picture, points = np.array(self.faces.pictures[index]), self.points[index]
         if random.random() < 0.5:
             angle, scale = random.triangular(-8, 0, 8), float(np.exp(random.triangular(-0.1, 0, 0.1)))
-            matrix = cv2.getRotationMatrix2D((SIDE_PX / 2, SIDE_PX / 2), angle, scale)
+            matrix = np.asarray(cv2.getRotationMatrix2D((SIDE_PX / 2, SIDE_PX / 2), angle, scale), np.float64)
             matrix[:, 2] += random.triangular(-0.03, 0, 0.03, 2) * SIDE_PX
             picture = cv2.warpAffine(
                 picture, matrix, (SIDE_PX, SIDE_PX), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101

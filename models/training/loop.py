@@ -30,6 +30,7 @@ from models.training.aligned import AlignedSettings
 from models.training.encoder import EncoderSettings
 from models.training.fast import FastSettings
 from models.training.flow_settings import AutoencoderSettings, FlowSettings
+from models.training.landmarks import LandmarkSettings
 from models.training.state import Stateful, begin_with, resume, save_state
 from models.weights import load_checkpoint, save_checkpoint
 
@@ -42,7 +43,7 @@ class TrainingConfig:
     """One recipe, counted in images, so the batch size may change without changing the schedule."""
 
     task: str
-    """`aligned`, `encoder`, `fast`, `autoencoder` or `flow`."""
+    """`aligned`, `encoder`, `fast`, `landmarks`, `autoencoder` or `flow`."""
     faces: Path
     """Folder of aligned faces with their index."""
     cache: Path
@@ -80,6 +81,7 @@ class TrainingConfig:
     aligned: AlignedSettings = field(default_factory=AlignedSettings)
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     fast: FastSettings = field(default_factory=FastSettings)
+    landmarks: LandmarkSettings = field(default_factory=LandmarkSettings)
     autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
     flow: FlowSettings = field(default_factory=FlowSettings)
 

@@ -22,8 +22,9 @@ ARCHITECTURES = {
     "encoder": "models.recogniser.Encoder",
     "fast": "models.fast.network.FastNetwork",
     "iconface": "models.iconface.model.IconFaceModel",
+    "landmarks": "models.landmarks.LandmarkNetwork",
 }
-TASKS = {"encoder": "encoder", "fast": "fast", "iconface": "flow"}
+TASKS = {"encoder": "encoder", "fast": "fast", "iconface": "flow", "landmarks": "landmarks"}
 LICENCE = (
     "non-commercial (trained partly on CelebAMask-HQ and on generated faces that came without a licence)"
 )
