@@ -10,6 +10,7 @@ import torch
 
 from configs import ConfigError
 from models.adaface import AdaFaceRecogniser
+from models.aligned.restorer import AlignedRestorer
 from models.arcface import ArcFaceRecogniser
 from models.detector import CenterFaceDetector, InsightFaceDetector
 from models.fast.restorer import FastRestorer
@@ -27,8 +28,8 @@ AUTO = "fast"
 """What `--restorer auto` means: of the restorers whose weights ship, the best by the README's table of figures."""
 # Settings that change nothing for the others; the seed is everybody's, as --seed asks for it.
 MEANT_FOR = {
-    "crop_size": ("fast",),
-    "precision": ("fast", "iconface"),
+    "crop_size": ("aligned", "fast"),
+    "precision": ("aligned", "fast", "iconface"),
     "steps": ("iconface", "klein"),
     "guidance": ("iconface", "klein"),
     "image_guidance": ("iconface",),
@@ -79,6 +80,8 @@ def build_restorer(config: RestorerConfig) -> Restorer | None:
     _refuse_settings_of_others(config, kind)
     device = restorer_device(config.device)
     precision = resolved_precision(config)
+    if kind == "aligned":
+        return AlignedRestorer(checkpoint, device, config.crop_size, precision)
     if kind == "fast":
         return FastRestorer(checkpoint, device, config.crop_size, config.engine, precision)
     if kind in ("iconface", "klein"):
@@ -123,11 +126,11 @@ def _kind_and_checkpoint(name: str) -> tuple[str, Checkpoint | None]:
     """The kind that stands behind `restorer.kind`, and the weights that it names if they are ours."""
     if name == "auto":
         return AUTO, None
-    if name in ("none", "fast", "iconface", "klein") or _is_stranger(name):
+    if name in ("none", "aligned", "fast", "iconface", "klein") or _is_stranger(name):
         return name, None
     if Path(name).suffix in WEIGHTS and not Path(name).expanduser().exists():
         raise CheckpointError(f"{name}: no such file of weights")
-    path = _existing(name, "restorer.kind", "auto, fast, iconface, klein, none")
+    path = _existing(name, "restorer.kind", "auto, aligned, fast, iconface, klein, none")
     if not is_own(path):
         return "spandrel", None
     checkpoint = load_checkpoint(path)
@@ -139,8 +142,9 @@ def _kind_and_checkpoint(name: str) -> tuple[str, Checkpoint | None]:
         raise CheckpointError(
             f"{path}: an adapter for klein; use --restorer klein --set restorer.adapter={path}"
         )
-    # A flow restorer's header has a transformer and an autoencoder.
-    return "iconface" if "network" in checkpoint.parameters else "fast", checkpoint
+    # A flow restorer's header has a transformer and an autoencoder, that of `aligned` the blocks of its trunk.
+    marks = {"network": "iconface", "blocks": "aligned"}
+    return next((kind for mark, kind in marks.items() if mark in checkpoint.parameters), "fast"), checkpoint
 
 
 def _refuse_settings_of_others(config: RestorerConfig, kind: str) -> None:

@@ -33,7 +33,7 @@ from models.evaluation.encoder import (
 )
 from models.evaluation.faces import PRESETS, read_album, read_clip_views, read_faces, read_pairs
 from models.evaluation.meter import Meter
-from models.evaluation.methods import fast_method, iconface_methods
+from models.evaluation.methods import aligned_method, fast_method, iconface_methods
 from models.evaluation.plots import write_norm_plot
 from models.evaluation.restoration import Experiment, experiment
 from models.evaluation.scores import difference_table, table
@@ -78,13 +78,12 @@ def _restoration(arguments: argparse.Namespace, recogniser: EmbeddedRecogniser) 
     precision = PRECISIONS[arguments.precision]
     methods = [
         fast_method(arguments.fast, precision),
-        *iconface_methods(
-            arguments.iconface,
-            arguments.steps,
-            precision=precision,
-            usual=SamplingSettings(guidance=arguments.guidance),
-        ),
+        *([] if "aligned" in arguments.without else [aligned_method(arguments.aligned, precision)]),
     ]
+    if "iconface" not in arguments.without:
+        usual = SamplingSettings(guidance=arguments.guidance)
+        methods += iconface_methods(arguments.iconface, arguments.steps, precision=precision, usual=usual)
+
     meter = Meter(recogniser, arguments.perceptual, Cache(arguments.cache), judge=not arguments.no_judge)
     count = arguments.count
     albums = {"faces": [[face] for face in read_faces(arguments.faces, count)]}
@@ -151,6 +150,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--fast", type=Path, help="checkpoint instead of the embedded one")
     parser.add_argument(
         "--iconface", type=Path, help="flow restorer's checkpoint instead of the embedded one, if any"
+    )
+    parser.add_argument("--aligned", type=Path, help="checkpoint instead of the embedded one")
+    parser.add_argument(
+        "--without", action="append", default=[], choices=("aligned", "iconface"), help="leave a restorer out"
     )
     parser.add_argument("--steps", type=_steps, default="1,2,4", help="of iconface; default %(default)s")
     parser.add_argument("--guidance", type=float, help="of iconface by references; default as it is used")

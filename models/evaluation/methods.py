@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 import models
+from models.aligned.restorer import AlignedRestorer
 from models.evaluation.cache import Cache, key_of
 from models.evaluation.faces import SIDE_PX
 from models.fast.restorer import FastRestorer
@@ -20,7 +21,7 @@ from models.protocols import References, Request, Restorer
 from models.training.degrade import Picture
 from models.weights import EMBEDDED, Checkpoint, CheckpointError, load_checkpoint, load_embedded
 
-_CODE = ("*.py", "fast/*.py", "iconface/*.py")
+_CODE = ("*.py", "aligned/*.py", "fast/*.py", "iconface/*.py")
 """All that restorers are written in, and some more: better one result too many worked out again."""
 
 
@@ -39,6 +40,13 @@ def fast_method(path: Path | None, precision: torch.dtype = torch.float32) -> Me
     checkpoint = load_checkpoint(path) if path else load_embedded("fast")
     restorer = FastRestorer(checkpoint, precision=precision)
     return Method("fast", restorer, _key("fast", checkpoint, precision))
+
+
+def aligned_method(path: Path | None, precision: torch.dtype = torch.float32) -> Method:
+    """`aligned` with the checkpoint at `path`, or with the shipped one."""
+    checkpoint = load_checkpoint(path) if path else load_embedded("aligned")
+    restorer = AlignedRestorer(checkpoint, precision=precision)
+    return Method("aligned", restorer, _key("aligned", checkpoint, precision))
 
 
 def iconface_methods(
@@ -92,7 +100,11 @@ def _key(
     """From the contents of the files and of the code; the number of threads decides in which order sums are made."""
     folder = Path(models.__file__).parent
     files = [path for pattern in _CODE for path in sorted(folder.glob(pattern))]
-    files.append(EMBEDDED / "encoder.safetensors")  # restorers look at crops with the shipped encoder
+    # Restorers look at crops with the shipped encoder, and `aligned` finds points with the shipped landmarks.
+    files += [
+        EMBEDDED / f"{used}.safetensors"
+        for used in ("encoder", *(("landmarks",) if name == "aligned" else ()))
+    ]
     if checkpoint.path is not None:
         files.append(checkpoint.path)
     contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]

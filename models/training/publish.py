@@ -19,15 +19,24 @@ from models.training.shards import read_rows
 from models.weights import EMBEDDED, CheckpointError, load_checkpoint
 
 ARCHITECTURES = {
+    "aligned": "models.aligned.network.AlignedNetwork",
     "encoder": "models.recogniser.Encoder",
     "fast": "models.fast.network.FastNetwork",
     "iconface": "models.iconface.model.IconFaceModel",
     "landmarks": "models.landmarks.LandmarkNetwork",
 }
-TASKS = {"encoder": "encoder", "fast": "fast", "iconface": "flow", "landmarks": "landmarks"}
+TASKS = {
+    "aligned": "aligned",
+    "encoder": "encoder",
+    "fast": "fast",
+    "iconface": "flow",
+    "landmarks": "landmarks",
+}
 LICENCE = (
     "non-commercial (trained partly on CelebAMask-HQ and on generated faces that came without a licence)"
 )
+NOTICES = {"aligned": "trained on from Real-ESRGAN x4plus, BSD-3-Clause, see NOTICE"}
+"""What stands in the manifest beside the licence."""
 
 
 def main() -> None:
@@ -64,6 +73,7 @@ def publish(name: str, recipe: Path, date: str, folder: Path = EMBEDDED) -> None
         "sha256": hashlib.sha256(content).hexdigest(),
         "architecture": ARCHITECTURES[name],
         "licence": LICENCE,
+        **({"notice": NOTICES[name]} if name in NOTICES else {}),
         "origins": sorted({row.origin for row in read_rows(config.faces) if row.true_px > 0}),
         "recipe": f"configs/{recipe.name}",
         "recipe_sha256": hashlib.sha256(recipe.read_bytes()).hexdigest(),

@@ -211,7 +211,18 @@ def test_restorers_stand_beside_each_other_in_the_report(
     caplog.set_level("INFO")
     monkeypatch.setattr(evaluate, "PRESETS", {"severe": PRESETS["severe"]})
     pairs = str(folder_of_faces(tmp_path / "pairs"))
-    words = ["--faces", pairs, "--pairs", pairs, "--count", "2", "--only", "restoration"]
+    words = [
+        "--faces",
+        pairs,
+        "--pairs",
+        pairs,
+        "--count",
+        "2",
+        "--only",
+        "restoration",
+        "--without",
+        "aligned",
+    ]
     words += ["--iconface", str(save_iconface(tmp_path / "flow.safetensors")), "--steps", "2,1"]
     words += ["--json", str(tmp_path / "report.json"), "--sheet", str(tmp_path / "sheet.png")]
     evaluate_with(monkeypatch, *words)
@@ -243,7 +254,18 @@ def test_each_folder_goes_through_both_kinds_of_damage(
         return Experiment({}, [], [])
 
     monkeypatch.setattr(evaluate, "experiment", noted)
-    words = ["--faces", pairs, "--pairs", pairs, "--clip-faces", clips, "--only", "restoration"]
+    words = [
+        "--faces",
+        pairs,
+        "--pairs",
+        pairs,
+        "--clip-faces",
+        clips,
+        "--only",
+        "restoration",
+        "--without",
+        "aligned",
+    ]
     evaluate_with(monkeypatch, *words, "--json", str(tmp_path / "report.json"))
     albums = (([1, 1, 1, 1], 0), ([2, 2], 1000), ([4, 4], 2000))
     assert calls == [(*album, preset) for album in albums for preset in (MODERATE, SEVERE)]
@@ -267,7 +289,7 @@ def test_steps_that_are_no_numbers_get_a_sentence(
 
 
 def test_a_missing_checkpoint_gets_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["--faces", str(tmp_path), "--only", "restoration"]
+    words = ["--faces", str(tmp_path), "--only", "restoration", "--without", "aligned"]
     with pytest.raises(SystemExit, match=r"error: .*none\.safetensors: not a readable safetensors file"):
         evaluate_with(monkeypatch, *words, "--iconface", str(tmp_path / "none.safetensors"))
 
