@@ -2,10 +2,12 @@
 
 The trunk is the RRDB network of ESRGAN (arXiv 1809.00219) with the weights of Real-ESRGAN (arXiv 2107.10833, BSD-3) as
 its start. It works at a quarter of the crop: it sees the crop's mean over 4 x 4 pixels through its first convolution,
-and the crop itself pixel-unshuffled beside it. Views enter at three depths: each cell of the face looks at 3 x 3 cells
-of every view, weighted by likeness and confidence, and may choose none. So the order of views does not matter, a view
-of confidence 0 changes nothing, and without views the network is the single-picture one. Fine detail of the crop and
-of the views also enters at full resolution, before the last two convolutions. The identity anchor modulates the blocks
+and the crop itself pixel-unshuffled beside it. Views enter first as pictures: the fine band of a reference is added to
+the crop, and a frame beside this one is averaged with it, as far as a score per cell asks for it. Then they enter at
+three depths: each cell of the face looks at 3 x 3 cells of every view, weighted by likeness and confidence, and may
+choose none. So the order of views does not matter, a view of confidence 0 changes nothing, and without views the
+network is the single-picture one. Fine detail of the crop and of the views also enters at full resolution, before the
+last two convolutions. The identity anchor modulates the blocks
 through layers without bias (FiLM, arXiv 1709.07871): a zero anchor changes nothing.
 
 Shapes: B crops, V views of each, C channels, H W pixels of a crop or of a part of it (multiples of 4), D width of the
@@ -66,6 +68,10 @@ class AlignedNetwork(nn.Module):
             nn.LeakyReLU(_SLOPE),
             nn.Conv2d(width, width, 3, padding=1),
         )
+        self.score = nn.Sequential(
+            nn.Conv2d(width + unshuffled, width, 3, padding=1), nn.LeakyReLU(_SLOPE), _silent(width, 1, 3)
+        )
+        """How much of each view is laid over the crop, against none."""
         self.looks = nn.ModuleList(Look(width, shape.keys) for _ in self._depths)
         # The crop, the mean view and its confidence, at full resolution.
         self.fine = _silent(7, width, 3, bias=False)
@@ -89,18 +95,16 @@ class AlignedNetwork(nn.Module):
         `confidence`: float (B, V, 1, H, W) in [0, 1]; `kinds`: float (B, V) of `REFERENCE` and `NEIGHBOUR`. All
         three or none. `anchors`: float (B, D), unit length or zero.
         """
-        x: Tensor = self.trunk.first(F.avg_pool2d(crops, CELL_PX))
-        x = x + self.detail(F.pixel_unshuffle(crops, CELL_PX))
         seen: tuple[Tensor, Tensor] | None = None
-        fine = F.pad(crops, (0, 0, 0, 0, 0, 4))
+        picture, fine = crops, F.pad(crops, (0, 0, 0, 0, 0, 4))
         if views is not None and views.shape[1]:
             if confidence is None or kinds is None:
                 raise ValueError("views come with their confidence and their kinds")
             seen = self._seen(crops, views, confidence, kinds)
-            total = confidence.sum(1)  # (B, 1, H, W)
-            mean = (views * confidence).sum(1) / total.clamp_min(1e-6)
-            sure = confidence.amax(1)
-            fine = torch.cat([crops, (mean - crops) * sure, sure], 1)
+            picture = self._laid_over(crops, views, confidence, kinds, seen)
+            fine = torch.cat([crops, picture - crops, confidence.amax(1)], 1)
+        x: Tensor = self.trunk.first(F.avg_pool2d(picture, CELL_PX))
+        x = x + self.detail(F.pixel_unshuffle(picture, CELL_PX))
         first = x
         for place, block in enumerate(self.trunk.body):
             if seen is not None and place in self._depths:
@@ -108,6 +112,20 @@ class AlignedNetwork(nn.Module):
                 x = x + look(x, *seen)
             x = block(x, anchors)
         return self.trunk.enlarged(first + self.trunk.tail(x), self.fine(fine))
+
+    def _laid_over(
+        self, crops: Tensor, views: Tensor, confidence: Tensor, kinds: Tensor, seen: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """`crops` with the fine band of references added and neighbours averaged in, (B, 3, H, W)."""
+        features, sure = seen
+        cells = F.pixel_unshuffle(crops, CELL_PX)[:, None].expand(-1, views.shape[1], -1, -1, -1)
+        scores = self.score(torch.cat([features, cells.to(features.dtype)], 2).flatten(0, 1))
+        scores = scores.reshape(sure.shape).float().masked_fill(sure <= 0, float("-inf"))
+        weights = torch.cat([scores, torch.zeros_like(scores[:, :1])], 1).softmax(1)[:, :-1]  # (B, V, h, w)
+        weights = F.interpolate(weights, scale_factor=CELL_PX, mode="bilinear", align_corners=False)
+        bands = _fine_band(views.flatten(0, 1)).reshape(views.shape)
+        added = torch.where(kinds[:, :, None, None, None] == NEIGHBOUR, views - crops[:, None], bands)
+        return crops + (weights[:, :, None] * confidence * added).sum(1)
 
     def _seen(self, crops: Tensor, views: Tensor, confidence: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
         """Features of the views (B, V, C, h, w) and the confidence of their cells (B, V, h, w)."""
@@ -122,6 +140,18 @@ class AlignedNetwork(nn.Module):
         return features.reshape(-1, count, features.shape[1], height, width), sure.reshape(
             -1, count, height, width
         )
+
+
+def _fine_band(pictures: Tensor) -> Tensor:
+    """What is finer than about 12 pixels in `pictures`, (B, C, H, W): detail of a face without its light."""
+    kernel = pictures.new_tensor([1, 4, 6, 4, 1]) / 16
+    wide = F.avg_pool2d(pictures, CELL_PX)
+    channels = wide.shape[1]
+    for _ in range(2):
+        padded = F.pad(wide, (2, 2, 2, 2), mode="replicate")
+        across = F.conv2d(padded, kernel.reshape(1, 1, 1, 5).repeat(channels, 1, 1, 1), groups=channels)
+        wide = F.conv2d(across, kernel.reshape(1, 1, 5, 1).repeat(channels, 1, 1, 1), groups=channels)
+    return pictures - F.interpolate(wide, scale_factor=CELL_PX, mode="bilinear", align_corners=False)
 
 
 class Look(nn.Module):
