@@ -23,14 +23,11 @@ import numpy as np
 import configs
 from configs import ConfigError
 from models.weights import CheckpointError
-from pipeline.bench.calls import calls, chosen_calls
-from pipeline.bench.endless import Form
-from pipeline.bench.endurance import endurance
-from pipeline.bench.film_wear import landmarks
-from pipeline.bench.flicker import WarpingErrors
-from pipeline.bench.live import live, read_rate, read_size
+from pipeline.bench.live import Form, calls, chosen_calls, live, read_rate, read_size
+from pipeline.bench.memory import endurance
 from pipeline.bench.pixels import pixels
 from pipeline.bench.speed import child, networks, seconds_of, transcode
+from pipeline.bench.steadiness import WarpingErrors, landmarks
 from pipeline.bench.throughput import table, ways
 from pipeline.config import PipelineConfig
 from pipeline.flow import run

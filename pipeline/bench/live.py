@@ -4,22 +4,90 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import av
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline.bench.endless import Form, write_endless
+from configs import ConfigError
 from pipeline.bench.throughput import machine
 from pipeline.config import PipelineConfig
 from pipeline.live.addresses import sink_address, source_address
 from pipeline.live.command import restore_live
 from pipeline.live.report import Delays, LiveReport
+
+_MOST_FRAMES = 150
+"""More are left out: all lie in memory at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a clip is brought to; None leaves it as it is."""
+
+    size: tuple[int, int] | None = None
+    """Width and height in pixels, both even; the middle of the picture fills them."""
+    rate: Fraction | None = None
+    """Frames per second, every frame kept."""
+
+
+def write_endless(clip: Path, output: Path, seconds: float, form: Form) -> None:
+    """Writes the first frames of `clip` forth and back, over and over, for `seconds`, as H.264 for low delay.
+
+    Forth and back, so that nothing jumps where it begins anew. Encoded once, and repeated packet by packet.
+    """
+    with av.open(str(clip)) as source:
+        video = source.streams.video[0]
+        rate = form.rate or Fraction(video.average_rate or 25)
+        frames = [_formed(frame, form.size) for frame in islice(source.decode(video), _MOST_FRAMES)]
+    if not frames:
+        raise ValueError(f"{clip}: has no frames")
+    height, width = frames[0].shape[0] * 2 // 3, frames[0].shape[1]
+    with av.open(str(output), "w") as target:
+        options = {"preset": "veryfast", "tune": "zerolatency", "crf": "22"}
+        stream: Any = target.add_stream("libx264", rate=rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        packets = list(_encoded(stream, [*frames, *frames[-2:0:-1]], rate))
+        for number in range(math.ceil(seconds * rate)):
+            data, is_key = packets[number % len(packets)]
+            packet = av.Packet(data)
+            packet.stream, packet.time_base = stream, 1 / rate
+            packet.pts = packet.dts = number
+            packet.is_keyframe = is_key
+            target.mux(packet)
+
+
+def _formed(frame: av.VideoFrame, size: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """`frame` as YUV 4:2:0 planes one below the other, uint8 (H * 3 / 2, W)."""
+    if size is None:
+        size = (frame.width // 2 * 2, frame.height // 2 * 2)
+    scale = max(size[0] / frame.width, size[1] / frame.height)
+    large = max(round(frame.width * scale), size[0]), max(round(frame.height * scale), size[1])
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    image = cv2.resize(frame.to_ndarray(format="rgb24"), large, interpolation=how)
+    left, top = (large[0] - size[0]) // 2, (large[1] - size[1]) // 2
+    middle = np.ascontiguousarray(image[top : top + size[1], left : left + size[0]], np.uint8)
+    return np.asarray(av.VideoFrame.from_ndarray(middle, "rgb24").to_ndarray(format="yuv420p"), np.uint8)
+
+
+def _encoded(stream: Any, frames: list[NDArray[np.uint8]], rate: Fraction) -> Iterator[tuple[bytes, bool]]:
+    for index, planes in enumerate(frames):
+        native = av.VideoFrame.from_ndarray(planes, "yuv420p")
+        native.pts, native.time_base = index, 1 / rate
+        yield from ((bytes(packet), packet.is_keyframe) for packet in stream.encode(native))
+    yield from ((bytes(packet), packet.is_keyframe) for packet in stream.encode(None))
+
 
 _WINDOW_SECONDS = 5.0
 """Over so long the output's rate is compared with the input's: a frame more or less at either end is 1 % of it."""
@@ -172,3 +240,93 @@ def memory_mib() -> float:
         return 0.0
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A row of the table."""
+
+    name: str
+    size: str
+    """As in 1280x720."""
+    rate: int
+    """Frames per second."""
+    faces: int
+    """1 or 2: which clip is played."""
+    settings: tuple[str, ...] = ()
+
+
+CALLS = (
+    Call("640x360, 25 per second", "640x360", 25, 1),
+    Call("640x480, 30 per second", "640x480", 30, 1),
+    Call("1280x720, 30 per second", "1280x720", 30, 1),
+    Call("1280x720, 30 per second, two faces", "1280x720", 30, 2),
+    Call("640x480, iconface, 1 step", "640x480", 30, 1, ("restorer.kind=iconface", "restorer.steps=1")),
+)
+
+
+def chosen_calls(only: str) -> list[Call]:
+    """The rows with one of the words of `only`, a comma between each, in their name; all for "". Raises ConfigError."""
+    found = [call for call in CALLS if any(word in call.name for word in only.split(","))]
+    if not found:
+        rows = "; ".join(call.name for call in CALLS)
+        raise ConfigError(f"--only: no row has {only!r} in its name; there are: {rows}")
+    return found
+
+
+def calls(
+    clips: list[Path], seconds: float, chosen: list[Call], changes: list[str], output: Path | None
+) -> list[dict[str, Any]]:
+    """Delay, rates, steps and memory of calls of several sizes: CLIP with one face, and one with two if there is one.
+
+    Each row is `python -m pipeline.bench live` in a process of its own, so that its memory is its own.
+    """
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        figures = Path(name) / "row.json"
+        for call in chosen:
+            if call.faces > len(clips):
+                print(f"{call.name}: left out, as there is no second clip", file=sys.stderr)
+                continue
+            command = [sys.executable, "-m", "pipeline.bench", "live", str(clips[call.faces - 1])]
+            command += ["--seconds", f"{seconds:g}", "--size", call.size, "--rate", str(call.rate)]
+            for change in (*call.settings, *changes):
+                command += ["--set", change]
+            subprocess.run(
+                [*command, "--json", str(figures)], check=True, stdout=sys.stderr, stdin=subprocess.DEVNULL
+            )
+            rows.append({"name": call.name, **json.loads(figures.read_text(encoding="utf-8"))})
+    print(as_table(rows))
+    if output is not None:
+        output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return rows
+
+
+def as_table(rows: list[dict[str, Any]]) -> str:
+    """`rows`, as `live` writes them, each with a name, in Markdown."""
+    heads = (
+        "call",
+        "frames/s in",
+        "out (worst 5 s)",
+        "delay p50 / p95 / p99 ms",
+        "frames restored",
+        "by step",
+    )
+    lines = [
+        "| " + " | ".join((*heads, "MiB after warm-up, at the end")) + " |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        delay, memory, written = row["delay_ms"], row["memory_mib"], max(row["written"], 1)
+        steps = sorted(row["steps"].items(), key=lambda step: -step[1])
+        cells = [
+            row["name"],
+            f"{row['frames_per_second_in']:.1f}",
+            f"{row['frames_per_second_out']:.1f} ({100 * row['out_for_in_worst']:.0f} %)",
+            f"{delay['p50']} / {delay['p95']} / {delay['p99']}",
+            f"{100 * row['frames_restored'] / written:.0f} %",
+            ", ".join(f"{name} {100 * count / written:.0f} %" for name, count in steps),
+            f"{memory['after_warm_up']:.0f}, {memory['end']:.0f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -27,13 +27,10 @@ from models.recogniser import EmbeddedRecogniser
 from models.weights import CheckpointError
 from pipeline.build import build_detector
 from pipeline.config import PipelineConfig
-from pipeline.evaluation.clips import Clip, degraded_clip, plain_clip
-from pipeline.evaluation.degrade import STRENGTHS
+from pipeline.evaluation.clips import STRENGTHS, Clip, degraded_clip, plain_clip
 from pipeline.evaluation.meter import Instruments
-from pipeline.evaluation.plots import write_plots
 from pipeline.evaluation.rows import measure_clip, read_trials
-from pipeline.evaluation.scores import ClipScores
-from pipeline.evaluation.table import as_json, notes, table
+from pipeline.evaluation.scores import ClipScores, as_json, notes, table, write_plots
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

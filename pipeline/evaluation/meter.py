@@ -15,17 +15,22 @@ from models.evaluation.measures import SqueezeDistance, psnr, ssim
 from models.protocols import Detector, Recogniser
 from models.training.degrade import Picture
 from pipeline.evaluation.measures import (
+    FACE_SQUARE,
+    SIDE_PX,
     SMALLEST_PX,
     FlowMeter,
+    Place,
     Plane,
+    Window,
     embedding_distance,
     landmark_jitter,
+    regions,
     relative_change,
     sharpness,
     unit,
     warping_error,
+    window_around,
 )
-from pipeline.evaluation.regions import FACE_SQUARE, SIDE_PX, Place, Window, regions, window_around
 from pipeline.evaluation.scores import Metric, Row
 from pipeline.pixels.colour import luma_region, read_crop, rgb_thumbnail
 from pipeline.pixels.geometry import Geometry

@@ -19,17 +19,15 @@ from configs import ConfigError
 from pipeline.config import PipelineConfig
 from pipeline.errors import SinkError
 from pipeline.frames import Frame
-from pipeline.live.addresses import Address, sink_address, source_address
-from pipeline.live.cameras import cameras
+from pipeline.live.addresses import Address, cameras, sink_address, source_address
 from pipeline.live.capture import TICK, Capture
 from pipeline.live.faces import Faces
 from pipeline.live.ladder import steps
-from pipeline.live.outlet import Outlet
 from pipeline.live.quick import Quick, quick_beside
 from pipeline.live.remembered import keep, recall
 from pipeline.live.report import LiveReport
 from pipeline.live.run import Watch, run
-from pipeline.live.sinks import NullSink, holds_sound, open_sink
+from pipeline.live.sinks import NullSink, Outlet, holds_sound, open_sink
 from pipeline.live.sound import SoundQueue
 from pipeline.live.sources import Opened, Wanted
 from pipeline.live.worker import Worker

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
@@ -19,9 +20,10 @@ from configs import ConfigError
 from pipeline.errors import SinkError
 from pipeline.live import y4m
 from pipeline.live.addresses import Address
-from pipeline.live.capture import TICK
-from pipeline.live.sound import Sound, SoundFormat
-from pipeline.live.voice import Voice
+from pipeline.live.capture import TICK, Newest
+from pipeline.live.settings import LiveConfig
+from pipeline.live.sound import Sound, SoundFormat, SoundQueue, Voice
+from pipeline.media.coding import planes_of
 from pipeline.media.encode import CONTAINERS, EncodeConfig
 from pipeline.media.partial import PartialFile
 from pipeline.media.planar import repack
@@ -268,3 +270,120 @@ def open_sink(
     if address.kind == "virtual":
         return VirtualCamera(address, first, rate)
     return EncodedSink(address, first, rate, encode, overwrite=overwrite, sound=sound)
+
+
+_COLOURS = {
+    "gray": "mono",
+    "yuv411p": "411",
+    "yuv420p": "420mpeg2",
+    "yuvj420p": "420jpeg",
+    "yuv422p": "422",
+    "yuvj422p": "422",
+    "yuv444p": "444",
+    "yuvj444p": "444",
+    "yuv420p10le": "420p10",
+    "yuv422p10le": "422p10",
+    "yuv444p10le": "444p10",
+}
+FORMATS = tuple(_COLOURS)
+"""Pixel formats that can be written."""
+_FULL = 2
+
+
+def header(native: av.VideoFrame, rate: Fraction) -> bytes:
+    """The first line, for frames like `native` of one of `FORMATS`, `rate` a second."""
+    colours = _COLOURS[native.format.name]
+    if native.format.name == "yuv420p" and native.color_range == _FULL:
+        colours = "420jpeg"
+    span = "FULL" if native.color_range == _FULL or "yuvj" in native.format.name else "LIMITED"
+    return (
+        f"YUV4MPEG2 W{native.width} H{native.height} F{rate.numerator}:{rate.denominator} Ip A1:1 "
+        f"C{colours} XCOLORRANGE={span}\n"
+    ).encode()
+
+
+def write_frame(file: BinaryIO, native: av.VideoFrame) -> None:
+    """Writes the planes of `native`."""
+    file.write(b"FRAME\n")
+    for plane in planes_of(native):
+        file.write(plane.tobytes())
+    file.flush()
+
+
+class Outlet(NullSink):
+    """The sink that `make` makes, behind a hand-over that keeps the newest picture alone, and the sound up to it."""
+
+    def __init__(
+        self,
+        make: Callable[[], NullSink],
+        config: LiveConfig,
+        tell: Callable[[str], None] = lambda sentence: None,
+    ) -> None:
+        """`tell` hears what happens, in the writing thread."""
+        self.lost = 0
+        self._make, self._config, self._tell = make, config, tell
+        self._sound = SoundQueue()
+        self._newest = Newest[tuple[av.VideoFrame, int]]()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="outlet", daemon=True)
+
+    def __enter__(self) -> Self:
+        # The first time in the caller's thread: who is wrong about an address wants to hear so at once.
+        self._sink = self._make()
+        self._sink.__enter__()
+        self._thread.start()
+        return self
+
+    def write(self, native: av.VideoFrame, pts: int) -> None:
+        self._newest.put((native, pts))
+
+    def write_sound(self, sound: Sound) -> None:
+        self._sound.put(sound)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._newest.end()
+        self._thread.join(self._config.stall_seconds + 1)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._write_all()
+            except SinkError as error:
+                self.lost += 1
+                self._tell(f"{error}; it is opened anew as soon as that can be done")
+                self._sink.__exit__(SinkError, error, None)
+                if not self._open_anew():
+                    return
+                self._tell("the sink is back")
+        try:
+            self._sink.__exit__(None, None, None)
+        except SinkError as error:
+            self._tell(str(error))
+
+    def _write_all(self) -> None:
+        while True:
+            try:
+                item = self._newest.get(1.0)
+            except StopIteration:
+                return
+            if item is not None:
+                self._sink.write(*item)
+                for sound in self._sound.until(item[1]):
+                    self._sink.write_sound(sound)
+
+    def _open_anew(self) -> bool:
+        """Tries until the sink is back, ever less often; False when the run is over."""
+        wait = self._config.shortest_retry_seconds
+        while not self._stop.wait(wait):
+            try:
+                sink = self._make()
+                sink.__enter__()
+            except SinkError:
+                wait = min(2 * wait, self._config.longest_retry_seconds)
+            else:
+                self._sink = sink
+                return True
+        return False

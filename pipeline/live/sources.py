@@ -15,8 +15,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from pipeline.errors import SourceError
-from pipeline.live.addresses import Address
-from pipeline.live.cameras import cameras, find_camera, library
+from pipeline.live.addresses import Address, cameras, find_camera, library
 from pipeline.live.sound import SoundFormat
 from pipeline.media.coding import Siting, check_matrix, planar_format
 from pipeline.media.containers import FORMATS, open_input

@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 
 from configs import ConfigError
@@ -21,19 +22,19 @@ from pipeline.errors import MediaError, SourceError
 from pipeline.flow import Parts
 from pipeline.frames import Frame
 from pipeline.live.addresses import Address
-from pipeline.live.capture import TICK, Capture
+from pipeline.live.capture import TICK, Capture, Newest
 from pipeline.live.faces import Faces
 from pipeline.live.ladder import steps
-from pipeline.live.newest import Newest
 from pipeline.live.quick import quick_beside
 from pipeline.live.report import LiveReport
 from pipeline.live.run import run
 from pipeline.live.sinks import NullSink
 from pipeline.live.sources import LiveInfo, planar
 from pipeline.live.worker import Worker
+from pipeline.media.coding import planes_of
+from pipeline.pixels.colour import copy_frame
 from pipeline.runs.assembly import build
 from pipeline.serve.choice import Choice, Wish, chosen
-from pipeline.serve.mix import mixed
 
 logger = logging.getLogger(__name__)
 
@@ -293,3 +294,18 @@ def _rate(moments: deque[float]) -> float:
     since = time.monotonic() - _RECENT_SECONDS
     recent = np.array(list(moments))
     return round(int((recent > since).sum()) / _RECENT_SECONDS, 1)
+
+
+def mixed(before: av.VideoFrame, after: av.VideoFrame, strength: float) -> av.VideoFrame:
+    """`after` for `strength` 1, `before` for 0, and what lies between; of equal shape, 8 bits, planar.
+
+    Samples that are equal in both keep their value. Writes into neither.
+    """
+    if after is before or strength >= 1:
+        return after
+    if strength <= 0:
+        return before
+    between = copy_frame(after)
+    for old, new in zip(planes_of(before), planes_of(between), strict=True):
+        new[...] = cv2.addWeighted(new, strength, old, 1 - strength, 0)
+    return between

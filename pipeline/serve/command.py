@@ -21,8 +21,8 @@ import configs
 from configs import ConfigError
 from pipeline.config import PipelineConfig
 from pipeline.serve.access import Access
-from pipeline.serve.folder import PrivateFolder
 from pipeline.serve.site import Settings, Site
+from pipeline.serve.uploads import PrivateFolder
 from pipeline.serve.wire import prepare
 
 PORT = 8765

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import configs
 from pipeline.config import PipelineConfig
 from pipeline.errors import DAMAGED
-from pipeline.serve.inspect_upload import Facts
+from pipeline.serve.child import Facts
 from pipeline.serve.uploads import child_environment
 
 logger = logging.getLogger(__name__)

@@ -18,12 +18,10 @@ from configs import ConfigError
 from pipeline import __version__
 from pipeline.config import PipelineConfig
 from pipeline.serve.access import Access, RequestError, same
-from pipeline.serve.choice import chosen, restorer_of, restorers, strength_of
-from pipeline.serve.folder import PrivateFolder
+from pipeline.serve.choice import Photos, chosen, restorer_of, restorers, strength_of
 from pipeline.serve.jobs import Job, Jobs
 from pipeline.serve.peer import Peers
-from pipeline.serve.photos import Photos
-from pipeline.serve.uploads import look_at, name_of, receive
+from pipeline.serve.uploads import PrivateFolder, look_at, name_of, receive
 
 _STATIC = Path(__file__).with_name("static")
 _KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.live.y4m import header, write_frame
+from pipeline.live.sinks import header, write_frame
 from pipeline.media.coding import planes_of
 from support.browser import CHROMIUM, Browser
 from support.serving import served

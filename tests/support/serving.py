@@ -14,8 +14,8 @@ import aiohttp
 import configs
 from pipeline.config import PipelineConfig
 from pipeline.serve.command import listen, serve
-from pipeline.serve.folder import PrivateFolder
 from pipeline.serve.site import Settings
+from pipeline.serve.uploads import PrivateFolder
 
 UNHURRIED = ("live.most_delay_ms=20000", "live.ladder.tolerance=1e6")
 """Every frame is restored, however slow the machine."""

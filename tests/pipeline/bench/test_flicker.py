@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.bench.flicker import WarpingErrors
+from pipeline.bench.steadiness import WarpingErrors
 from support.faces import moved, textured
 
 SCENE = textured(96, 128, seed=1)

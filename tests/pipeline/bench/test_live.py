@@ -14,9 +14,7 @@ import numpy as np
 import pytest
 
 from pipeline.bench.__main__ import main
-from pipeline.bench.calls import CALLS, calls, chosen_calls
-from pipeline.bench.endless import Form, write_endless
-from pipeline.bench.live import Watcher, read_rate, read_size
+from pipeline.bench.live import CALLS, Form, Watcher, calls, chosen_calls, read_rate, read_size, write_endless
 from pipeline.live.report import LiveReport
 
 

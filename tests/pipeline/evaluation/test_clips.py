@@ -15,7 +15,7 @@ import models
 from configs import ConfigError
 from pipeline.config import PipelineConfig
 from pipeline.evaluation import __main__ as evaluate
-from pipeline.evaluation.degrade import ClipDamage, degraded, draw_damage, write_degraded
+from pipeline.evaluation.clips import ClipDamage, degraded, draw_damage, write_degraded
 from pipeline.evaluation.rows import read_trials
 from pipeline.media.source import FileSource
 from support.clips import native_frame, picture

@@ -16,22 +16,24 @@ from numpy.typing import NDArray
 from models.face import Face
 from models.protocols import References, Request, Result
 from pipeline.evaluation.measures import (
+    FACE_SQUARE,
+    SIDE_PX,
     FlowMeter,
     Motion,
+    Place,
+    Window,
     consistent,
     embedding_distance,
     landmark_jitter,
+    regions,
     relative_change,
     sharpness,
     warping_error,
+    window_around,
 )
 from pipeline.evaluation.meter import Instruments, Meter
-from pipeline.evaluation.plots import write_plots
-from pipeline.evaluation.regions import FACE_SQUARE, SIDE_PX, Place, Window, regions, window_around
-from pipeline.evaluation.rows import CountingRestorer
-from pipeline.evaluation.scores import ClipScores, Metric, Row, Series
-from pipeline.evaluation.softened import softened, softening
-from pipeline.evaluation.table import as_json, table
+from pipeline.evaluation.rows import CountingRestorer, softened, softening
+from pipeline.evaluation.scores import ClipScores, Metric, Row, Series, as_json, table, write_plots
 from pipeline.frames import Frame
 from pipeline.pixels.blend import crop_mask
 from pipeline.pixels.colour import luma_region

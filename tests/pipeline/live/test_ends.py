@@ -16,11 +16,9 @@ import pytest
 
 from configs import ConfigError
 from pipeline.errors import SinkError, SourceError
-from pipeline.live.addresses import sink_address, source_address
-from pipeline.live.cameras import Camera, find_camera, library
-from pipeline.live.outlet import Outlet
+from pipeline.live.addresses import Camera, find_camera, library, sink_address, source_address
 from pipeline.live.settings import LiveConfig
-from pipeline.live.sinks import EncodedSink, NullSink, PipeSink, VirtualCamera, open_sink
+from pipeline.live.sinks import EncodedSink, NullSink, Outlet, PipeSink, VirtualCamera, open_sink
 from pipeline.live.sources import Opened
 from pipeline.media.coding import planes_of
 from pipeline.media.encode import EncodeConfig

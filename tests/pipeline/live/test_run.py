@@ -10,8 +10,8 @@ from concurrent.futures import Future
 import pytest
 
 from pipeline.frames import Frame
+from pipeline.live.capture import Newest
 from pipeline.live.ladder import Step, steps
-from pipeline.live.newest import Newest
 from pipeline.live.report import Delays, LiveReport
 from pipeline.live.run import run
 from pipeline.live.settings import LadderConfig, LiveConfig

@@ -22,10 +22,9 @@ from PIL import Image
 from pipeline import PipelineConfig
 from pipeline.errors import SourceError
 from pipeline.runs.demo import write_damaged_clip
-from pipeline.serve.folder import PrivateFolder
-from pipeline.serve.inspect_upload import Facts, look
+from pipeline.serve.child import Facts, look
 from pipeline.serve.jobs import Job, Jobs
-from pipeline.serve.uploads import child_environment
+from pipeline.serve.uploads import PrivateFolder, child_environment
 from support.clips import astronaut, write_clip
 from support.serving import Served, served
 
@@ -307,7 +306,7 @@ def test_a_restoration_does_not_outlive_its_server(tmp_path: Path) -> None:
 
 def test_the_folder_is_private_and_a_crashed_one_is_removed_at_the_next_start(tmp_path: Path) -> None:
     script = (
-        "import os, sys; from pathlib import Path; from pipeline.serve.folder import PrivateFolder\n"
+        "import os, sys; from pathlib import Path; from pipeline.serve.uploads import PrivateFolder\n"
         "folder = PrivateFolder(Path(sys.argv[1])); folder.__enter__(); (folder.path / 'film').write_text('x')\n"
         "print(folder.path, flush=True); sys.stdin.read(); os._exit(9)"
     )

@@ -15,7 +15,7 @@ pytest.importorskip("aiortc", reason="needs the extra `serve`")
 import av
 import cv2
 
-from pipeline.live.y4m import header, write_frame
+from pipeline.live.sinks import header, write_frame
 from pipeline.media.coding import planes_of
 from pipeline.runs.demo import write_damaged_clip
 from support.browser import CHROMIUM, Browser

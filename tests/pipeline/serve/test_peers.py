@@ -23,8 +23,8 @@ from aiortc.rtp import RtpPacket
 
 from pipeline.media.coding import planes_of
 from pipeline.serve import wire
-from pipeline.serve.mix import mixed
-from pipeline.serve.outgoing import NewestPictures
+from pipeline.serve.call import mixed
+from pipeline.serve.peer import NewestPictures
 from pipeline.serve.wire import PromptBuffer, QuickH264Encoder, prepare, widen
 from support.calling import Caller
 from support.clips import native_frame
