@@ -1,4 +1,4 @@
-"""Live pictures: from a camera or the network to a virtual camera or a stream, never later than promised.
+"""Restoration in real time: from a camera or stream to a virtual camera or stream, within `live.most_delay_ms`.
 
-capture.py takes the newest frame, faces.py restores it at the step that ladder.py allows, run.py writes it in time.
+capture.py takes the newest frame, faces.py restores it at the step of ladder.py, run.py writes it in time.
 """

@@ -1,4 +1,4 @@
-"""What SOURCE and SINK of a live run may be, told apart by their form."""
+"""SOURCE and SINK of a live run, recognised by their form, and the cameras of this machine."""
 
 from __future__ import annotations
 
@@ -27,47 +27,45 @@ class Address:
 
     kind: Kind
     text: str
-    """As the user wrote it."""
+    """Text given by the user."""
     place: str
-    """What is opened: a path, an address, or the number or name of a camera."""
+    """Path, URL, or number or name of a camera."""
 
     @property
     def scheme(self) -> str:
-        """Of an address of the network, in lower case: rtsp, http, ..."""
+        """Scheme of a network address in lower case, such as rtsp."""
         return self.place.partition(":")[0].lower()
 
     @property
     def shown(self) -> str:
-        """As it may be printed: without a password."""
+        """Text for messages, with the password masked."""
         return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", self.text)
 
 
 def source_address(text: str) -> Address:
-    """The source that `text` names. Raises ConfigError for a form that is none."""
+    """Parses SOURCE. Raises ConfigError."""
     scheme, rest = _split(text)
     if text == "-":
         return Address("pipe", text, text)
     if scheme == "camera":
         if not rest:
-            raise ConfigError(f"{text}: which camera? camera:0 is the first, --list shows all")
+            raise ConfigError(f"{text}: the camera is missing; camera:0 is the first, --list shows all")
         return Address("camera", text, rest)
     if scheme in _SOURCES and rest.startswith("//"):
         return Address("network", text, text)
     if scheme and rest.startswith("//"):
-        raise ConfigError(
-            f"{text}: {scheme}:// is not read; there are {_listed(_SOURCES)}, camera:, - and files"
-        )
+        raise ConfigError(f"{text}: {scheme}:// is not read; use {_schemes(_SOURCES)}, camera:, - or a file")
     # os.path, as Path.exists raises for a name that is too long.
     if os.path.exists(text) and Path(text).is_char_device():
         return Address("camera", text, text)
     if os.path.exists(text) or Path(text).suffix or os.path.dirname(text) not in ("", "/dev"):
         return Address("file", text, text)
-    # A name without an extension or a folder, and no file: a camera's.
+    # Neither a file, a folder nor an extension: the name of a camera.
     return Address("camera", text, text)
 
 
 def sink_address(text: str) -> Address:
-    """The sink that `text` names. Raises ConfigError for a form that is none."""
+    """Parses SINK. Raises ConfigError."""
     scheme, rest = _split(text)
     if text == "-":
         return Address("pipe", text, text)
@@ -79,7 +77,7 @@ def sink_address(text: str) -> Address:
         return Address("network", text, text)
     if scheme and rest.startswith("//"):
         raise ConfigError(
-            f"{text}: {scheme}:// is not written; there are {_listed(_SINKS)}, vcam:, null:, - and files"
+            f"{text}: {scheme}:// is not written; use {_schemes(_SINKS)}, vcam:, null:, - or a file"
         )
     return Address("file", text, text)
 
@@ -89,7 +87,7 @@ def _split(text: str) -> tuple[str, str]:
     return (match[1].lower(), text[match.end() :]) if match else ("", text)
 
 
-def _listed(schemes: tuple[str, ...]) -> str:
+def _schemes(schemes: tuple[str, ...]) -> str:
     return ", ".join(f"{scheme}://" for scheme in schemes)
 
 
@@ -98,23 +96,23 @@ _LIBRARIES = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """One camera of this machine."""
+    """A camera of this machine."""
 
     device: str
-    """What FFmpeg opens."""
+    """Device that FFmpeg opens."""
     name: str
-    """What people call it."""
+    """Name for users."""
 
 
 def library(platform: str = sys.platform) -> str:
-    """FFmpeg's name of the library that reads cameras here. Raises SourceError where there is none."""
+    """FFmpeg's input format for cameras on `platform`. Raises SourceError where there is none."""
     if platform not in _LIBRARIES:
         raise SourceError(f"cameras are not read on {platform}, only on Linux, macOS and Windows")
     return _LIBRARIES[platform]
 
 
 def cameras() -> list[Camera]:
-    """All cameras of this machine; empty where none is found."""
+    """All cameras of this machine."""
     try:
         found = av.enumerate_input_devices(library())
     except (ValueError, av.error.FFmpegError):
@@ -128,9 +126,9 @@ def cameras() -> list[Camera]:
 
 
 def find_camera(wanted: str, present: list[Camera], platform: str = sys.platform) -> str:
-    """What FFmpeg opens for the camera of this number, device path or part of a name.
+    """The device of the camera with this number, device path or part of a name.
 
-    Raises SourceError where none or more than one fits.
+    Raises SourceError unless exactly one matches.
     """
     if wanted.startswith("/"):
         return wanted
@@ -139,14 +137,14 @@ def find_camera(wanted: str, present: list[Camera], platform: str = sys.platform
             return f"/dev/video{wanted}"
         if int(wanted) < len(present):
             return _opened(present[int(wanted)].device, platform)
-        raise SourceError(f"camera {wanted}: there is none, {_listed(present)}")
+        raise SourceError(f"camera {wanted}: not found, {_listed(present)}")
     fitting = [camera for camera in present if wanted.lower() in camera.name.lower()]
     exact = [camera for camera in fitting if wanted.lower() == camera.name.lower()]
     chosen = exact or fitting
     if not chosen:
-        raise SourceError(f"{wanted}: no such file and no camera of that name, {_listed(present)}")
+        raise SourceError(f"{wanted}: neither a file nor a camera, {_listed(present)}")
     if len(chosen) > 1:
-        raise SourceError(f"{wanted}: more than one camera has this in its name, {_listed(present)}")
+        raise SourceError(f"{wanted}: matches several cameras, {_listed(present)}")
     return _opened(chosen[0].device, platform)
 
 
@@ -156,5 +154,5 @@ def _opened(device: str, platform: str) -> str:
 
 def _listed(present: list[Camera]) -> str:
     if not present:
-        return "this machine shows no camera"
-    return "there are: " + ", ".join(f"camera:{n} ({c.name})" for n, c in enumerate(present))
+        return "this machine has no camera"
+    return "present: " + ", ".join(f"camera:{n} ({c.name})" for n, c in enumerate(present))

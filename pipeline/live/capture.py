@@ -1,4 +1,4 @@
-"""The thread that reads a source: paces files, opens anew what was lost, and hands over the newest frame."""
+"""Reads a source in a thread of its own: paces files, reopens a lost source, hands over the newest frame."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ T = TypeVar("T")
 
 
 class Newest(Generic[T]):
-    """Holds one item; a next one takes the place of one that was not taken yet."""
+    """Hand-over of one item between threads; a new item replaces one that was not taken: delay cannot grow."""
 
     def __init__(self) -> None:
         self.replaced = 0
-        """Items that nobody took in time."""
+        """Items replaced before they were taken."""
         self._item: T | None = None
         self._error: BaseException | None = None
         self._ended = False
@@ -39,19 +39,19 @@ class Newest(Generic[T]):
             self._changed.notify_all()
 
     def end(self, error: BaseException | None = None) -> None:
-        """Says that no more comes; `error` is raised where the next item is asked for."""
+        """Marks the end; `get` then raises `error`, if given, or StopIteration."""
         with self._changed:
             self._ended, self._error = True, error
             self._changed.notify_all()
 
     def wake(self) -> None:
-        """Lets `get` return at once, now or when it is called next: there is something else to do."""
+        """Makes the current or next `get` return at once."""
         with self._changed:
             self._woken = True
             self._changed.notify_all()
 
     def get(self, timeout: float | None = None) -> T | None:
-        """The newest item, waited for up to `timeout` seconds; None if none came. Raises StopIteration at the end."""
+        """The newest item; None after `timeout` seconds or `wake`. Raises StopIteration at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._ended or self._woken or self._item is not None, timeout)
             self._woken = False
@@ -62,11 +62,11 @@ class Newest(Generic[T]):
 
 
 TICK = Fraction(1, 1_000_000)
-"""Seconds per tick of a live frame: its time is the moment it came, by the run's own clock."""
+"""Seconds per tick of a live frame's `pts`, its arrival on the run's clock."""
 
 
 class Source(Protocol):
-    """An open source, like `Opened` in sources.py."""
+    """An open source; see `Opened` in sources.py."""
 
     info: LiveInfo
 
@@ -80,9 +80,9 @@ class Source(Protocol):
 
 
 class Capture:
-    """Reads a source in a thread of its own. A context manager; the newest frame is taken with `get`.
+    """Context manager that reads a source in a thread; `get` takes the newest frame.
 
-    A frame's `pts` is the moment at which it came or, of a paced source, was due, in ticks since `zero`.
+    A frame's `pts` is its arrival (paced source: its due time) in ticks since `zero`.
     """
 
     def __init__(
@@ -93,16 +93,16 @@ class Capture:
         tell: Callable[[str], None] = lambda sentence: None,
         sound: SoundQueue | None = None,
     ) -> None:
-        """`first` is open already; `reopen` opens it anew and raises SourceError. `tell` hears what happens.
+        """`first` is open; `reopen` opens the source again and raises SourceError. `tell` is called with messages.
 
-        `sound` takes what is heard; None where nobody wants it.
+        `sound` receives the source's sound; None ignores it.
         """
         self.received = 0
-        """Frames that came."""
+        """Frames received."""
         self.lost = 0
-        """How often the source was lost."""
+        """Times that the source was lost."""
         self.zero = time.monotonic()
-        """The start of the run's clock, on `time.monotonic`."""
+        """Start of the run's clock on `time.monotonic`."""
         self._source, self._reopen, self._config, self._tell = first, reopen, config, tell
         self._sound, self._sound_clock = sound, SoundClock()
         self._started: float | None = None
@@ -112,7 +112,7 @@ class Capture:
 
     @property
     def dropped(self) -> int:
-        """Frames that nobody took before the next one came."""
+        """Frames replaced before they were taken."""
         return self._newest.replaced
 
     def now(self) -> float:
@@ -120,11 +120,11 @@ class Capture:
         return time.monotonic() - self.zero
 
     def get(self, timeout: float) -> Frame | None:
-        """The newest frame, None if none came for `timeout` seconds or on `wake`. Raises StopIteration at the end."""
+        """The newest frame; None after `timeout` seconds or `wake`. Raises StopIteration at the end."""
         return self._newest.get(timeout)
 
     def wake(self) -> None:
-        """Lets `get` return without a frame."""
+        """Makes `get` return without a frame."""
         self._newest.wake()
 
     def __enter__(self) -> Capture:
@@ -134,7 +134,7 @@ class Capture:
 
     def __exit__(self, *error: object) -> None:
         self._stop.set()
-        # A read that hangs ends by its own time-out; nobody waits longer for it than that.
+        # A hanging read ends by its own time-out.
         self._thread.join(self._config.stall_seconds + 1)
 
     def _run(self) -> None:
@@ -144,9 +144,11 @@ class Capture:
                 if self._source.info.ends or self._stop.is_set():
                     break
                 self.lost += 1
-                self._tell(f"{reason or 'the source has ended'}; it is opened anew as soon as it is back")
-                if not self._open_anew():
+                self._tell(f"{reason or 'the source has ended'}; trying to reopen it")
+                source = reopened(self._reopen, SourceError, self._stop, self._config)
+                if source is None:
                     break
+                self._source = source
                 self._tell("the source is back")
         except BaseException as error:
             self._newest.end(error)
@@ -156,7 +158,7 @@ class Capture:
             self._source.__exit__()
 
     def _read_to_the_end(self) -> str:
-        """Hands over frames until the source ends; gives the reason if it is lost."""
+        """Hands over frames until the source ends; returns the reason if it was lost."""
         self._started = None
         if self._sound is not None:
             self._source.listen(self._hear)
@@ -164,7 +166,7 @@ class Capture:
             for native in self._source:
                 if self._source.info.paced:
                     shown = self._source.seconds(native)
-                    # wait() gives True when the run is over.
+                    # wait() returns True when the run is over.
                     if shown is not None and self._stop.wait(max(self._start(shown) + shown - self.now(), 0)):
                         return ""
                 if self._stop.is_set():
@@ -179,7 +181,7 @@ class Capture:
         return ""
 
     def _start(self, shown: float) -> float:
-        """When the source's clock stood at 0, on the run's; a paced source starts with what it gives first."""
+        """Zero of the source's clock on the run's clock; the first picture or sound of a paced source sets it."""
         if self._started is None:
             self._started = self.now() - shown
         return self._started
@@ -200,14 +202,15 @@ class Capture:
         self._newest.put(Frame(self.received, pts, TICK, native))
         self.received += 1
 
-    def _open_anew(self) -> bool:
-        """Tries until the source is back, ever less often; False when the run is over."""
-        wait = self._config.shortest_retry_seconds
-        while not self._stop.wait(wait):
-            try:
-                self._source = self._reopen()
-            except SourceError:
-                wait = min(2 * wait, self._config.longest_retry_seconds)
-            else:
-                return True
-        return False
+
+def reopened(
+    reopen: Callable[[], T], lost: type[Exception], stop: threading.Event, config: LiveConfig
+) -> T | None:
+    """Calls `reopen` until it no longer raises `lost`, at growing intervals; None once `stop` is set."""
+    wait = config.shortest_retry_seconds
+    while not stop.wait(wait):
+        try:
+            return reopen()
+        except lost:
+            wait = min(2 * wait, config.longest_retry_seconds)
+    return None

@@ -34,16 +34,16 @@ from pipeline.live.worker import Worker
 from pipeline.runs.assembly import build
 
 _SETTLED_FRAMES = 100
-"""Frames after which the delay may be told."""
+"""Frames after which the delay is stable."""
 
 
 def command(options: argparse.Namespace, changes: list[str]) -> int:
-    """Runs the command; gives its exit code."""
+    """Runs the command and returns its exit code."""
     if options.list:
         for number, camera in enumerate(cameras()):
             print(f"camera:{number}  {camera.name} ({camera.device})")
         if not cameras():
-            print("no camera is found on this machine")
+            print("no camera found on this machine")
         return 0
     if options.source is None or options.sink is None:
         raise ConfigError("live needs SOURCE and SINK, for example camera:0 vcam: (see --help)")
@@ -53,10 +53,10 @@ def command(options: argparse.Namespace, changes: list[str]) -> int:
     if options.rate is not None and not 0 < options.rate < math.inf:
         raise ConfigError(f"--rate must be above 0 and finite, got {options.rate:g}")
     if options.size is not None and re.fullmatch(r"[1-9]\d*x[1-9]\d*", options.size) is None:
-        raise ConfigError(f"--size must be as in 1280x720, got {options.size}")
+        raise ConfigError(f"--size must look like 1280x720, got {options.size}")
     source, sink = source_address(options.source), sink_address(options.sink)
-    # Of a pipe only the pictures may stand on the standard output.
-    told = sys.stderr if sink.kind == "pipe" else sys.stdout
+    # With a pipe as sink, the standard output carries the pictures.
+    stream = sys.stderr if sink.kind == "pipe" else sys.stdout
     report = restore_live(
         source,
         sink,
@@ -65,12 +65,12 @@ def command(options: argparse.Namespace, changes: list[str]) -> int:
         duration_seconds=options.seconds,
         remember=options.remember,
         tell=lambda sentence: print(f"live: {sentence}", file=sys.stderr, flush=True),
-        watch=_watch(options.progress, told, audio_delay=options.audio_delay),
+        watch=_watch(options.progress, stream, audio_delay=options.audio_delay),
     )
     text = (
         json.dumps({"event": "done", **report.as_dict()}) if options.progress == "json" else report.summary()
     )
-    print(text, file=told)
+    print(text, file=stream)
     return 0
 
 
@@ -88,13 +88,13 @@ def restore_live(
 ) -> LiveReport:
     """Restores the faces of a live source until it ends, `duration_seconds` have passed, or Ctrl-C.
 
-    `remember`: a file whose views of a person are there from the start, and that gets the best views of whoever was
-    seen longest. `tell` hears sentences on what happens, perhaps from another thread; `watch` is called whenever
-    pictures went out. Raises ConfigError, CheckpointError, SourceError or SinkError, each with one clear sentence.
+    `remember`: file of views that serve as references from the start; at the end it receives the best views of the
+    person seen in most frames. `tell` is called with messages, from any thread; `watch` after pictures were written.
+    Raises ConfigError, CheckpointError, SourceError or SinkError with one sentence.
     """
     files = [end.place for end in (source, sink) if end.kind == "file" and os.path.exists(end.place)]
     if len(files) == 2 and os.path.samefile(*files):
-        raise SinkError(f"{sink.text}: is the input {source.text} itself or a link to it; give another name")
+        raise SinkError(f"{sink.text}: is the same file as the input {source.text}; give another name")
 
     def opened() -> Opened:
         return Opened(source, config.live.stall_seconds, wanted)
@@ -131,7 +131,7 @@ def restore_live(
                 sound=sound,
             )
         except KeyboardInterrupt:
-            tell("stopped")  # the ordinary end of a call; a file is finished as always
+            tell("stopped")  # the usual end of a call; a file is completed
         if remember is not None:
             tell(keep(remember, parts.perception, report.seen))
         current = parts.perception.people.current
@@ -153,23 +153,24 @@ def _outlet(sink: Address, source: Opened, config: PipelineConfig, tell: Callabl
     return Outlet(make, config.live, tell) if sink.kind == "network" else make()
 
 
-def _watch(kind: str, told: TextIO, *, audio_delay: bool) -> Watch:
-    """Tells how it goes every two seconds, and the sound's delay as soon as it is known."""
+def _watch(kind: str, stream: TextIO, *, audio_delay: bool) -> Watch:
+    """Prints progress every two seconds, and the delay for the sound when it is stable or changes."""
     after = time.monotonic() + 2
-    told_ms: int | None = None
+    printed_ms: int | None = None
 
     def watch(report: LiveReport) -> None:
-        nonlocal after, told_ms
+        nonlocal after, printed_ms
         if time.monotonic() < after:
             return
         after = time.monotonic() + 2
         if kind == "json":
-            print(json.dumps({"event": "progress", **report.as_dict()}), file=told, flush=True)
+            print(json.dumps({"event": "progress", **report.as_dict()}), file=stream, flush=True)
         elif kind != "none":
             print(report.line(), file=sys.stderr, flush=True)
         ms = report.sound_delay_ms
-        if audio_delay and report.written >= _SETTLED_FRAMES and (told_ms is None or abs(ms - told_ms) >= 20):
-            told_ms = ms
+        changed = printed_ms is None or abs(ms - printed_ms) >= 20
+        if audio_delay and report.written >= _SETTLED_FRAMES and changed:
+            printed_ms = ms
             print(
                 f"live: delay the sound by {ms} ms (OBS: Advanced Audio Properties, Sync Offset)",
                 file=sys.stderr,
@@ -180,34 +181,36 @@ def _watch(kind: str, told: TextIO, *, audio_delay: bool) -> Watch:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What only the live command has; it shares the rest with the other commands."""
+    """Options of `live` alone."""
     parser.add_argument(
         "source",
         metavar="SOURCE",
         nargs="?",
-        help="camera:0, the name of a camera, rtsp://, rtmp://, http(s)://, udp://, a file (in real time), - (y4m)",
+        help="camera:0, a camera's name, rtsp://, rtmp://, http(s)://, udp://, a file (in real time) or - (y4m)",
     )
     parser.add_argument(
         "sink",
         metavar="SINK",
         nargs="?",
-        help="vcam: (a virtual camera), rtmp://, rtsp://, udp://, a file, - (y4m), null: (to measure)",
+        help="vcam: (virtual camera), rtmp://, rtsp://, udp://, a file, - (y4m) or null: (for measurements)",
     )
-    parser.add_argument("--list", action="store_true", help="print the cameras of this machine, and stop")
-    parser.add_argument("--size", metavar="WxH", help="size asked of a camera, for example 1280x720")
-    parser.add_argument("--rate", type=float, metavar="N", help="frames per second asked of a camera")
+    parser.add_argument("--list", action="store_true", help="list the cameras of this machine and exit")
     parser.add_argument(
-        "--duration", type=float, metavar="SECONDS", dest="seconds", help="stop after this much (a trial)"
+        "--size", metavar="WxH", help="frame size requested from a camera, for example 1280x720"
+    )
+    parser.add_argument("--rate", type=float, metavar="N", help="frames per second requested from a camera")
+    parser.add_argument(
+        "--duration", type=float, metavar="SECONDS", dest="seconds", help="stop after this time"
     )
     parser.add_argument(
         "--remember",
         type=Path,
         metavar="FILE",
-        help="keep the best views of whoever is seen longest in FILE, and begin with those that are there",
+        help="start with the views in FILE and save the best views of the person seen longest there",
     )
     parser.add_argument(
-        "--audio-delay", action="store_true", help="say by how much the sound must be delayed, for OBS"
+        "--audio-delay", action="store_true", help="print the delay to set for the sound in OBS"
     )
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="settings as TOML in place of configs/live.toml"
+        "--config", type=Path, metavar="FILE", help="TOML settings instead of configs/live.toml"
     )

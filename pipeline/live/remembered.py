@@ -1,4 +1,4 @@
-"""One's own best views, kept from one call to the next: written only where the user says so, and to that file alone."""
+"""Best views of a person, kept between calls in the file of `--remember`, and nowhere else."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _KIND = "anchorface remembered person"
 
 
 def recall(path: Path, perception: Perception) -> None:
-    """Begins with the views in the file `path`, if there is one."""
+    """Adds the views in the file `path`, if it exists, as a known person."""
     views = read_views(path, perception.recogniser_name, perception.crop_size)
     if views:
         perception.people.add_known_person(views)
 
 
 def keep(path: Path, perception: Perception, seen: Counter[int]) -> str:
-    """Writes the best views of whoever was `seen` in most frames into the file `path`; says what is there.
+    """Writes the best views of the person `seen` in most frames to `path`; returns a message.
 
-    Photos are not among them, as the user has these already.
+    Reference photos are left out: the user has them.
     """
     people = perception.people
     for person, _ in seen.most_common():
@@ -38,14 +38,14 @@ def keep(path: Path, perception: Perception, seen: Counter[int]) -> str:
         views = [] if now is None else [view for view in people.references(now).views if not view.pinned]
         if views:
             write_views(path, views, perception.recogniser_name)
-            return f"{len(views)} views are remembered in {path}"
-    return f"nobody was seen clearly enough to be remembered in {path}"
+            return f"{len(views)} views saved in {path}"
+    return f"no person was seen clearly enough to be saved in {path}"
 
 
 def read_views(path: Path, recogniser: str, crop_size: int) -> list[View]:
-    """The views in the file `path` that `write_views` wrote; empty where there is no such file.
+    """The views that `write_views` wrote to `path`; empty if the file does not exist.
 
-    Raises SourceError for another file, and for views of another recogniser or of another size.
+    Raises SourceError for another kind of file, recogniser or crop size.
     """
     if not path.exists():
         return []
@@ -54,11 +54,9 @@ def read_views(path: Path, recogniser: str, crop_size: int) -> list[View]:
             kind = json.loads((stream.metadata() or {}).get("kind", "{}"))
             tensors = {name: stream.get_tensor(name) for name in ("crops", "embeddings", "facts")}
     except (OSError, SafetensorError, ValueError) as error:
-        raise SourceError(f"{path}: is no file of --remember ({error}); give another name") from error
+        raise SourceError(f"{path}: not a file of --remember ({error}); give another name") from error
     if kind != {"kind": _KIND, "recogniser": recogniser, "crop_size": crop_size}:
-        raise SourceError(
-            f"{path}: holds views for another recogniser or for crops of another size; give another name"
-        )
+        raise SourceError(f"{path}: holds views of another recogniser or crop size; give another name")
     return [
         View(crop, embedding.numpy(), float(quality), "remembered", float(yaw))
         for crop, embedding, (quality, yaw) in zip(
@@ -68,7 +66,7 @@ def read_views(path: Path, recogniser: str, crop_size: int) -> list[View]:
 
 
 def write_views(path: Path, views: Sequence[View], recogniser: str) -> None:
-    """Writes `views`, one or more, as a file that its owner alone can read. Raises SinkError."""
+    """Writes one or more `views` to a file readable by its owner alone. Raises SinkError."""
     tensors = {
         "crops": torch.stack([view.crop for view in views]),
         "embeddings": torch.from_numpy(np.stack([view.embedding for view in views]).astype(np.float32)),

@@ -1,4 +1,4 @@
-"""What a live run did, counted in memory that does not grow with its length."""
+"""Counts of a live run, in memory that does not grow with its length."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _LONGEST_MS = 10_000
 
 @dataclass(slots=True, eq=False)
 class Delays:
-    """Delays from capture to output, to the millisecond; owned by the thread that writes."""
+    """Delays from capture to output in milliseconds; owned by the writing thread."""
 
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_LONGEST_MS + 1, np.int64))
-    """Frames by their delay in milliseconds; the last one stands for all that took longer."""
+    """Frames by delay in milliseconds; the last entry counts all longer delays."""
     jitter_ms: float = 0.0
     """Smoothed difference between the delays of two successive frames. Source: RFC 3550, section 6.4.1."""
     _last_ms: float | None = None
@@ -31,49 +31,49 @@ class Delays:
         self._last_ms = ms
 
     def quantile(self, share: float) -> int:
-        """Milliseconds that `share` of the frames, in (0, 1], did not exceed; 0 without frames."""
+        """Delay in milliseconds that `share` of the frames, in (0, 1], did not exceed; 0 without frames."""
         total = int(self.counts.sum())
         return int(np.searchsorted(np.cumsum(self.counts), max(share * total, 1))) if total else 0
 
 
 @dataclass(slots=True)
 class LiveReport:
-    """Counts of one live run; owned by the thread that writes."""
+    """Counts of one live run; owned by the writing thread."""
 
     seconds: float = 0.0
     """Since the first frame."""
     received: int = 0
-    """Frames that came."""
+    """Frames received."""
     written: int = 0
-    """Frames that went out, without those shown again."""
+    """Frames written, repeats not counted."""
     dropped: int = 0
-    """Frames that came while the one before was still worked on, and were replaced by a newer one."""
+    """Frames replaced by a newer one before they were taken."""
     repeated: int = 0
-    """Frames shown again while the source gave none."""
+    """Repeats of the last frame while the source gave none."""
     late: int = 0
-    """Frames that were not restored in time and went out as they came."""
+    """Frames written unrestored because time ran out."""
     errors: int = 0
-    """Frames on which restoring failed; they went out as they came."""
+    """Frames written unrestored because restoration failed."""
     lost: int = 0
-    """How often the source was lost."""
+    """Times that the source was lost."""
     sink_lost: int = 0
-    """How often the sink was lost."""
+    """Times that the sink was lost."""
     sound_seconds: float = 0.0
-    """Sound that went along."""
+    """Sound written."""
     restored: int = 0
     """Faces restored, counted per frame."""
     frames_restored: int = 0
-    """Frames that went out with a face restored."""
+    """Frames written with a restored face."""
     step: str = ""
-    """The ladder's step now."""
+    """Current step of the ladder."""
     moves: int = 0
     """Steps taken up or down."""
     steps: Counter[str] = field(default_factory=Counter)
     """Frames written, by step."""
     people: set[int] = field(default_factory=set)
-    """Ids of the persons seen."""
+    """Ids of the people seen."""
     seen: Counter[int] = field(default_factory=Counter)
-    """In how many frames each of them was seen."""
+    """Frames by person id."""
     delays: Delays = field(default_factory=Delays)
     """From capture to output."""
 
@@ -85,11 +85,11 @@ class LiveReport:
 
     @property
     def sound_delay_ms(self) -> int:
-        """By how much sound that goes another way must be delayed."""
+        """Delay for sound that is transmitted separately."""
         return self.delays.quantile(0.5)
 
     def line(self) -> str:
-        """One line on how it goes."""
+        """Progress in one line."""
         came, went = self.rates
         parts = [
             f"live: {came:.1f} frames/s in, {went:.1f} out",
@@ -100,32 +100,32 @@ class LiveReport:
             "dropped": self.dropped,
             "late": self.late,
             "errors": self.errors,
-            "shown again": self.repeated,
+            "repeated": self.repeated,
             "source lost": self.lost,
             "sink lost": self.sink_lost,
         }
         return ", ".join([*parts, *(f"{name} {count}" for name, count in counts.items() if count)])
 
     def summary(self) -> str:
-        """A few lines for a person."""
+        """Summary in a few lines."""
         came, went = self.rates
         shares = ", ".join(f"{name} {count}" for name, count in self.steps.most_common())
         delays = self.delays
         return "\n".join(
             [
-                f"{self.received} frames in {self.seconds:.1f} s: {came:.2f} per second in, {went:.2f} out",
+                f"{self.received} frames in {self.seconds:.1f} s: {came:.2f} frames/s in, {went:.2f} out",
                 f"delay: p50 {delays.quantile(0.5)}, p95 {delays.quantile(0.95)}, p99 {delays.quantile(0.99)} ms, "
                 f"jitter {delays.jitter_ms:.1f} ms",
                 f"frames by step: {shares or 'none'} ({self.moves} steps up or down)",
-                f"gone out as they came: late {self.late}, failed {self.errors}, of {self.written} written; "
-                f"dropped {self.dropped}, shown again {self.repeated}, "
+                f"unrestored: late {self.late}, failed {self.errors}, of {self.written} written; "
+                f"dropped {self.dropped}, repeated {self.repeated}, "
                 f"source lost {self.lost}, sink lost {self.sink_lost}",
                 f"people: {len(self.people)}, faces restored: {self.restored} in {self.frames_restored} frames",
             ]
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """The same for a program."""
+        """All counts for JSON."""
         came, went = self.rates
         return {
             "seconds": round(self.seconds, 3),

@@ -1,4 +1,4 @@
-"""The loop of a live run: each frame goes out in time, restored if that can be done and as it came if not."""
+"""The loop of a live run: each frame is written in time, unrestored if restoration is late or fails."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Sink(Protocol):
     """Takes pictures in order; see sinks.py."""
 
     lost: int
-    """How often it was lost."""
+    """Times that it was lost."""
 
     def write(self, native: av.VideoFrame, pts: int) -> None: ...
 
@@ -50,18 +50,18 @@ def run(
     duration_seconds: float | None = None,
     sound: SoundQueue | None = None,
 ) -> None:
-    """Takes the newest frame of `capture`, restores it by `worker` at a step of `way`, and writes it to `sink`.
+    """Takes the newest frame of `capture`, restores it with `worker` at a step of `way`, and writes it to `sink`.
 
-    Ends with the source, or `duration_seconds` after the start. `rate`: frames per second of the source; it sets the
-    budget of a frame and how often the last picture is shown again while the source is away. `sound` follows the
-    pictures of its moments.
+    Ends with the source, or `duration_seconds` after the start. `rate`: frames per second of the source; sets the
+    budget of a frame and the rate at which the last picture is repeated while the source is lost. `sound` is written
+    after the picture of its moment.
     """
     live = _Live(sink, worker, way, config, rate, report, sound)
     quiet, patience = capture.now(), config.hold_seconds
     while duration_seconds is None or capture.now() < duration_seconds:
         now = capture.now()
         try:
-            # Woken early where a frame is ready.
+            # Returns early when a frame is ready to be written.
             frame = capture.get(live.seconds_to_next(now, quiet + patience - now))
         except StopIteration:
             break
@@ -82,18 +82,18 @@ def run(
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A frame that was taken and has not gone out."""
+    """A frame that was taken but not written."""
 
     frame: Frame
     step: Step
     due: float
-    """Seconds on the run's clock at which it goes out, whatever became of it."""
+    """Time on the run's clock at which it is written, restored or not."""
     done: Future[Done] | None
-    """None: it goes out as it came."""
+    """None: it is written unrestored."""
 
 
 class _Live:
-    """One run's state: the ladder, the frames at work, and the last picture."""
+    """State of one run: the ladder, the frames in work and the last picture."""
 
     def __init__(
         self,
@@ -116,29 +116,29 @@ class _Live:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a frame that was taken has not gone out."""
+        """Whether a frame is yet to be written."""
         return bool(self._pending)
 
     def seconds_to_next(self, now: float, patience: float) -> float:
-        """Until the next frame must go out, `patience` where none is at work."""
+        """Time until the next frame is due; `patience` if none is in work."""
         wait = self._pending[0].due - now if self._pending else patience
         return max(wait, 0.0)
 
-    def take(self, frame: Frame, told: Callable[[], None]) -> None:
-        """Begins to restore `frame`, where the ladder allows it and there is room; `told` is called when it is done."""
+    def take(self, frame: Frame, ready: Callable[[], None]) -> None:
+        """Starts to restore `frame` if the ladder allows it and the worker has room; calls `ready` when it is done."""
         step = self._way[self._ladder.step]
         due = float(frame.pts * TICK) + self._config.most_delay_ms / 1000
         done: Future[Done] | None = None
         if step.bypass:
             self._worker.skip()
         elif self._worker.has_room:
-            done = self._worker.begin(frame, step, told)
+            done = self._worker.begin(frame, step, ready)
         else:
             self._report.late += 1
         self._pending.append(_Pending(frame, step, due, done))
 
     def write_ready(self, now: Callable[[], float]) -> bool:
-        """Writes in order what is restored, is not to be, or must not wait longer; says whether anything was."""
+        """Writes, in order, frames that are done or due; returns whether any was written."""
         self._learn_late()
         before = self._report.written
         while self._pending:
@@ -149,7 +149,7 @@ class _Live:
         return self._report.written > before
 
     def write_all(self, now: Callable[[], float]) -> None:
-        """At the end: waits for what is at work as long as it may take, and writes it."""
+        """At the end: waits for the frames in work until they are due, and writes them."""
         while self._pending:
             head = self._pending.popleft()
             if head.done is not None:
@@ -157,7 +157,7 @@ class _Live:
             self._show(head, now)
 
     def show_again(self, now: float) -> None:
-        """Writes the last picture once more: whoever watches must not lose the stream."""
+        """Repeats the last picture, so that viewers keep the stream."""
         if self._last is not None:
             self._write(self._last, round(now / TICK))
             self._report.repeated += 1
@@ -169,7 +169,7 @@ class _Live:
                 done = pending.done.result()
             else:
                 self._report.late += 1
-                # What was not begun would be done in vain.
+                # Work that has not started is cancelled; a running one still informs the ladder.
                 if not pending.done.cancel():
                     self._late.append(pending)
         begun = perf_counter()
@@ -190,26 +190,26 @@ class _Live:
             self._learn(pending.done.result(), pending.step, 0.0)
 
     def _measure(self, step: Step, took_ms: float) -> None:
-        # What a frame took that was begun on another step says nothing of this one: a slow one would lead down twice.
+        # A time measured on an earlier step does not count: one slow frame would lead down twice.
         if step is self._way[self._ladder.step]:
             self._ladder.measure(took_ms, self._budget_ms)
 
     def _learn(self, done: Done, step: Step, written_ms: float) -> None:
-        """Tells the ladder how long a frame took at `step`, or that it failed."""
+        """Passes the time or failure of a frame at `step` to the ladder."""
         if done.error is None:
             slowest = max(done.followed_ms, done.finished_ms, written_ms)
-            # Frames that are at work beside each other may take longer than one comes after the other, but no longer
-            # than they may be late.
+            # Two frames are in work at once, so one may take longer than a frame interval, but not longer than the
+            # maximum delay.
             together = (done.followed_ms + done.finished_ms) * self._budget_ms / self._config.most_delay_ms
             self._measure(step, max(slowest, together))
             return
         self._report.errors += 1
         if self._report.errors == 1:
-            logger.warning("restoring failed (%s); frames go out as they came meanwhile", done.error)
+            logger.warning("restoration failed (%s); frames are written unrestored meanwhile", done.error)
         self._ladder.fail()
 
     def _write(self, picture: av.VideoFrame, pts: int) -> None:
-        # Encoders refuse times that do not grow.
+        # Encoders require increasing times.
         pts = max(pts, self._last_pts + 1)
         self._sink.write(picture, pts)
         self._last, self._last_pts = picture, pts
@@ -225,6 +225,6 @@ class _Live:
         if restored is not None:
             report.restored += len(restored.faces)
             report.frames_restored += bool(restored.faces)
-            there = {f.person_id for f in restored.tracked.faces if f.person_id is not None}
-            report.people |= there
-            report.seen.update(there)
+            people = {f.person_id for f in restored.tracked.faces if f.person_id is not None}
+            report.people |= people
+            report.seen.update(people)

@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class LadderConfig:
-    """When less is done, and when more again."""
+    """When the ladder steps down and up."""
 
     share: float = 0.9
-    """Share of the time between two frames that may be spent on one, on average."""
+    """Share of the frame interval that one frame may take on average."""
     tolerance: float = 3.0
-    """So many frames' worth of lag lead one step down."""
+    """Lag, in frames, that leads one step down."""
     calm: float = 0.7
-    """One step up is tried where a frame takes less than this share of what it may."""
+    """Step up when a frame takes less than this share of its budget."""
     patience: int = 50
-    """Frames on a step before the next one up is tried; doubled whenever that was in vain."""
+    """Frames before a step up; doubled after each step up that did not last."""
     longest_patience: int = 1600
-    """Frames that it is doubled to, at most."""
+    """Upper limit of `patience` after doubling."""
 
     def __post_init__(self) -> None:
         for name in ("share", "calm"):
@@ -35,18 +35,18 @@ class LadderConfig:
 
 @dataclass(frozen=True, slots=True)
 class LiveConfig:
-    """How a live run keeps its time."""
+    """Timing of a live run."""
 
     most_delay_ms: float = 75.0
-    """A frame that is not restored by then goes out as it came."""
+    """Maximum delay; a frame not restored by then is written unrestored."""
     hold_seconds: float = 0.5
-    """After so long without a frame the last one is shown again, at the usual rate, until the source is back."""
+    """Time without a frame after which the last one is repeated at the source's rate."""
     stall_seconds: float = 5.0
-    """A camera or an address that gives nothing for so long is opened anew."""
+    """Time without a frame after which a camera or stream is reopened."""
     shortest_retry_seconds: float = 0.5
-    """Wait before the first attempt to open a lost source or sink anew; doubled after each in vain."""
+    """Wait before the first attempt to reopen a lost source or sink; doubled after each failure."""
     longest_retry_seconds: float = 10.0
-    """The same, at most."""
+    """Maximum wait between attempts."""
     ladder: LadderConfig = field(default_factory=LadderConfig)
 
     def __post_init__(self) -> None:

@@ -1,15 +1,17 @@
-"""Where a live run's pictures go. Every sink takes `write(picture, pts)`, times in ticks of a microsecond."""
+"""Sinks of a live run: file, network stream, pipe (YUV4MPEG2), virtual camera, and a thread that reopens lost ones.
+
+Every sink has `write(picture, pts)`; `pts` in ticks of a microsecond.
+"""
 
 from __future__ import annotations
 
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import av
@@ -18,9 +20,8 @@ from av.video.stream import VideoStream
 
 from configs import ConfigError
 from pipeline.errors import SinkError
-from pipeline.live import y4m
 from pipeline.live.addresses import Address
-from pipeline.live.capture import TICK, Newest
+from pipeline.live.capture import TICK, Newest, reopened
 from pipeline.live.settings import LiveConfig
 from pipeline.live.sound import Sound, SoundFormat, SoundQueue, Voice
 from pipeline.media.coding import planes_of
@@ -36,46 +37,44 @@ _NO_CAMERA = (
 
 
 class NullSink:
-    """Throws pictures away. The other sinks have its methods."""
+    """Discards pictures. The other sinks have its methods."""
 
     lost = 0
-    """How often it was lost and opened anew."""
+    """Times that the sink was lost."""
 
     def __enter__(self) -> Self:
         return self
 
     def write(self, native: av.VideoFrame, pts: int) -> None:
-        """Shows or sends `native`, a planar picture, at `pts` microseconds; they increase. Raises SinkError."""
+        """Shows or sends `native`, a planar picture, at `pts`, which increases. Raises SinkError."""
 
     def write_sound(self, sound: Sound) -> None:
-        """The same for a piece of sound, after the picture of its moment; nothing where it cannot be held."""
+        """Writes a piece of sound after the picture of its moment. A sink without sound ignores it."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Nothing is left open."""
+    def __exit__(self, kind: type[BaseException] | None = None, *error: object) -> None:
+        """Closes the sink."""
 
 
 class PipeSink(NullSink):
-    """YUV4MPEG2 onto the standard output. It knows a frame rate alone and no times."""
+    """YUV4MPEG2 on the standard output. The format has a frame rate, but no times."""
 
     def __init__(self, first: av.VideoFrame, rate: Fraction, file: BinaryIO | None = None) -> None:
         self._file, self._rate = file or sys.stdout.buffer, rate
         self._size = first.width, first.height
-        self._format = first.format.name if first.format.name in y4m.FORMATS else "yuv420p"
+        self._format = first.format.name if first.format.name in _Y4M_CHROMA else "yuv420p"
         self._first = fitted(first, self._size, self._format)
 
     def __enter__(self) -> Self:
-        self._file.write(y4m.header(self._first, self._rate))
+        self._file.write(y4m_header(self._first, self._rate))
         return self
 
     def write(self, native: av.VideoFrame, pts: int) -> None:
-        """A reader that has left raises BrokenPipeError."""
-        y4m.write_frame(self._file, fitted(native, self._size, self._format))
+        """Raises BrokenPipeError when the reader has gone."""
+        write_y4m_frame(self._file, fitted(native, self._size, self._format))
 
 
 class EncodedSink(NullSink):
-    """H.264 into a file, or to an address that speaks RTMP, RTSP, UDP or SRT."""
+    """H.264 into a file or an RTMP, RTSP, UDP or SRT stream."""
 
     def __init__(
         self,
@@ -87,7 +86,7 @@ class EncodedSink(NullSink):
         overwrite: bool = False,
         sound: SoundFormat | None = None,
     ) -> None:
-        """`sound`: what it is like, where there is any."""
+        """`sound`: format of the source's sound, if any."""
         self._format = sound
         self._voice: Voice | None = None
         self._address, self._first, self._rate, self._encode = address, first, rate, encode
@@ -106,49 +105,42 @@ class EncodedSink(NullSink):
         if self._file is not None:
             self._file.create()
         try:
-            self._open(self._first)
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            self._leave()
-            raise self._sentence(error) from error
+            with self._sink_errors():
+                self._open(self._first)
+        except SinkError:
+            self._release()
+            raise
         return self
 
     def write(self, native: av.VideoFrame, pts: int) -> None:
         assert self._stream is not None
-        try:
+        with self._sink_errors():
             picture = fitted(native, (self._stream.width, self._stream.height), "yuv420p")
             picture.pts, picture.time_base = pts, TICK
             self._mux(self._stream.encode(picture))
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise self._sentence(error) from error
 
     def write_sound(self, sound: Sound) -> None:
-        if self._voice is None:
-            return
-        try:
-            self._mux(self._voice.encode(sound))
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise self._sentence(error) from error
+        if self._voice is not None:
+            with self._sink_errors():
+                self._mux(self._voice.encode(sound))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None = None, *error: object) -> None:
         assert self._stream is not None
         assert self._container is not None
         try:
             if kind is None:
-                self._mux(self._stream.encode(None))
-                if self._voice is not None:
-                    self._mux(self._voice.encode(None))
-                self._container.close()
-                if self._file is not None:
-                    self._file.commit()
-        except (av.error.FFmpegError, OSError, ValueError) as failure:
-            raise self._sentence(failure) from failure
+                with self._sink_errors():
+                    self._mux(self._stream.encode(None))
+                    if self._voice is not None:
+                        self._mux(self._voice.encode(None))
+                    self._container.close()
+                    if self._file is not None:
+                        self._file.commit()
         finally:
-            self._leave()
+            self._release()
 
-    def _leave(self) -> None:
-        """Lets go of the file or the address, whatever state it is in."""
+    def _release(self) -> None:
+        """Closes the container and discards an unfinished file."""
         if self._container is not None:
             with suppress(av.error.FFmpegError, OSError, ValueError):
                 self._container.close()
@@ -162,12 +154,12 @@ class EncodedSink(NullSink):
             self._container = av.open(f"file:{self._file.path.resolve()}", "w", format=container)
         else:
             self._container = av.open(address.place, "w", format=_STREAMED[address.scheme], timeout=(5, 5))
-        # Every frame leaves at once; what joins midway waits two seconds at most.
+        # No delay in the encoder; a viewer who joins waits two seconds at most for a keyframe.
         options = {"preset": "veryfast", "tune": "zerolatency", "crf": f"{max(self._encode.crf, 18):g}"}
         stream = self._container.add_stream("libx264", rate=self._rate, options=options)
         assert isinstance(stream, VideoStream)
         context = stream.codec_context
-        # 4:2:0 has no odd sides.
+        # 4:2:0 needs even sides.
         context.width, context.height = native.width // 2 * 2, native.height // 2 * 2
         context.pix_fmt = "yuv420p"
         context.time_base = stream.time_base = TICK
@@ -177,7 +169,7 @@ class EncodedSink(NullSink):
         self._stream = stream
         if self._format is not None:
             self._voice = Voice(self._container, self._format)
-        # Connects and writes the header: what is wrong shows now.
+        # Connects and writes the header, so that errors appear now.
         self._container.start_encoding()
 
     def _mux(self, packets: Iterable[av.Packet[Any]]) -> None:
@@ -185,15 +177,20 @@ class EncodedSink(NullSink):
         for packet in packets:
             self._container.mux(packet)
 
-    def _sentence(self, error: BaseException) -> SinkError:
-        if isinstance(error, SinkError):
-            return error
-        reason = getattr(error, "strerror", None) or str(error)
-        return SinkError(f"{self._address.shown}: cannot be written ({str(reason).rstrip('.').lower()})")
+    @contextmanager
+    def _sink_errors(self) -> Iterator[None]:
+        """Turns errors of the container into SinkError."""
+        try:
+            yield
+        except SinkError:
+            raise
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            reason = str(getattr(error, "strerror", None) or error).rstrip(".").lower()
+            raise SinkError(f"{self._address.shown}: cannot be written ({reason})") from error
 
 
 class VirtualCamera(NullSink):
-    """A camera that meeting programs can choose, by pyvirtualcam."""
+    """Virtual camera for video calls, through pyvirtualcam."""
 
     def __init__(self, address: Address, first: av.VideoFrame, rate: Fraction) -> None:
         try:
@@ -222,27 +219,25 @@ class VirtualCamera(NullSink):
 
     def write(self, native: av.VideoFrame, pts: int) -> None:
         if native.color_range == 2:
-            # Cameras that give full range are shown by programs that expect limited.
+            # Programs expect limited range from a camera.
             native = native.reformat(format="yuv420p", dst_color_range=1)
         picture = fitted(native, self._size, "yuv420p")
         self._camera.send(picture.to_ndarray())
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None = None, *error: object) -> None:
         if self._camera is not None:
             self._camera.close()
 
 
 def holds_sound(address: Address) -> bool:
-    """Whether a sink there has a place for sound."""
+    """Whether a sink at `address` takes sound."""
     return address.kind in ("file", "network")
 
 
 def fitted(native: av.VideoFrame, size: tuple[int, int], pixel_format: str) -> av.VideoFrame:
-    """`native` in the size and format that a sink began with; itself where it has both.
+    """`native` in the size and format that a sink started with; `native` itself if it has both.
 
-    A source that came back may have another size, and no encoder takes two.
+    A reopened source may have another size, which the encoder would refuse.
     """
     if (native.width, native.height) != size:
         return native.reformat(*size, format=pixel_format)
@@ -258,10 +253,9 @@ def open_sink(
     overwrite: bool,
     sound: SoundFormat | None = None,
 ) -> NullSink:
-    """The sink at `address` for frames like `first`, `rate` a second; a context manager, which opens it.
+    """The sink at `address` for frames like `first` at `rate` frames per second; entering it opens it.
 
-    `sound` goes along where the sink `holds_sound`.
-    Raises ConfigError, or SinkError where it must not be written.
+    `sound`: format of the sound, used where the sink `holds_sound`. Raises ConfigError or SinkError.
     """
     if address.kind == "null":
         return NullSink()
@@ -272,7 +266,7 @@ def open_sink(
     return EncodedSink(address, first, rate, encode, overwrite=overwrite, sound=sound)
 
 
-_COLOURS = {
+_Y4M_CHROMA = {
     "gray": "mono",
     "yuv411p": "411",
     "yuv420p": "420mpeg2",
@@ -285,14 +279,13 @@ _COLOURS = {
     "yuv422p10le": "422p10",
     "yuv444p10le": "444p10",
 }
-FORMATS = tuple(_COLOURS)
-"""Pixel formats that can be written."""
+"""Chroma names of YUV4MPEG2 by pixel format. Source: yuv4mpeg(5) of mjpegtools, with FFmpeg's additions."""
 _FULL = 2
 
 
-def header(native: av.VideoFrame, rate: Fraction) -> bytes:
-    """The first line, for frames like `native` of one of `FORMATS`, `rate` a second."""
-    colours = _COLOURS[native.format.name]
+def y4m_header(native: av.VideoFrame, rate: Fraction) -> bytes:
+    """First line of YUV4MPEG2 for frames like `native`, whose format is a key of `_Y4M_CHROMA`."""
+    colours = _Y4M_CHROMA[native.format.name]
     if native.format.name == "yuv420p" and native.color_range == _FULL:
         colours = "420jpeg"
     span = "FULL" if native.color_range == _FULL or "yuvj" in native.format.name else "LIMITED"
@@ -302,8 +295,8 @@ def header(native: av.VideoFrame, rate: Fraction) -> bytes:
     ).encode()
 
 
-def write_frame(file: BinaryIO, native: av.VideoFrame) -> None:
-    """Writes the planes of `native`."""
+def write_y4m_frame(file: BinaryIO, native: av.VideoFrame) -> None:
+    """Writes the planes of `native` as one YUV4MPEG2 frame."""
     file.write(b"FRAME\n")
     for plane in planes_of(native):
         file.write(plane.tobytes())
@@ -311,7 +304,10 @@ def write_frame(file: BinaryIO, native: av.VideoFrame) -> None:
 
 
 class Outlet(NullSink):
-    """The sink that `make` makes, behind a hand-over that keeps the newest picture alone, and the sound up to it."""
+    """Writes to the sink of `make` in a thread of its own and reopens a lost one: a slow network delays no frame.
+
+    Only the newest picture waits, with the sound up to it.
+    """
 
     def __init__(
         self,
@@ -319,7 +315,7 @@ class Outlet(NullSink):
         config: LiveConfig,
         tell: Callable[[str], None] = lambda sentence: None,
     ) -> None:
-        """`tell` hears what happens, in the writing thread."""
+        """`tell` is called with messages in the writing thread."""
         self.lost = 0
         self._make, self._config, self._tell = make, config, tell
         self._sound = SoundQueue()
@@ -328,9 +324,8 @@ class Outlet(NullSink):
         self._thread = threading.Thread(target=self._run, name="outlet", daemon=True)
 
     def __enter__(self) -> Self:
-        # The first time in the caller's thread: who is wrong about an address wants to hear so at once.
-        self._sink = self._make()
-        self._sink.__enter__()
+        # Opened first in the caller's thread, so that a wrong address fails at once.
+        self._sink = self._opened()
         self._thread.start()
         return self
 
@@ -340,12 +335,15 @@ class Outlet(NullSink):
     def write_sound(self, sound: Sound) -> None:
         self._sound.put(sound)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None = None, *error: object) -> None:
         self._stop.set()
         self._newest.end()
         self._thread.join(self._config.stall_seconds + 1)
+
+    def _opened(self) -> NullSink:
+        sink = self._make()
+        sink.__enter__()
+        return sink
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -353,10 +351,11 @@ class Outlet(NullSink):
                 self._write_all()
             except SinkError as error:
                 self.lost += 1
-                self._tell(f"{error}; it is opened anew as soon as that can be done")
+                self._tell(f"{error}; trying to reopen it")
                 self._sink.__exit__(SinkError, error, None)
-                if not self._open_anew():
+                if (sink := reopened(self._opened, SinkError, self._stop, self._config)) is None:
                     return
+                self._sink = sink
                 self._tell("the sink is back")
         try:
             self._sink.__exit__(None, None, None)
@@ -373,17 +372,3 @@ class Outlet(NullSink):
                 self._sink.write(*item)
                 for sound in self._sound.until(item[1]):
                     self._sink.write_sound(sound)
-
-    def _open_anew(self) -> bool:
-        """Tries until the sink is back, ever less often; False when the run is over."""
-        wait = self._config.shortest_retry_seconds
-        while not self._stop.wait(wait):
-            try:
-                sink = self._make()
-                sink.__enter__()
-            except SinkError:
-                wait = min(2 * wait, self._config.longest_retry_seconds)
-            else:
-                self._sink = sink
-                return True
-        return False

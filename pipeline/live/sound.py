@@ -1,6 +1,6 @@
-"""Sound of a live run: it goes along with the picture of its moment, and so is late by what the picture is late.
+"""Sound of a live run: written after the picture of its moment, and so delayed as much as the picture.
 
-The capturing thread puts it in, the writing thread takes it out after each picture. Times are ticks of a microsecond
+The capturing thread queues it, the writing thread takes it out after each picture. Times are ticks of a microsecond
 on the run's clock, like those of frames.
 """
 
@@ -17,19 +17,19 @@ from av.audio.stream import AudioStream
 from av.container import OutputContainer
 
 _MOST_SECONDS = 10.0
-"""Sound that may wait for its picture; beyond, the oldest is thrown away."""
+"""Maximum length of queued sound; the oldest is discarded."""
 _JUMP_SECONDS = 0.3
-"""A source's clock that is so far from the run's has begun anew."""
+"""Difference of clocks above which the source's clock is taken to have restarted."""
 
 
 @dataclass(frozen=True, slots=True)
 class SoundFormat:
-    """What sound of a source is like."""
+    """Format of a source's sound."""
 
     rate: int
     """Samples per second."""
     layout: str
-    """`mono` or `stereo`; more channels are mixed down."""
+    """`mono` or `stereo`; further channels are mixed down."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,16 +38,16 @@ class Sound:
 
     samples: av.AudioFrame
     pts: int
-    """When it begins, in microseconds on the run's clock."""
+    """Start in microseconds on the run's clock."""
 
     @property
     def seconds(self) -> float:
-        """How long it is."""
+        """Length."""
         return self.samples.samples / self.samples.sample_rate
 
 
 class SoundQueue:
-    """Sound on its way from one thread to another."""
+    """Queue of sound between two threads."""
 
     def __init__(self) -> None:
         self._waiting: deque[Sound] = deque()
@@ -55,7 +55,7 @@ class SoundQueue:
         self._lock = threading.Lock()
 
     def put(self, sound: Sound) -> None:
-        """Adds what was heard, in order."""
+        """Appends a piece of sound."""
         with self._lock:
             self._waiting.append(sound)
             self._seconds += sound.seconds
@@ -63,7 +63,7 @@ class SoundQueue:
                 self._seconds -= self._waiting.popleft().seconds
 
     def until(self, pts: int) -> list[Sound]:
-        """Takes out all that begins up to `pts`."""
+        """Takes out the pieces that start at or before `pts`."""
         with self._lock:
             taken = []
             while self._waiting and self._waiting[0].pts <= pts:
@@ -73,15 +73,15 @@ class SoundQueue:
 
 
 class SoundClock:
-    """Says when sound of a source that gives it as it comes was heard: by the source's clock, set by the run's."""
+    """Places sound of a live source on the run's clock."""
 
     def __init__(self) -> None:
         self._offset: float | None = None
 
     def place(self, now: float, own: float | None, seconds: float) -> float:
-        """Seconds on the run's clock at which sound began that came `now`, is `seconds` long and says it is of `own`.
+        """Start, on the run's clock, of sound that arrived at `now`, lasts `seconds` and has the source's time `own`.
 
-        The moment of arrival alone would tear at every hiccup of the network.
+        Arrival times alone would jitter with the network; the source's clock smooths them.
         """
         begun = now - seconds
         if own is None:
@@ -93,14 +93,14 @@ class SoundClock:
 
 _RATE = 48000
 _CODECS = {"mpeg": "mp2", "vob": "mp2"}
-"""Where it is not AAC."""
+"""Codec by container; AAC elsewhere."""
 _BITS_PER_SECOND = 128_000
 _SLACK = _RATE // 12
-"""Samples by which pieces of sound may seem to overlap or to lie apart, as clocks are read: they follow on."""
+"""Gap or overlap in samples that is attributed to the clock and ignored."""
 
 
 class Voice:
-    """Encodes pieces of sound, one after the other. Belongs to the thread of its container."""
+    """Sound stream of an encoded sink. Belongs to the thread of its container."""
 
     def __init__(self, container: OutputContainer, sound: SoundFormat) -> None:
         codec = _CODECS.get(container.format.name, "aac")
@@ -114,7 +114,7 @@ class Voice:
         self._next = 0
 
     def encode(self, sound: Sound | None) -> list[av.Packet[AudioStream]]:
-        """Packets that are ready; those that are left for None. What would lie before the last sound is left out."""
+        """Packets that are ready; the remaining ones for None. Sound before the last written sample is skipped."""
         if sound is None:
             return self._stream.encode(None)
         begin = round(sound.pts * Fraction(_RATE, 1_000_000))
@@ -131,7 +131,7 @@ class Voice:
         return packets
 
     def _resampled(self, samples: av.AudioFrame) -> list[av.AudioFrame]:
-        """In the form of the stream. A source that came back may give another form than before."""
+        """Resampled to the stream's format. A reopened source may have another format than before."""
         form = samples.format.name, samples.layout.name, samples.sample_rate
         if self._resampler is None or form != self._taken:
             self._resampler = AudioResampler(self._stream.format.name, self._layout, _RATE)

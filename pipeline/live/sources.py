@@ -1,4 +1,4 @@
-"""Opens what a live run reads, and gives its pictures as they come."""
+"""Sources of a live run: cameras, streams, files and pipes, opened and decoded as frames arrive."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from pipeline.media.planar import repack
 from pipeline.media.probe import display_of
 
 _FORMATS = f"{FORMATS},rtsp,rtp,sdp,mpjpeg,mjpeg"
-"""Those of files, and those that cameras of the network speak; playlists, which lead anywhere, are not among them."""
+"""Formats of files and network cameras; no playlists, which may refer to any address."""
 _PROTOCOLS = {
     "rtsp": "rtsp,rtp,rtcp,tcp,udp",
     "rtsps": "rtsp,rtp,rtcp,tcp,udp,tls",
@@ -39,38 +39,38 @@ _OPEN_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class LiveInfo:
-    """What is known of a live source from its first frame."""
+    """Facts about a live source, known from its first frame."""
 
     rate: Fraction
-    """Frames per second, as the source says."""
+    """Frames per second, as declared by the source."""
     rotation: int
-    """Degrees counter-clockwise by which a player turns the picture."""
+    """Degrees counter-clockwise by which players rotate the picture."""
     sample_aspect_ratio: Fraction | None
     paced: bool
-    """Its own times say when a frame is due; else a frame is due when it comes."""
+    """Whether frames are due at the source's own times; otherwise on arrival."""
     ends: bool
-    """Its end is the end; else it is a loss, and the source is opened anew."""
+    """Whether the end of the source ends the run; otherwise the source is reopened."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a camera is asked for; None leaves it the choice."""
+    """Mode requested from a camera; None leaves the choice to the camera."""
 
     size: str | None = None
-    """Width and height, as in 1280x720."""
+    """Width and height, such as 1280x720."""
     rate: float | None = None
     """Frames per second."""
 
 
 Heard = Callable[[av.AudioFrame, float | None], None]
-"""Takes a piece of sound and its time in seconds by the source's own clock, None where it does not say."""
+"""Takes a piece of sound and its time in seconds on the source's clock, None if unknown."""
 
 
 class Opened:
-    """An open source. A context manager; iterates over decoded frames, the first one included."""
+    """An open source: a context manager that iterates over all decoded frames."""
 
     def __init__(self, address: Address, stall_seconds: float, wanted: Wanted | None = None) -> None:
-        """Raises SourceError where nothing answers or where what does is no video that can be restored."""
+        """Raises SourceError without an answer, and for anything but a video that can be restored."""
         self._address, self._stall_seconds = address, stall_seconds
         self._heard: Heard | None = None
         self._container = _open(address, stall_seconds, wanted or Wanted())
@@ -80,11 +80,11 @@ class Opened:
             self._decoded = self._decode()
             self._first: av.VideoFrame | None = next(self._decoded, None)
             if self._first is None:
-                raise SourceError(f"{address.shown}: not one frame of its video can be decoded")
+                raise SourceError(f"{address.shown}: no frame of its video can be decoded")
             self.first = planar(self._first, address)
             """The first frame."""
             self.info = self._info()
-            """What it tells."""
+            """Facts about it."""
         except (av.error.FFmpegError, OSError) as error:
             self._container.close()
             raise error if isinstance(error, SourceError) else _sentence(address, error) from error
@@ -111,24 +111,24 @@ class Opened:
 
     @property
     def sound(self) -> SoundFormat | None:
-        """What its sound is like; None where there is none."""
+        """Format of its sound; None without sound."""
         if self._sound is None or not self._sound.rate or not self._sound.layout.nb_channels:
             return None
         return SoundFormat(self._sound.rate, "mono" if self._sound.layout.nb_channels == 1 else "stereo")
 
     def listen(self, heard: Heard) -> None:
-        """From now on `heard` is given the sound, while pictures are iterated over, in the same thread."""
+        """Calls `heard` with the sound from now on, in the thread that iterates over the pictures."""
         self._heard = heard
 
     def seconds(self, native: av.VideoFrame) -> float | None:
-        """When `native` is shown by the source's own clock; None where it does not say."""
+        """Time of `native` on the source's clock; None if unknown."""
         return None if native.pts is None else float(native.pts * (self._stream.time_base or Fraction(1)))
 
     def _video(self) -> VideoStream:
         if not self._container.streams.video:
             raise SourceError(f"{self._address.shown}: no video stream")
         stream = self._container.streams.video[0]
-        # Threads over frames would hold back as many frames as there are threads.
+        # Frame threads would delay by one frame per thread.
         stream.thread_type = "SLICE"
         stream.codec_context.flags |= av.codec.context.Flags.low_delay
         return stream
@@ -139,7 +139,7 @@ class Opened:
             try:
                 frames = packet.decode() if packet.stream is self._stream or self._heard else []
             except av.error.InvalidDataError:
-                continue  # the rest of a stream that was entered midway, or damaged on its way
+                continue  # joined in the middle of a group of pictures, or damaged in transit
             for frame in frames:
                 if isinstance(frame, av.VideoFrame):
                     yield frame
@@ -149,11 +149,11 @@ class Opened:
                         frame, None if frame.pts is None else float(frame.pts * (frame.time_base or 1))
                     )
             if time.monotonic() - seen > self._stall_seconds and not self._is_complete:
-                raise SourceError(f"{self._address.shown}: gives sound and no picture")
+                raise SourceError(f"{self._address.shown}: sends sound but no pictures")
 
     @property
     def _is_complete(self) -> bool:
-        """It has an end, and does not give its pictures at their pace."""
+        """Whether it has an end and can be read faster than real time."""
         kind = self._address.kind
         return kind in ("file", "pipe") or (kind == "network" and self._container.duration is not None)
 
@@ -162,7 +162,7 @@ class Opened:
         assert self._first is not None
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         return LiveInfo(
-            # Cameras and broken streams claim anything.
+            # Cameras and damaged streams may declare any rate.
             rate=rate if 1 <= rate <= 240 else Fraction(25),
             rotation=display_of(self._first).rotation,
             sample_aspect_ratio=stream.sample_aspect_ratio or None,
@@ -172,7 +172,7 @@ class Opened:
 
 
 def planar(native: av.VideoFrame, address: Address) -> av.VideoFrame:
-    """`native` with its samples in planes of their own, ready for the stages; itself where they are already."""
+    """`native` in a planar format, ready for the stages; `native` itself if it is planar."""
     try:
         wanted = planar_format(native.format.name)
         check_matrix(native.colorspace)
@@ -204,9 +204,7 @@ def _open(address: Address, stall_seconds: float, wanted: Wanted) -> InputContai
             container_options=_network_options(address),
         )
     except av.error.ArgumentError as error:
-        raise SourceError(
-            f"{address.shown}: refused, it is not of the formats read here; playlists are never followed"
-        ) from error
+        raise SourceError(f"{address.shown}: not a supported format; playlists are never followed") from error
     except SourceError:
         raise
     except (av.error.FFmpegError, OSError) as error:
@@ -227,19 +225,21 @@ def _network_options(address: Address) -> dict[str, str]:
     options: dict[str, Any] = {
         "protocol_whitelist": _PROTOCOLS[address.scheme],
         "format_whitelist": _FORMATS,
-        # Looking longer at the stream before it starts would be delay at its beginning.
+        # Longer probing would delay the start.
         "probesize": "500000",
         "analyzeduration": "500000",
         "fflags": "nobuffer",
     }
     if address.scheme in ("rtsp", "rtsps"):
-        options["rtsp_transport"] = "tcp"  # lost packets of UDP would be grey blocks in the face
+        options["rtsp_transport"] = "tcp"  # UDP packets that are lost would leave grey blocks in faces
     return options
 
 
 def _sentence(address: Address, error: BaseException) -> SourceError:
     if isinstance(error, av.error.ExitError):
-        return SourceError(f"{address.shown}: gives nothing; is it switched on, and is the address right?")
+        return SourceError(
+            f"{address.shown}: no answer; check that it is switched on and that the address is right"
+        )
     if isinstance(error, av.error.EOFError):
         return SourceError(f"{address.shown}: ended before its first frame")
     reason = getattr(error, "strerror", None) or str(error)

@@ -89,7 +89,7 @@ def test_cameras_are_found_by_number_and_by_name() -> None:
 
 @pytest.mark.parametrize(
     ("wanted", "present", "sentence"),
-    [("Desk", TWO, "more than one"), ("Other", TWO, "Desk Camera HD"), ("Other", [], "shows no camera")],
+    [("Desk", TWO, "several cameras"), ("Other", TWO, "Desk Camera HD"), ("Other", [], "has no camera")],
 )
 def test_cameras_that_are_not_there_are_one_sentence(
     wanted: str, present: list[Camera], sentence: str

@@ -310,7 +310,7 @@ def test_who_is_remembered_is_there_from_the_first_frame_of_the_next_call(
     assert cli.main(command[:-2]) == 0
     assert list(tmp_path.iterdir()) == []  # nothing is kept that nobody asked for
     assert cli.main(command) == 0
-    assert f"views are remembered in {file}" in capsys.readouterr().err
+    assert f"views saved in {file}" in capsys.readouterr().err
     assert file.stat().st_mode & 0o077 == 0
     config = PipelineConfig(restorer=RestorerConfig(kind="none"))
     with Opened(source_address(str(clip)), 1) as source:
@@ -355,7 +355,7 @@ def test_the_command_restores_in_real_time_and_says_how_late(
     ("arguments", "code", "sentence"),
     [
         ([], 2, "camera:0 vcam:"),
-        (["camera:No Such Camera", "null:"], 4, "no camera of that name"),
+        (["camera:No Such Camera", "null:"], 4, "neither a file nor a camera"),
         (["/no/such/file.mp4", "null:"], 4, "no such file"),
         (["rtsp://127.0.0.1:1/a", "null:"], 4, "cannot be read"),
         (["{clip}", "out.gif"], 4, "not written"),

@@ -205,7 +205,7 @@ def test_the_report_says_all_that_happened() -> None:
     *_, report = go([0, None, *range(1, 40)], {5: RuntimeError("gone")})
     text, data = report.summary(), report.as_dict()
     assert "failed 1" in text
-    assert "shown again 1" in text
+    assert "repeated 1" in text
     assert "bypass" in text
     assert data["steps"]["bypass"] > 0
     assert data["errors"] == 1
