@@ -190,7 +190,9 @@ def _demo(options: argparse.Namespace) -> int:
 def _live(arguments: Sequence[str]) -> int:
     from pipeline.live.command import add_arguments, command
 
-    parser = _Parser(prog="python -m pipeline live", description="Restores faces in live pictures, in time.")
+    parser = _Parser(
+        prog="python -m pipeline live", description="Restores faces in cameras and streams in real time."
+    )
     add_arguments(parser)
     _add_common(parser)
     parser.add_argument("--progress", choices=["plain", "json", "none"], default="plain")
@@ -207,7 +209,7 @@ def _serve(arguments: Sequence[str]) -> int:
         ) from error
 
     parser = _Parser(
-        prog="python -m pipeline serve", description="A local page that restores a camera, and files."
+        prog="python -m pipeline serve", description="Serves a local page that restores a camera and files."
     )
     add_arguments(parser)
     _add_common(parser)

@@ -1,1 +1,1 @@
-"""Measurements of runs, each behind a word of `python -m pipeline.bench`."""
+"""Measurements of runs, each a word of `python -m pipeline.bench`."""

@@ -1,4 +1,4 @@
-"""`python -m pipeline.bench live`: a clip in real time through the whole way, how late it comes out, and memory."""
+"""`python -m pipeline.bench live|calls`: delay, rates, steps and memory of live runs over a repeated clip."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ from pipeline.live.command import restore_live
 from pipeline.live.report import Delays, LiveReport
 
 _MOST_FRAMES = 150
-"""More are left out: all lie in memory at once."""
+"""Frames of the clip that are used: all are kept in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What a clip is brought to; None leaves it as it is."""
+    """Size and rate to which a clip is converted; None keeps the clip's own."""
 
     size: tuple[int, int] | None = None
-    """Width and height in pixels, both even; the middle of the picture fills them."""
+    """Width and height in pixels, both even; the picture is scaled to fill them and cropped."""
     rate: Fraction | None = None
-    """Frames per second, every frame kept."""
+    """Frames per second; no frame is dropped or repeated."""
 
 
 def write_endless(clip: Path, output: Path, seconds: float, form: Form) -> None:
-    """Writes the first frames of `clip` forth and back, over and over, for `seconds`, as H.264 for low delay.
+    """Writes the first frames of `clip` forwards and backwards, repeated for `seconds`, as low-delay H.264.
 
-    Forth and back, so that nothing jumps where it begins anew. Encoded once, and repeated packet by packet.
+    Backwards too, so that the repetition has no jump. Encoded once and repeated packet by packet.
     """
     with av.open(str(clip)) as source:
         video = source.streams.video[0]
         rate = form.rate or Fraction(video.average_rate or 25)
-        frames = [_formed(frame, form.size) for frame in islice(source.decode(video), _MOST_FRAMES)]
+        frames = [_converted(frame, form.size) for frame in islice(source.decode(video), _MOST_FRAMES)]
     if not frames:
         raise ValueError(f"{clip}: has no frames")
     height, width = frames[0].shape[0] * 2 // 3, frames[0].shape[1]
@@ -68,8 +68,8 @@ def write_endless(clip: Path, output: Path, seconds: float, form: Form) -> None:
             target.mux(packet)
 
 
-def _formed(frame: av.VideoFrame, size: tuple[int, int] | None) -> NDArray[np.uint8]:
-    """`frame` as YUV 4:2:0 planes one below the other, uint8 (H * 3 / 2, W)."""
+def _converted(frame: av.VideoFrame, size: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """`frame` in `size` as stacked YUV 4:2:0 planes, uint8 (H * 3 / 2, W)."""
     if size is None:
         size = (frame.width // 2 * 2, frame.height // 2 * 2)
     scale = max(size[0] / frame.width, size[1] / frame.height)
@@ -90,25 +90,25 @@ def _encoded(stream: Any, frames: list[NDArray[np.uint8]], rate: Fraction) -> It
 
 
 _WINDOW_SECONDS = 5.0
-"""Over so long the output's rate is compared with the input's: a frame more or less at either end is 1 % of it."""
+"""Window over which output and input rates are compared; one frame at either end is about 1 % of it."""
 _LEAST_SECONDS = 1.0
-"""The last, partial window counts where it is longer."""
+"""Minimum length of the last, partial window."""
 
 
 @dataclass(frozen=True, slots=True)
 class Minute:
-    """What one minute of a run was like; the last one may be shorter."""
+    """Figures of one minute of a run; the last one may be shorter."""
 
     memory_mib: float
-    """Of the process in use at its end."""
+    """Memory of the process at its end."""
     p50_ms: int
-    """Delay from capture to output that half of its frames did not exceed."""
+    """Median delay from capture to output."""
     p95_ms: int
-    """The same for 95 % of them."""
+    """95th percentile of the delay."""
     frames: int
-    """Frames that went out."""
+    """Frames written."""
     restored: int
-    """Of them, those with a face restored."""
+    """Frames written with a restored face."""
 
 
 def live(
@@ -119,24 +119,24 @@ def live(
     output: Path | None = None,
     sink: str = "null:",
 ) -> LiveReport:
-    """Delay from capture to output of `clip`, played in real time, forth and back, for so many `seconds`.
+    """Delay, rates, ladder and memory of a live run over `clip`, played forwards and backwards for `seconds`.
 
-    `form`: what the clip is brought to before. Prints the figures, memory and delay minute by minute, and each step of
-    the ladder with its second; writes all of it to `output` as JSON.
+    `form`: conversion of the clip before the run. Prints figures in total and per minute, and the time of each step of
+    the ladder; writes all of it to `output` as JSON.
     """
     watch = Watcher()
     with tempfile.TemporaryDirectory() as folder:
         endless = Path(folder) / "clip.mkv"
-        # A little longer, so that its end is not the run's.
+        # Longer than the run, which must not end with the clip.
         write_endless(clip, endless, seconds + 2, form or Form())
         source = source_address(str(endless))
         report = restore_live(source, sink_address(sink), config, duration_seconds=seconds, watch=watch.see)
     watch.close(report)
     came, went = report.rates
     facts = machine(1, report.received)
-    print(f"{clip.name}, load of the machine {facts['load']} on {facts['cores']} cores")
+    print(f"{clip.name}, load {facts['load']} on {facts['cores']} cores")
     print(report.summary())
-    print(f"frames out for frames in: {100 * went / max(came, 1e-6):.1f} %, ", end="")
+    print(f"frames out / in: {100 * went / max(came, 1e-6):.1f} %, ", end="")
     print(f"in the worst {_WINDOW_SECONDS:.0f} s {100 * watch.worst:.1f} %")
     for number, minute in enumerate(watch.minutes, 1):
         print(
@@ -152,22 +152,22 @@ def live(
 
 
 class Watcher:
-    """Looks at the counts of a run while it goes on. Remembers little: a few numbers for each minute and each step."""
+    """Watches the counts of a run; keeps a few numbers per minute and per step."""
 
     def __init__(self) -> None:
         self.first_mib = 0.0
-        """Memory in use when the first frame went out."""
+        """Memory when the first frame was written."""
         self.steps: list[tuple[float, str]] = []
-        """The second of each step of the ladder, and its name."""
+        """Start in seconds and name of each step of the ladder."""
         self.minutes: list[Minute] = []
         self.worst = 1.0
-        """The lowest share of frames that went out of those that came, over a few seconds."""
+        """Lowest ratio of output to input frames over `_WINDOW_SECONDS`."""
         self._counts = Delays().counts
-        self._told = (0, 0)
+        self._reported = (0, 0)
         self._since = (0.0, 0, 0)
 
     def see(self, report: LiveReport) -> None:
-        """Called whenever pictures went out."""
+        """Called after pictures were written."""
         self.first_mib = self.first_mib or memory_mib()
         if not self.steps or self.steps[-1][1] != report.step:
             self.steps.append((round(report.seconds, 1), report.step))
@@ -177,14 +177,14 @@ class Watcher:
             self._end_minute(report)
 
     def close(self, report: LiveReport) -> None:
-        """At the end of the run."""
+        """Ends the last window and minute."""
         if report.seconds - self._since[0] > _LEAST_SECONDS:
             self._end_window(report)
-        if report.written > self._told[0]:
+        if report.written > self._reported[0]:
             self._end_minute(report)
 
     def as_dict(self) -> dict[str, Any]:
-        """For a program."""
+        """All figures for JSON."""
         return {
             "out_for_in_worst": round(self.worst, 4),
             "memory_mib": {"after_warm_up": round(self.first_mib, 1), "end": round(memory_mib(), 1)},
@@ -207,8 +207,8 @@ class Watcher:
 
     def _end_minute(self, report: LiveReport) -> None:
         delays = Delays(report.delays.counts - self._counts)
-        frames, restored = report.written - self._told[0], report.frames_restored - self._told[1]
-        self._counts, self._told = np.copy(report.delays.counts), (report.written, report.frames_restored)
+        frames, restored = report.written - self._reported[0], report.frames_restored - self._reported[1]
+        self._counts, self._reported = np.copy(report.delays.counts), (report.written, report.frames_restored)
         self.minutes.append(
             Minute(memory_mib(), delays.quantile(0.5), delays.quantile(0.95), frames, restored)
         )
@@ -219,7 +219,7 @@ def read_size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
     size = [int(side) if side.isdecimal() else 0 for side in (width, height)]
     if min(size) < 2 or size[0] % 2 or size[1] % 2:
-        raise argparse.ArgumentTypeError(f"must be two even numbers above 0 as in 1280x720, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be two positive even numbers such as 1280x720, got {text!r}")
     return size[0], size[1]
 
 
@@ -230,12 +230,12 @@ def read_rate(text: str) -> Fraction:
     except (ValueError, ZeroDivisionError):
         rate = Fraction(0)
     if rate <= 0:
-        raise argparse.ArgumentTypeError(f"must be a number above 0 as in 25 or 30000/1001, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a positive number such as 25 or 30000/1001, got {text!r}")
     return rate
 
 
 def memory_mib() -> float:
-    """Memory of this process in use now; 0 where the system does not tell."""
+    """Current memory of this process; 0 on systems other than Linux."""
     if sys.platform != "linux":
         return 0.0
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
@@ -248,11 +248,11 @@ class Call:
 
     name: str
     size: str
-    """As in 1280x720."""
+    """Width and height, such as 1280x720."""
     rate: int
     """Frames per second."""
     faces: int
-    """1 or 2: which clip is played."""
+    """1 or 2: the number of the clip."""
     settings: tuple[str, ...] = ()
 
 
@@ -266,27 +266,27 @@ CALLS = (
 
 
 def chosen_calls(only: str) -> list[Call]:
-    """The rows with one of the words of `only`, a comma between each, in their name; all for "". Raises ConfigError."""
+    """Rows whose name contains one of the comma-separated words of `only`; all for "". Raises ConfigError."""
     found = [call for call in CALLS if any(word in call.name for word in only.split(","))]
     if not found:
         rows = "; ".join(call.name for call in CALLS)
-        raise ConfigError(f"--only: no row has {only!r} in its name; there are: {rows}")
+        raise ConfigError(f"--only: no row has {only!r} in its name; rows: {rows}")
     return found
 
 
 def calls(
     clips: list[Path], seconds: float, chosen: list[Call], changes: list[str], output: Path | None
 ) -> list[dict[str, Any]]:
-    """Delay, rates, steps and memory of calls of several sizes: CLIP with one face, and one with two if there is one.
+    """Delay, rates, steps and memory of calls of several sizes: a CLIP with one face, then optionally one with two.
 
-    Each row is `python -m pipeline.bench live` in a process of its own, so that its memory is its own.
+    Each row is `python -m pipeline.bench live` in a process of its own, so that memory is measured separately.
     """
     rows = []
     with tempfile.TemporaryDirectory() as name:
         figures = Path(name) / "row.json"
         for call in chosen:
             if call.faces > len(clips):
-                print(f"{call.name}: left out, as there is no second clip", file=sys.stderr)
+                print(f"{call.name}: left out, because there is no second clip", file=sys.stderr)
                 continue
             command = [sys.executable, "-m", "pipeline.bench", "live", str(clips[call.faces - 1])]
             command += ["--seconds", f"{seconds:g}", "--size", call.size, "--rate", str(call.rate)]
@@ -303,7 +303,7 @@ def calls(
 
 
 def as_table(rows: list[dict[str, Any]]) -> str:
-    """`rows`, as `live` writes them, each with a name, in Markdown."""
+    """Markdown table of `rows`: figures of `live`, each with a name."""
     heads = (
         "call",
         "frames/s in",

@@ -1,4 +1,4 @@
-"""`python -m pipeline.bench pixels`: cutting crops and blending, either way, side by side."""
+"""`python -m pipeline.bench pixels`: crops and blending by OpenCV and as tensors."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from pipeline.pixels.tensors.crops import CropReader
 _SIZE = 256
 """Side of the crops."""
 _ON_SCREEN = 320
-"""Side of what a crop shows, in pixels of the frame."""
+"""Side of the cropped square, in pixels of the frame."""
 
 
 def pixels(config: PipelineConfig, rounds: int) -> None:
-    """Time of cutting crops and blending by OpenCV and as tensors on the restorer's device, and how far they differ.
+    """Time of cropping and blending by OpenCV and as tensors on the restorer's device, and their largest difference.
 
-    A made frame of 1920x1080, 10 bits, with 1, 2 and 8 faces of 320 pixels, none of which is one.
+    On a synthetic frame, 1920x1080 with 10 bits, with 1, 2 and 8 face positions of 320 pixels.
     """
     device = restorer_device(config.restorer.device)
     reader, blender = CropReader(device), Blender(device)
-    native = _made_frame()
+    native = _synthetic_frame()
     for count in (1, 2, 8):
         matrices = _places(count)
         frame = _restored(native, matrices)
@@ -60,7 +60,7 @@ def pixels(config: PipelineConfig, rounds: int) -> None:
 
 
 def _medians(rounds: int, *works: Callable[[], object]) -> list[float]:
-    """Milliseconds of each; all take turns, after one that is not counted."""
+    """Median milliseconds of each work; they take turns, after one warm-up round."""
     taken: list[list[float]] = [[] for _ in works]
     for number in range(rounds + 1):
         for work, times in zip(works, taken, strict=True):
@@ -76,8 +76,8 @@ def _apart(frame: RestoredFrame, config: BlendConfig, blender: Blender) -> int:
     return max(int(np.abs(a.astype(int) - b.astype(int)).max()) for a, b in pairs)
 
 
-def _made_frame() -> av.VideoFrame:
-    """Soft shapes under grain."""
+def _synthetic_frame() -> av.VideoFrame:
+    """Smooth shapes with grain."""
     rng = np.random.default_rng(0)
     native = av.VideoFrame(1920, 1080, "yuv420p10le")
     native.pts, native.time_base = 0, Fraction(1, 25)
@@ -88,7 +88,7 @@ def _made_frame() -> av.VideoFrame:
 
 
 def _places(count: int) -> list[NDArray[np.float32]]:
-    """Frame to crop of faces beside each other, each a little more turned than the last."""
+    """Frame-to-crop matrices (2, 3) of faces side by side, each turned a little further."""
     matrices = []
     for number in range(count):
         middle = (300 + 430 * (number % 4), 300 + 460 * (number // 4))
@@ -99,7 +99,7 @@ def _places(count: int) -> list[NDArray[np.float32]]:
 
 
 def _restored(native: av.VideoFrame, matrices: list[NDArray[np.float32]]) -> RestoredFrame:
-    """As a restorer that smooths would leave it."""
+    """The frame with smoothed faces in place of restored ones."""
     faces = []
     for number, (matrix, crop) in enumerate(zip(matrices, read_crops(native, matrices, _SIZE), strict=True)):
         face = Face(np.zeros(4, np.float32), template(_SIZE), 1.0)

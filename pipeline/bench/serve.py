@@ -1,4 +1,4 @@
-"""`python -m pipeline.bench serve CLIP`: what the coding of the page's pictures leaves of faces, and what it takes."""
+"""`python -m pipeline.bench serve CLIP`: loss of faces in the video encoding of the page, and its time."""
 
 from __future__ import annotations
 
@@ -29,38 +29,38 @@ from pipeline.serve.wire import QuickH264Encoder, prepare
 
 _FRAMES = 90
 _SETTLED = 30
-"""Frames after which an encoder has found its measure."""
+"""Frames after which an encoder's rate control has settled."""
 _WIDTH = 640
 
 
 @dataclass(frozen=True, slots=True)
 class Coded:
-    """What a coding left of the faces of a clip."""
+    """Quality and cost of one encoding."""
 
     psnr: float
-    """Of the luma of the face, in dB."""
+    """PSNR of the face's luma in dB."""
     sharpness: float
-    """Gradient energy of the face, as a share of what went in."""
+    """Gradient energy of the face as a share of the input's."""
     kilobits: float
-    """Thousands of bits a second."""
+    """Bit rate in kbit/s."""
     ms: float
-    """Milliseconds of one core's time to encode, decode and compare a frame."""
+    """Processor time in milliseconds to encode, decode and compare a frame."""
 
 
 def codings(clip: Path, config: PipelineConfig) -> dict[str, Coded]:
-    """Prints, for both codecs, what aiortc's own bit rates and the page's leave of the largest face of `clip`."""
+    """Prints, for both codecs at aiortc's and the page's bit rates, the loss of the largest face of `clip`."""
     serve = config.serve
     frames, box, rate = _frames(clip, config)
-    found = {"VP8, aiortc's own bits": _coded(Vp8Encoder(), frames, box, rate)}
-    found["H.264, aiortc's own bits"] = _coded(H264Encoder(), frames, box, rate)
-    for name, most in (("least", serve.least_kilobits), ("most", serve.most_kilobits)):
-        prepare(least_kilobits=serve.least_kilobits, most_kilobits=most, this_machine_alone=True)
-        found[f"VP8, the {name} bits"] = _coded(Vp8Encoder(), frames, box, rate)
-        found[f"H.264 of the page, the {name} bits"] = _coded(QuickH264Encoder(), frames, box, rate)
+    found = {"VP8, aiortc's bit rate": _coded(Vp8Encoder(), frames, box, rate)}
+    found["H.264, aiortc's bit rate"] = _coded(H264Encoder(), frames, box, rate)
+    for name, most in (("minimum", serve.least_kilobits), ("maximum", serve.most_kilobits)):
+        prepare(least_kilobits=serve.least_kilobits, most_kilobits=most, local_only=True)
+        found[f"VP8, {name} bit rate"] = _coded(Vp8Encoder(), frames, box, rate)
+        found[f"H.264 of the page, {name} bit rate"] = _coded(QuickH264Encoder(), frames, box, rate)
     for name, coded in found.items():
         print(
             f"{name}: {coded.kilobits:.0f} kbit/s, face PSNR {coded.psnr:.1f} dB, sharpness {coded.sharpness:.3f}, "
-            f"{coded.ms:.1f} ms of a core a frame"
+            f"{coded.ms:.1f} ms of processor time per frame"
         )
     return found
 
@@ -98,7 +98,7 @@ def _coded(encoder: Encoder, frames: list[av.VideoFrame], box: tuple[slice, slic
 def _sent(
     encoder: Encoder, frames: list[av.VideoFrame], rate: Fraction
 ) -> Iterator[tuple[av.VideoFrame, int, av.VideoFrame]]:
-    """Each frame, the bytes of its packets, and the frame that comes out at the other end."""
+    """Each frame, the bytes of its packets, and the decoded frame."""
     h264 = isinstance(encoder, H264Encoder)
     decoder: Decoder = H264Decoder() if h264 else Vp8Decoder()
     read = h264_depayload if h264 else vp8_depayload

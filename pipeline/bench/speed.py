@@ -1,4 +1,4 @@
-"""How long things take: the networks for one face each, a plain transcode, a whole command in a process of its own."""
+"""Time of each network for one face, of a plain transcode, and of a command in a process of its own."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from models.weights import Checkpoint, CheckpointError, load_checkpoint, load_em
 from pipeline.media.encode import EncodeConfig
 
 Works = dict[str, Callable[[], object]]
-"""What is timed, by name."""
+"""Timed calls by name."""
 ICONFACE_STEPS = (1, 2, 4)
 
 
 def networks(rounds: int, iconface: Path | None = None) -> None:
-    """Time of each shipped network for one face, also as a multiple of that of ten plain convolutions.
+    """Time of each shipped network for one face, also as a multiple of ten plain convolutions.
 
-    These are 3 x 3, of 64 channels on 64 x 64 cells. All take turns, and the multiple is the median over the
-    rounds, so that it says something on a busy machine too. `iconface`: a checkpoint in place of the shipped one.
-    Raises `CheckpointError` where it is not one.
+    The convolutions are 3 x 3 with 64 channels on 64 x 64 cells. All take turns, and multiples are medians over the
+    rounds, so that they hold on a busy machine. `iconface`: a checkpoint instead of the shipped one. Raises
+    `CheckpointError`.
     """
     works = _small_works()
     try:
@@ -59,7 +59,7 @@ def seconds_of(work: Callable[..., object], *arguments: object) -> float:
 
 
 def transcode(clip: Path, output: Path, config: EncodeConfig | None = None) -> None:
-    """What anyone would write with PyAV: decode, encode, copy the sound."""
+    """The straightforward use of PyAV: decode, encode, copy the sound."""
     config = config or EncodeConfig()
     options = {"crf": str(config.crf), "preset": config.preset}
     with av.open(str(clip)) as source, av.open(str(output), "w") as target:
@@ -83,15 +83,15 @@ def transcode(clip: Path, output: Path, config: EncodeConfig | None = None) -> N
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """A process that ended well."""
+    """Result of a successful process."""
 
     output: str
     peak_mib: float
 
 
 def child(command: list[str]) -> Ran:
-    """Runs `command` and gives its standard output and its peak memory."""
-    # A child of a fresh process, so that the peak of this one's other children does not count.
+    """Runs `command`; returns its standard output and peak memory."""
+    # A child of a fresh process: the peak is over all children of a process.
     script = (
         "import resource, subprocess, sys;"
         "subprocess.run(sys.argv[1:], check=True);"
@@ -121,16 +121,16 @@ def _small_works() -> Works:
 
 
 def _native() -> torch.dtype:
-    """What `restorer.precision=auto` means on this CPU."""
+    """The precision of `restorer.precision=auto` on this CPU."""
     return restorer_precision("auto", torch.device("cpu"))
 
 
 def iconface_works(checkpoint: Checkpoint) -> Works:
-    """`iconface` as it restores a film: its draft and autoencoder included, its references known already.
+    """`iconface` as in a film: draft and autoencoder included, features of the references cached.
 
-    The first call of each works out its references; time the later ones.
+    The first call of each computes these features, so time the later ones.
     """
-    # Only here: diffusers takes seconds.
+    # Imported here: diffusers takes seconds.
     from models.iconface.restorer import IconFaceRestorer
     from models.iconface.sampling import SamplingSettings
 

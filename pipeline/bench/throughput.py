@@ -1,4 +1,4 @@
-"""`python -m pipeline.bench table`: what each way of restoring costs, and how that grows with the faces in a frame."""
+"""Costs of a run: each way of restoring (`table`), and the pipeline against a plain transcode (`overhead`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import platform
 import statistics
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 
 from models.precision import name_of
 from pipeline import __version__
-from pipeline.bench.speed import child
+from pipeline.bench.speed import child, seconds_of, transcode
 from pipeline.build import resolved_precision
-from pipeline.config import RestorerConfig
+from pipeline.config import PipelineConfig, RestorerConfig
+from pipeline.runs.film import restore_video
 
 MOST_FACES = 8
 _TILE = (320, 360)
-"""Width and height of a portrait; four by two of them fill the frame."""
+"""Width and height of a portrait; four by two fill the frame."""
 _TRANSCODE = (
     "import sys, time; from pathlib import Path; from pipeline.bench.speed import seconds_of, transcode;"
     "begun = time.process_time(); print(seconds_of(transcode, *map(Path, sys.argv[1:])), time.process_time() - begun)"
@@ -40,24 +41,24 @@ class Way:
 
     name: str
     faces: int
-    """In each frame."""
+    """Faces in each frame."""
     changes: tuple[str, ...] | None
     """Settings as `a.b=c`; None: a plain transcode."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one run of a way cost."""
+    """Cost of one run."""
 
     frames_per_second: float
     faces_per_second: float
-    """Faces that were restored, carried ones included."""
+    """Restored faces, carried ones included."""
     network_share: float
-    """Of them, those that went through the network."""
+    """Share of them that went through the network."""
     stage_ms: dict[str, float]
-    """Milliseconds per frame that each stage worked; they run beside each other."""
+    """Work of each stage in milliseconds per frame; stages run in parallel."""
     processor_ms: float
-    """Of all cores together, per frame: what a busy machine changes least."""
+    """Processor time of all cores per frame, the figure that depends least on load."""
     peak_mib: float
 
 
@@ -76,10 +77,10 @@ def ways(restorers: tuple[str, ...] = ("fast", "iconface")) -> list[Way]:
 
 
 def table(rounds: int, frames: int, changes: list[str], output: Path | None, chosen: list[Way]) -> None:
-    """Cost of plain transcode, tracking, `fast` and `iconface`, with and without reuse, for 1 to 8 faces.
+    """Cost of a plain transcode, tracking, `fast` and `iconface`, with and without reuse, for 1 to 8 faces.
 
-    On a generated clip, 1280x720 at 25 frames per second. All ways take turns, each in a process of its own, and
-    medians over the rounds are printed, and written to `output` as JSON. Rates leave out the loading of networks.
+    On generated clips, 1280x720 at 25 frames per second. The ways take turns, each in a process of its own; medians
+    over the rounds are printed and written to `output` as JSON. Rates exclude the loading of networks.
     """
     costs: dict[Way, list[Cost]] = {way: [] for way in chosen}
     with tempfile.TemporaryDirectory() as name:
@@ -91,7 +92,7 @@ def table(rounds: int, frames: int, changes: list[str], output: Path | None, cho
                 clip = folder / f"{way.faces}.mp4"
                 costs[way].append(_cost(way, clip, folder / "out.mp4", frames, changes))
     medians = {way: _median(found) for way, found in costs.items()}
-    _tell(medians)
+    _print(medians)
     facts = machine(rounds, frames)
     print("\n" + ", ".join(f"{key} {value}" for key, value in facts.items()))
     if output is not None:
@@ -99,8 +100,31 @@ def table(rounds: int, frames: int, changes: list[str], output: Path | None, cho
         output.write_text(json.dumps({"machine": facts, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
+def overhead(clips: list[Path], config: PipelineConfig, runs: int) -> None:
+    """Time of `--restorer none` (detection and tracking) against a plain PyAV transcode with the same encoder.
+
+    Without CLIP, a generated 720p clip without faces is measured. Both are timed from opening to closing the files,
+    including the loading of models but not imports; they take turns, and their medians are compared.
+    """
+    config = replace(config, restorer=replace(config.restorer, kind="none"))
+    with tempfile.TemporaryDirectory() as folder:
+        if not clips:
+            clips = [Path(folder) / "no_faces_720p.mp4"]
+            _write_clip_without_faces(clips[0])
+        for clip in clips:
+            plain, ours = [], []
+            for number in range(runs):
+                plain.append(seconds_of(transcode, clip, Path(folder) / f"plain{number}.mp4", config.encode))
+                ours.append(seconds_of(restore_video, clip, Path(folder) / f"ours{number}.mp4", config))
+            ratio = statistics.median(ours) / statistics.median(plain)
+            print(
+                f"{clip.name}: plain transcode {statistics.median(plain):.2f} s, "
+                f"--restorer none {statistics.median(ours):.2f} s, ratio {ratio:.2f} (median of {runs})"
+            )
+
+
 def machine(rounds: int, frames: int) -> dict[str, Any]:
-    """What figures depend on besides the code."""
+    """Facts about this machine that figures depend on."""
     cuda = torch.cuda.is_available()
     return {
         "version": __version__,
@@ -115,7 +139,7 @@ def machine(rounds: int, frames: int) -> dict[str, Any]:
 
 
 def write_faces(path: Path, count: int, frames: int) -> None:
-    """A clip in which `count` portraits, 1 to 8, sway a little: NASA's picture of Eileen Collins (public domain)."""
+    """Writes a clip of 1 to 8 swaying portraits: NASA's picture of Eileen Collins (public domain)."""
     portraits = [_portrait(index) for index in range(count)]
     rng = np.random.default_rng(0)
     with av.open(str(path), "w") as container:
@@ -131,6 +155,28 @@ def write_faces(path: Path, count: int, frames: int) -> None:
                     portrait, sway, _TILE, borderMode=cv2.BORDER_REPLICATE
                 )
             view += rng.normal(0, 3, (720, 1280, 1))
+            frame = av.VideoFrame.from_ndarray(np.clip(view, 0, 255).astype(np.uint8), format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _write_clip_without_faces(path: Path, frames: int = 150) -> None:
+    """Writes a pan over a cup of coffee: 1280x720, 25 frames per second."""
+    from skimage.data import coffee
+
+    picture = cv2.resize(
+        coffee(),  # type: ignore[no-untyped-call]
+        (1800, 1200),
+        interpolation=cv2.INTER_CUBIC,
+    )
+    noise = np.random.default_rng(0).normal(0, 4, (720, 1280, 3))
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "20", "preset": "fast"})
+        stream.width, stream.height, stream.pix_fmt = 1280, 720, "yuv420p"
+        for index in range(frames):
+            left, top = 2 * index, index
+            view = picture[top : top + 720, left : left + 1280] + np.roll(noise, 7 * index, 1)
             frame = av.VideoFrame.from_ndarray(np.clip(view, 0, 255).astype(np.uint8), format="rgb24")
             frame.pts, frame.time_base = index, Fraction(1, 25)
             container.mux(stream.encode(frame))
@@ -183,7 +229,7 @@ def _median(costs: list[Cost]) -> Cost:
     )
 
 
-def _tell(medians: dict[Way, Cost]) -> None:
+def _print(medians: dict[Way, Cost]) -> None:
     stages = list(dict.fromkeys(name for cost in medians.values() for name in cost.stage_ms))
     print("| way | faces | frames/s | faces/s | by network | processor | MiB | " + " | ".join(stages) + " |")
     print("|---" * (7 + len(stages)) + "|")

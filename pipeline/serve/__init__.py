@@ -1,5 +1,5 @@
-"""`python -m pipeline serve`: a local page that restores a camera before one's eyes, and files that are given to it.
+"""`python -m pipeline serve`: a local page that restores a camera in real time, and uploaded files.
 
-access.py decides who is heard, site.py answers, peer.py and call.py carry a camera's pictures through the parts of
-live runs, jobs.py restores files by the ordinary command. asyncio stays inside this folder.
+access.py authorises requests, site.py answers them, peer.py and call.py pass a camera's pictures through a live run,
+jobs.py restores files with the ordinary command. asyncio stays inside this folder.
 """

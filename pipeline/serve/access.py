@@ -1,10 +1,10 @@
-"""Who is heard: this machine's own pages, with the token that was printed.
+"""Access control: only the page served here, with the printed token.
 
-- A page of another site can make a browser send requests to here. Their `Origin` and `Sec-Fetch-Site` tell, and they
-  cannot carry the token's header.
-- A name of another site can be made to lead here (DNS rebinding). The `Host` tells: only names that were told at the
-  start, and addresses, which cannot be made to lead elsewhere.
-- The token stands behind the `#` of the printed address, which browsers send to nobody.
+- A page of another site can make a browser send requests here. `Origin` and `Sec-Fetch-Site` reveal them, and they
+  lack the token's header.
+- A name of another site can resolve to this machine (DNS rebinding). Only hosts named at the start are accepted, and
+  IP addresses where the page is reached under them.
+- The token follows the `#` of the printed address, a part that browsers never send.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _HEADERS = {
 
 
 class RequestError(Exception):
-    """A request that is not done, with one sentence for whoever sent it."""
+    """A refused request: HTTP status and one sentence for the client."""
 
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
@@ -46,15 +46,15 @@ class RequestError(Exception):
 
 
 class Access:
-    """Lets requests through to their handlers, or answers them with a sentence."""
+    """Passes requests to their handlers, or answers with an error."""
 
     def __init__(self, token: str, names: Sequence[str], *, any_address: bool) -> None:
-        """`names`: hosts under which the page is reached; `any_address`: under any address too."""
+        """`names`: accepted hosts; `any_address`: accept every IP address too."""
         self._token, self._names, self._any_address = token, frozenset(names), any_address
 
     @web.middleware
     async def guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answers in JSON whatever goes wrong."""
+        """Middleware that answers every error in JSON."""
         try:
             self._check(request)
             return await handler(request)
@@ -64,33 +64,33 @@ class Access:
             response = web.json_response({"error": _sentence(error)}, status=error.status)
         except Exception:
             logger.exception("this is a bug in anchorface; please report it with the following lines")
-            response = web.json_response({"error": "this is a bug; the terminal tells more"}, status=500)
+            response = web.json_response({"error": "this is a bug; see the terminal for details"}, status=500)
         if not request.content.is_eof():
-            # What comes after a refusal, perhaps gigabytes, is not read.
+            # The rest of a refused upload is not read.
             response.force_close()
         return response
 
     async def add_headers(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
-        """Tells the browser to load and show nothing from elsewhere."""
+        """Adds headers that forbid the browser to load anything from elsewhere."""
         for name, value in _HEADERS.items():
             response.headers.setdefault(name, value)
 
     def _check(self, request: web.Request) -> None:
-        if not self._is_ours(request.headers.get("Host", "")):
-            raise RequestError(403, "this page is not served under that name; see --name")
+        if not self._is_known_host(request.headers.get("Host", "")):
+            raise RequestError(403, "this page is not served under that host name; see --name")
         origin = request.headers.get("Origin")
         if origin is not None and urlsplit(origin).netloc != request.headers.get("Host"):
-            raise RequestError(403, "requests of other sites are refused")
+            raise RequestError(403, "requests from other sites are refused")
         if not request.path.startswith("/api/"):
             return
         if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
-            raise RequestError(403, "requests of other sites are refused")
-        # A link to a result has a key of its own, as links carry no headers.
+            raise RequestError(403, "requests from other sites are refused")
+        # Links carry no headers, so the link to a result has its own key.
         given = request.headers.get("Authorization", "")
         if not request.path.endswith("/result") and not same(given, f"Bearer {self._token}"):
             raise RequestError(401, "the token is missing or wrong; open the address that the terminal shows")
 
-    def _is_ours(self, host: str) -> bool:
+    def _is_known_host(self, host: str) -> bool:
         with suppress(ValueError):
             name = urlsplit(f"//{host}").hostname or ""
             if name in self._names:
@@ -102,10 +102,10 @@ class Access:
 
 
 def same(given: str, expected: str) -> bool:
-    """Compares in a time that does not tell where they differ."""
+    """Compares in constant time."""
     return hmac.compare_digest(given.encode(errors="surrogateescape"), expected.encode())
 
 
 def _sentence(error: web.HTTPException) -> str:
-    told = {404: "there is nothing at this address", 405: "this address does not take such a request"}
-    return told.get(error.status, error.reason.lower())
+    known = {404: "there is nothing at this address", 405: "this address does not take such a request"}
+    return known.get(error.status, error.reason.lower())

@@ -1,4 +1,4 @@
-"""One camera's way through the parts of a live run, in threads; what is not ready or fails goes out as it came."""
+"""Restores one browser's camera in the threads of a live run; without parts, or on errors, pictures pass unrestored."""
 
 from __future__ import annotations
 
@@ -39,28 +39,28 @@ from pipeline.serve.choice import Choice, Wish, chosen
 logger = logging.getLogger(__name__)
 
 Show = Callable[[av.VideoFrame, float], None]
-"""Takes a picture and the moment, of `time.monotonic`, at which it came; called from several threads."""
+"""Takes a picture and its arrival on `time.monotonic`; called from several threads."""
 
 _CAMERA = Address("camera", "the camera", "the camera")
-_UNTOLD, _BT601, _LIMITED = 2, 6, 1
-"""FFmpeg's numbers."""
+_UNSPECIFIED, _BT601, _LIMITED = 2, 6, 1
+"""FFmpeg's codes of matrices and ranges."""
 _KEPT = 32
-"""Pictures whose originals are at hand: more than are on their way at any time."""
+"""Originals kept for mixing: more than are in work at any time."""
 _RECENT = 60
-"""Frames that the shown delay is taken over."""
+"""Frames over which the displayed delay is taken."""
 _RECENT_SECONDS = 2.0
-"""The shown frames per second are those of the last so many."""
+"""Time over which the displayed frame rates are taken."""
 
 
 class Call:
-    """Restores the pictures of one camera. Belongs to one thread, which calls all of its methods."""
+    """Restores the pictures of one camera. All methods are called by one thread."""
 
     def __init__(
         self, config: PipelineConfig, choice: Choice, wish: Wish, show: Show, rate: Fraction
     ) -> None:
-        """`rate`: frames per second that the camera promises."""
+        """`rate`: frames per second declared by the camera."""
         self.wish = wish
-        """Read by other threads; replaced as a whole."""
+        """Read by other threads, so only ever replaced as a whole."""
         self._config, self._show, self._rate = config, show, rate
         self._came: deque[float] = deque(maxlen=240)
         self._passed = 0
@@ -68,7 +68,7 @@ class Call:
         self._run = self._begin(choice)
 
     def feed(self, native: av.VideoFrame) -> None:
-        """Takes the next picture of the camera. Never waits."""
+        """Takes the next picture of the camera. Does not block."""
         now = time.monotonic()
         self._came.append(now)
         try:
@@ -77,26 +77,26 @@ class Call:
             self._run.problem = str(error)
             return
         if self._size not in (None, (native.width, native.height)):
-            # Browsers change it at will; nothing of what was seen before has its place any more.
+            # Browsers change the size at any time; earlier faces lose their positions.
             self._restart(self._run.choice)
         self._size = native.width, native.height
         self._run.source.put(native)
-        if not self._run.goes:
+        if not self._run.shows:
             self._passed += 1
             self._show(native, now)
 
     def choose(self, choice: Choice) -> None:
-        """Builds other parts; until they are ready frames go out as they came."""
+        """Builds other parts; frames pass unrestored until they are ready."""
         if choice != self._run.choice:
             self._restart(choice)
 
     @property
     def choice(self) -> Choice:
-        """What is restored with, or being made ready."""
+        """Parts in use or being built."""
         return self._run.choice
 
     def status(self) -> dict[str, Any]:
-        """How it goes, for the page."""
+        """Status for the page."""
         return {
             "restorer": self._run.choice.restorer,
             "photo": self._run.choice.photo_name,
@@ -108,7 +108,7 @@ class Call:
         }
 
     def close(self) -> None:
-        """Ends all threads; may wait for a restoration that is being made."""
+        """Ends all threads; waits for the restoration in work."""
         self._run.source.end()
         self._run.join()
 
@@ -121,7 +121,7 @@ class Call:
 
 
 class _Run:
-    """A live run of its own for each choice of parts."""
+    """The live run of one choice of parts."""
 
     def __init__(
         self,
@@ -132,18 +132,18 @@ class _Run:
         rate: Fraction,
         former: _Run | None,
     ) -> None:
-        """`former`: the run whose place this one takes, once it has ended."""
+        """`former`: the run that must end before this one starts."""
         self.choice = choice
         self.source = _Pictures(rate)
         self.problem = ""
-        """One sentence on what went wrong; the camera's pictures go out all the same."""
-        self.goes = False
-        """Frames are shown by this run."""
+        """Error in one sentence; pictures pass all the same."""
+        self.shows = False
+        """Whether this run shows the frames."""
         self._config, self._wish, self._show = config, wish, show
         self._report = LiveReport()
         self._delays: deque[float] = deque(maxlen=_RECENT)
         self._went: deque[float] = deque(maxlen=240)
-        self._told = (0, 0)
+        self._reported = (0, 0)
         self._thread = threading.Thread(target=self._go, args=(former,), name="call", daemon=True)
         self._thread.start()
 
@@ -153,10 +153,10 @@ class _Run:
     def status(self) -> dict[str, Any]:
         report, delays = self._report, sorted(self._delays)
         written, restored = report.written, report.restored
-        frames, faces = written - self._told[0], restored - self._told[1]
-        self._told = (written, restored)
+        frames, faces = written - self._reported[0], restored - self._reported[1]
+        self._reported = (written, restored)
         return {
-            "ready": self.goes,
+            "ready": self.shows,
             "problem": self.problem,
             "step": report.step,
             "delay_ms": round(delays[len(delays) // 2]) if delays else None,
@@ -170,10 +170,10 @@ class _Run:
 
     def _go(self, former: _Run | None) -> None:
         if former is not None:
-            # Two runs' networks at a time would need twice the memory, and share the processor.
+            # Two sets of networks would need twice the memory and share the processor.
             former.join()
         try:
-            first = self.source.first()
+            first = self.source.next()
             if first is None:
                 return
             parts, config = self._parts()
@@ -186,40 +186,40 @@ class _Run:
             with Worker(Faces(parts, quick, config)) as worker:
                 worker.warm_up(Frame(0, 0, TICK, first))
                 with Capture(self.source, _never, config.live) as capture:
-                    self.goes = True
+                    self.shows = True
                     rate = self.source.info.rate
                     sink = _Shown(self._write, capture)
                     run(capture, sink, worker, way, config.live, rate=rate, report=self._report)
         except (ConfigError, CheckpointError, MediaError, ModuleNotFoundError) as error:
             self.problem = self._cleaned(error)
         except Exception:
-            logger.exception("restoring a camera has failed")
-            self.problem = "restoring has failed; the terminal tells more"
+            logger.exception("restoring a camera failed")
+            self.problem = "restoration failed; see the terminal for details"
         finally:
-            self.goes = False
+            self.shows = False
 
     def _parts(self) -> tuple[Parts, PipelineConfig]:
-        """The parts of this choice; without its photo where that cannot be used."""
-        # The slider takes strength back from full, frame by frame.
+        """The parts of this choice; without its photo if that is unusable."""
+        # Built for full strength; the slider reduces it frame by frame.
         config = replace(self._config, blend=replace(self._config.blend, strength=1.0))
-        ours = chosen(config, self.choice)
+        own = chosen(config, self.choice)
         try:
-            return build(ours, self.source), ours
+            return build(own, self.source), own
         except MediaError as error:
             if self.choice.photo is None:
                 raise
             self.problem = self._cleaned(error)
-            ours = chosen(config, replace(self.choice, photo=None))
-            return build(ours, self.source), ours
+            own = chosen(config, replace(self.choice, photo=None))
+            return build(own, self.source), own
 
     def _cleaned(self, error: Exception) -> str:
-        """Where a photo lies is nobody's business."""
+        """The message of `error` with the photo's name instead of its private path."""
         return str(error).replace(str(self.choice.photo), self.choice.photo_name or "the photo")
 
     def _write(self, picture: av.VideoFrame, came: float) -> None:
         before, wish = self.source.original(picture), self._wish()
         if before is not None:
-            # Restoring goes on where its result is not shown, so that a comparison is instant.
+            # Restoration continues during bypass, so that the comparison is instant.
             picture = mixed(before, picture, 0.0 if wish.bypass else wish.strength)
         now = time.monotonic()
         self._went.append(now)
@@ -228,7 +228,7 @@ class _Run:
 
 
 class _Shown(NullSink):
-    """The end of a live run."""
+    """Sink that passes pictures on with their arrival."""
 
     def __init__(self, show: Show, capture: Capture) -> None:
         self._show, self._capture = show, capture
@@ -238,7 +238,7 @@ class _Shown(NullSink):
 
 
 class _Pictures:
-    """A live source that is fed from another thread. A next picture takes the place of one that waits."""
+    """A live source fed by another thread. A new picture replaces a waiting one."""
 
     def __init__(self, rate: Fraction) -> None:
         self.info = LiveInfo(rate, rotation=0, sample_aspect_ratio=None, paced=False, ends=True)
@@ -246,7 +246,7 @@ class _Pictures:
         self._given: deque[av.VideoFrame] = deque(maxlen=_KEPT)
 
     def original(self, picture: av.VideoFrame) -> av.VideoFrame | None:
-        """What `picture` was made of, which has the same time; None where that is long gone."""
+        """The original of `picture`, found by its pts; None if it was dropped."""
         return next((native for native in list(self._given) if native.pts == picture.pts), None)
 
     def put(self, native: av.VideoFrame) -> None:
@@ -255,51 +255,51 @@ class _Pictures:
     def end(self) -> None:
         self._newest.end()
 
-    def first(self) -> av.VideoFrame | None:
-        """The first picture, once it is there; None where none will come."""
+    def next(self) -> av.VideoFrame | None:
+        """Waits for the next picture; None at the end."""
         try:
             return self._newest.get()
         except StopIteration:
             return None
 
     def __iter__(self) -> Iterator[av.VideoFrame]:
-        while (native := self.first()) is not None:
+        while (native := self.next()) is not None:
             self._given.append(native)
             yield native
 
     def __exit__(self, *error: object) -> None:
-        """Nothing is left open."""
+        """There is nothing to close."""
 
     def seconds(self, native: av.VideoFrame) -> float | None:
         return None
 
     def listen(self, heard: object) -> None:
-        """Pictures alone come from here."""
+        """There is no sound."""
 
 
 def _tagged(native: av.VideoFrame) -> av.VideoFrame:
-    """`native` with the colours that browsers send where they do not say: BT.601, limited range (RFC 6386, 9.2)."""
-    if native.colorspace == _UNTOLD:
+    """`native` with the default of browsers for missing colour tags: BT.601, limited range (RFC 6386, 9.2)."""
+    if native.colorspace == _UNSPECIFIED:
         native.colorspace = native.color_primaries = native.color_trc = _BT601
     native.color_range = native.color_range or _LIMITED
     return native
 
 
 def _never() -> _Pictures:
-    raise SourceError("a browser's camera is not opened anew from here")
+    raise SourceError("a browser's camera cannot be reopened by the server")
 
 
 def _rate(moments: deque[float]) -> float:
-    """Frames per second of late."""
+    """Frames per second over the last `_RECENT_SECONDS`."""
     since = time.monotonic() - _RECENT_SECONDS
     recent = np.array(list(moments))
     return round(int((recent > since).sum()) / _RECENT_SECONDS, 1)
 
 
 def mixed(before: av.VideoFrame, after: av.VideoFrame, strength: float) -> av.VideoFrame:
-    """`after` for `strength` 1, `before` for 0, and what lies between; of equal shape, 8 bits, planar.
+    """Linear mix of two planar 8-bit pictures of one shape: `before` at strength 0, `after` at 1.
 
-    Samples that are equal in both keep their value. Writes into neither.
+    Equal samples keep their value. Changes neither picture.
     """
     if after is before or strength >= 1:
         return after

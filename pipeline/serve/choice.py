@@ -1,4 +1,4 @@
-"""What a person chooses on the page, checked: it comes from outside."""
+"""Choices made on the page, validated, and uploaded reference photos."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ from pipeline.build import AUTO
 from pipeline.config import PipelineConfig, RestorerConfig
 
 SHIPPED = ("fast", "iconface", "none")
-"""Restorers that need nothing else."""
+"""Restorers shipped with their weights, and none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What takes effect with the next frame."""
+    """Choices that take effect with the next frame."""
 
     strength: float = 1.0
-    """How much of the restoration is used, in [0, 1]."""
+    """Strength of the restoration, in [0, 1]."""
     bypass: bool = False
-    """Frames go out as they came."""
+    """Whether frames are shown unrestored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What parts must be built anew for."""
+    """Choices that require new parts."""
 
     restorer: str
     photo: Path | None = None
-    """A reference photo of the person before the camera, or in the film."""
+    """Reference photo of the person in the pictures."""
     photo_name: str = ""
-    """As its owner calls it."""
+    """Name of the uploaded file."""
 
 
 def restorers(config: PipelineConfig) -> tuple[str, ...]:
-    """Names that may be chosen, the one of the command line first."""
+    """Restorers that can be chosen, the one of the command line first."""
     first = own_kind(config)
     return (first, *(name for name in SHIPPED if name != first))
 
 
 def own_kind(config: PipelineConfig) -> str:
-    """The restorer that the command line chose; of a checkpoint its file's name, for its place is nobody's business."""
+    """The restorer of the command line; for a checkpoint the file's name, without its private folder."""
     kind = AUTO if config.restorer.kind == "auto" else config.restorer.kind
     return kind if kind in (*SHIPPED, "klein") else Path(kind).name
 
 
 def chosen(config: PipelineConfig, choice: Choice) -> PipelineConfig:
-    """`config` with what was chosen in it."""
+    """`config` with `choice` applied."""
     if choice.restorer != own_kind(config):
-        # Settings of the other one, as its steps, would be refused.
+        # Settings of the former restorer, such as steps, would be refused.
         fresh = replace(RestorerConfig(), kind=choice.restorer, device=config.restorer.device)
         config = replace(config, restorer=fresh)
     if choice.photo is not None:
@@ -63,7 +63,7 @@ def chosen(config: PipelineConfig, choice: Choice) -> PipelineConfig:
 
 
 def restorer_of(values: Mapping[str, object], config: PipelineConfig) -> str:
-    """The `restorer` of a request, or the command line's. Raises ConfigError."""
+    """The `restorer` of a request, by default the command line's. Raises ConfigError."""
     names = restorers(config)
     name = values.get("restorer", names[0])
     if name not in names:
@@ -72,7 +72,7 @@ def restorer_of(values: Mapping[str, object], config: PipelineConfig) -> str:
 
 
 def strength_of(values: Mapping[str, object], default: float) -> float:
-    """The `strength` of a request, or `default`. Raises ConfigError."""
+    """The `strength` of a request, by default `default`. Raises ConfigError."""
     value = values.get("strength", default)
     number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     if not 0 <= number <= 1:
@@ -81,7 +81,7 @@ def strength_of(values: Mapping[str, object], default: float) -> float:
 
 
 MOST = 16
-"""Photos that are kept, at most; of more the oldest goes."""
+"""Maximum number of photos; the oldest is removed first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +92,14 @@ class _Photo:
 
 
 class Photos:
-    """Belongs to the event loop."""
+    """Uploaded reference photos by secret ids. Belongs to the event loop."""
 
     def __init__(self, keep_seconds: float) -> None:
         self._keep_seconds = keep_seconds
         self._photos: dict[str, _Photo] = {}
 
     def add(self, path: Path, name: str) -> str:
-        """Keeps the photo at `path`, alone in its folder; gives its id."""
+        """Adds the photo at `path`, the only file in its folder; returns its id."""
         id = secrets.token_urlsafe(16)
         self._photos[id] = _Photo(path, name)
         for old in list(self._photos)[:-MOST]:
@@ -107,20 +107,20 @@ class Photos:
         return id
 
     def choice(self, id: object, restorer: str = "") -> Choice:
-        """A choice with the photo of this id, or without one for None and "". Raises ConfigError."""
+        """A choice with the photo of this id; without a photo for None and "". Raises ConfigError."""
         if id in (None, ""):
             return Choice(restorer)
         photo = self._photos.get(id) if isinstance(id, str) else None
         if photo is None:
-            raise ConfigError("this reference photo is not here any more; give it again")
+            raise ConfigError("this reference photo has been removed; upload it again")
         return Choice(restorer, photo.path, photo.name)
 
     def remove_old(self) -> None:
-        """Removes those that were given too long ago."""
+        """Removes photos older than the limit."""
         since = time.monotonic() - self._keep_seconds
         for id in [id for id, photo in self._photos.items() if photo.came < since]:
             self._remove(id)
 
     def _remove(self, id: str) -> None:
-        # A run that uses it has read it already.
+        # Runs that use it have read it.
         shutil.rmtree(self._photos.pop(id).path.parent, ignore_errors=True)

@@ -30,7 +30,7 @@ _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 
 
 def command(options: argparse.Namespace, changes: list[str]) -> int:
-    """Runs the command until Ctrl-C; gives its exit code."""
+    """Runs the command until Ctrl-C; returns its exit code."""
     live = configs.load(PipelineConfig, options.config or configs.preset("live"), changes)
     file = configs.load(PipelineConfig, options.config, changes)
     if not 0 <= options.port <= 65535:
@@ -52,23 +52,21 @@ async def serve(
     context: ssl.SSLContext | None = None,
     tell: Callable[[str], None] = lambda sentence: print(sentence, flush=True),
 ) -> None:
-    """Serves the page on a socket that listens already, until it is cancelled or asked to end.
+    """Serves the page on a listening socket until it is cancelled or receives SIGINT or SIGTERM.
 
-    `names`: further names under which the page is reached. `tell` hears the address, which holds the token.
+    `names`: further host names of the page. `tell` is called with messages, first the address with the token.
     """
     host, port = listening.getsockname()[:2]
-    alone = ipaddress.ip_address(host).is_loopback
+    is_local = ipaddress.ip_address(host).is_loopback
     limits = settings.live.serve
-    if alone:
-        # No network lies between, so nobody's guess at one may take bits away.
+    if is_local:
+        # No network between: bandwidth estimates must not reduce quality.
         limits = replace(limits, least_kilobits=limits.most_kilobits)
         settings = replace(settings, live=replace(settings.live, serve=limits))
-    prepare(
-        least_kilobits=limits.least_kilobits, most_kilobits=limits.most_kilobits, this_machine_alone=alone
-    )
+    prepare(least_kilobits=limits.least_kilobits, most_kilobits=limits.most_kilobits, local_only=is_local)
     token = secrets.token_urlsafe(24)
-    known = [*_LOOPBACK_NAMES, *names, *([] if alone else [socket.gethostname().lower()])]
-    site = Site(settings, folder, Access(token, known, any_address=not alone))
+    known = [*_LOOPBACK_NAMES, *names, *([] if is_local else [socket.gethostname().lower()])]
+    site = Site(settings, folder, Access(token, known, any_address=not is_local))
     runner = web.AppRunner(site.application, access_log=None, handle_signals=False, shutdown_timeout=5)
     await runner.setup()
     try:
@@ -76,13 +74,13 @@ async def serve(
         secure = "https" if context else "http"
         shown = f"[{host}]" if ":" in host else host
         tell(f"{secure}://{_reached(shown, names)}:{port}/#{token}")
-        tell("open this address in a browser; Ctrl-C ends the page and removes what was given to it")
-        if not alone and context is None:
+        tell("open this address in a browser; Ctrl-C stops the server and removes all uploaded files")
+        if not is_local and context is None:
             tell(
-                "browsers give their camera to a page of another machine only by https: see --certificate; "
-                "files can be restored all the same"
+                "browsers allow cameras on pages of other machines only over https (see --certificate); "
+                "files can be restored without it"
             )
-        await _until_asked_to_end()
+        await _until_signalled()
     finally:
         await runner.cleanup()
 
@@ -93,18 +91,18 @@ def _reached(host: str, names: list[str]) -> str:
     return socket.gethostname() if host in ("0.0.0.0", "[::]") else host
 
 
-async def _until_asked_to_end() -> None:
+async def _until_signalled() -> None:
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     with suppress(NotImplementedError, RuntimeError, ValueError):
-        # Windows has none of these; there Ctrl-C cancels this task. Nor has a thread that is not the first.
+        # Not available on Windows, where Ctrl-C cancels this task, nor outside the main thread.
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, ended.set)
     await ended.wait()
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises ConfigError where that cannot be done."""
+    """A listening socket. Raises ConfigError."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
@@ -117,7 +115,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ConfigError(
-            f"no page can be served at {host}, port {port} ({reason}); choose another --host or --port"
+            f"cannot listen on {host}, port {port} ({reason}); choose another --host or --port"
         ) from error
     return listening
 
@@ -125,7 +123,7 @@ def listen(host: str, port: int) -> socket.socket:
 def _certificate(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
     if certificate is None:
         if key is not None:
-            raise ConfigError("--key is the key of a --certificate; give both")
+            raise ConfigError("--key needs --certificate; give both")
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
@@ -138,23 +136,23 @@ def _certificate(certificate: Path | None, key: Path | None) -> ssl.SSLContext |
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What only this command has; it shares the rest with the other commands."""
+    """Options of `serve` alone."""
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to serve at (default: this machine alone)"
+        "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
     )
-    parser.add_argument("--port", type=int, default=PORT, help=f"default: {PORT}; 0 = any that is free")
+    parser.add_argument("--port", type=int, default=PORT, help=f"default: {PORT}; 0 = any free port")
     parser.add_argument(
         "--name",
         action="append",
         default=[],
         metavar="NAME",
-        help="name under which browsers reach this machine",
+        help="host name under which browsers reach this machine; repeatable",
     )
     parser.add_argument(
-        "--certificate", type=Path, metavar="FILE", help="serve by https with this certificate"
+        "--certificate", type=Path, metavar="FILE", help="serve over https with this certificate (PEM)"
     )
-    parser.add_argument("--key", type=Path, metavar="FILE", help="the certificate's private key")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="private key of the certificate")
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="settings as TOML in place of default.toml and live.toml"
+        "--config", type=Path, metavar="FILE", help="TOML settings instead of default.toml and live.toml"
     )
     logging.getLogger("aioice").setLevel(logging.WARNING)

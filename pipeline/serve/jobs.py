@@ -1,4 +1,4 @@
-"""Files that are restored one after the other, each by the ordinary command in a process that can be ended."""
+"""Queue of uploaded files, each restored by the ordinary command in a process of its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import logging
 import secrets
 import shutil
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,8 +16,7 @@ from typing import Any, Literal
 import configs
 from pipeline.config import PipelineConfig
 from pipeline.errors import DAMAGED
-from pipeline.serve.child import Facts
-from pipeline.serve.uploads import child_environment
+from pipeline.serve.child import Facts, child_command, child_environment
 
 logger = logging.getLogger(__name__)
 
@@ -33,40 +31,40 @@ class Job:
     """One file; owned by the queue."""
 
     name: str
-    """As its owner calls it."""
+    """Name of the uploaded file."""
     folder: Path
-    """Its own place, where nothing else lies."""
+    """Folder of this job alone."""
     input: Path
     facts: Facts
     config: PipelineConfig
     hidden: dict[str, str] = field(default_factory=dict)
-    """Paths that are not to be told, and what is told in place of each."""
+    """Private paths, each with its replacement in messages."""
     id: str = field(default_factory=lambda: secrets.token_urlsafe(16))
     key: str = field(default_factory=lambda: secrets.token_urlsafe(24))
-    """Opens the result, in a link."""
+    """Key in the link to the result."""
     state: State = "waiting"
     frames: int = 0
     total: int | None = None
     frames_per_second: float = 0.0
     sentence: str = ""
-    """Why it failed."""
+    """Reason of a failure."""
     report: dict[str, Any] = field(default_factory=dict)
     ended: float = 0.0
-    """By `time.monotonic`."""
+    """On `time.monotonic`."""
 
     @property
     def output(self) -> Path:
-        """Where the result lies, or will."""
+        """Path of the result."""
         return self.folder / f"output{self.facts.extension}"
 
     @property
     def result_name(self) -> str:
-        """What the result is called when it is saved."""
+        """Name under which the result is saved."""
         return f"{Path(self.name).stem} restored{self.facts.extension}"
 
     def as_dict(self, place: int) -> dict[str, Any]:
-        """How it stands; `place` in the queue, 0 = it is its turn."""
-        told = self.report
+        """Status for the page; `place` in the queue, 0 = next or running."""
+        report = self.report
         left = (self.total or 0) - self.frames
         return {
             "job": self.id,
@@ -87,11 +85,11 @@ class Job:
             "result": f"/api/jobs/{self.id}/result?key={self.key}" if self.state == "done" else None,
             "result_name": self.result_name,
             "result_bytes": self.output.stat().st_size if self.state == "done" else None,
-            "people": len(told.get("people", ())),
-            "restored": told.get("restored", 0),
-            "faces": told.get("faces", 0),
-            "held_back": told.get("held_back", 0),
-            "warnings": told.get("warnings", []),
+            "people": len(report.get("people", ())),
+            "restored": report.get("restored", 0),
+            "faces": report.get("faces", 0),
+            "held_back": report.get("held_back", 0),
+            "warnings": report.get("warnings", []),
         }
 
 
@@ -104,31 +102,31 @@ class Jobs:
         self._running: tuple[Job, asyncio.Task[None]] | None = None
         self._news = asyncio.Event()
         self.expected = 0
-        """Files on their way here, which have a place already."""
+        """Uploads in progress, which hold a place in the queue."""
 
     @property
     def is_full(self) -> bool:
-        """No more files are taken on."""
+        """Whether further files are refused."""
         unfinished = sum(job.state in ("waiting", "running") for job in self._jobs.values())
         return unfinished + self.expected > self._most_waiting
 
     def get(self, id: str) -> Job | None:
-        """The job of this id."""
+        """The job with this id."""
         return self._jobs.get(id)
 
     def add(self, job: Job) -> None:
-        """Puts a job at the end of the queue."""
+        """Appends a job to the queue."""
         self._jobs[job.id] = job
         self._news.set()
 
     def status(self, job: Job) -> dict[str, Any]:
-        """How `job` stands."""
+        """Status of `job` for the page."""
         waiting = [other for other in self._jobs.values() if other.state == "waiting"]
         place = waiting.index(job) + (self._running is not None) if job in waiting else 0
         return job.as_dict(place)
 
     async def remove(self, job: Job) -> None:
-        """Cancels a job, if it is not done, and removes all that lies of it."""
+        """Cancels an unfinished job and removes its files."""
         self._jobs.pop(job.id, None)
         if self._running is not None and self._running[0] is job:
             task = self._running[1]
@@ -137,7 +135,7 @@ class Jobs:
         await asyncio.to_thread(shutil.rmtree, job.folder, ignore_errors=True)
 
     async def work(self) -> None:
-        """Restores job after job, and removes old ones. Runs until it is cancelled."""
+        """Restores the jobs in order and removes old ones, until cancelled."""
         while True:
             for job in [job for job in self._jobs.values() if self._is_old(job)]:
                 await self.remove(job)
@@ -157,27 +155,27 @@ class Jobs:
                 self._running = None
                 if isinstance(error, Exception):
                     logger.error("a file could not be restored", exc_info=error)
-                    _fail(following, "restoring could not be started here; the terminal tells more")
+                    _fail(following, "restoration could not be started; see the terminal for details")
 
     def _is_old(self, job: Job) -> bool:
         return job.state in ("done", "failed") and time.monotonic() - job.ended > self._keep_seconds
 
 
 async def _restore(job: Job) -> None:
-    """Runs the command for `job` to its end; cancelled, it ends the command."""
+    """Runs the command for `job`; ends the command when cancelled."""
     job.state = "running"
     settings, log = job.folder / "settings.toml", job.folder / "log"
     settings.write_text(configs.dump(job.config), encoding="utf-8")
     with log.open("wb") as errors:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "pipeline.serve.child", str(job.input), str(job.output)),
+            *child_command("restore", str(job.input), str(job.output)),
             *("--config", str(settings), "--progress", "json"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=errors,
             env=child_environment(),
             limit=_LINE_BYTES,
-            # Ctrl-C in the terminal is for the server, which then ends this one.
+            # Ctrl-C in the terminal reaches the server alone, which then ends this process.
             start_new_session=True,
         )
     try:
@@ -206,12 +204,12 @@ def _hear(job: Job, line: bytes) -> None:
             job.frames_per_second = event["frames_per_second"]
         elif event["event"] == "done":
             job.frames = event["frames"]
-            told = [*event["warnings"], *event["damage"]]
-            job.report = event | {"warnings": [_without_paths(job, sentence) for sentence in told]}
+            warnings = [*event["warnings"], *event["damage"]]
+            job.report = event | {"warnings": [_without_paths(job, sentence) for sentence in warnings]}
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Asks a process to end by closing its input; ends it where it does not."""
+    """Closes the input of a process, which makes it end; kills it after a time-out."""
     if process.returncode is not None:
         return
     assert process.stdin is not None
@@ -224,12 +222,12 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 def _last_sentence(job: Job, log: Path) -> str:
-    """What the command said last, in the words of the file's owner."""
+    """Last message of the command, with private paths replaced."""
     lines = log.read_bytes()[-4000:].decode(errors="replace").strip().splitlines()
-    told = [line.removeprefix("anchorface: ") for line in lines if line.startswith("anchorface: ")]
-    if not told:
-        return "restoring has failed; this is a bug, please report it"
-    return _without_paths(job, told[-1])
+    messages = [line.removeprefix("anchorface: ") for line in lines if line.startswith("anchorface: ")]
+    if not messages:
+        return "restoration failed; this is a bug, please report it"
+    return _without_paths(job, messages[-1])
 
 
 def _without_paths(job: Job, text: str) -> str:

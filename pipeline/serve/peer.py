@@ -1,4 +1,4 @@
-"""A browser whose camera is restored: pictures both ways, and a channel for wishes and figures."""
+"""A browser whose camera is restored: pictures both ways, and a data channel for choices and status."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _RECENT = 30
 
 
 class NewestPictures(MediaStreamTrack):
-    """A track of pictures that are put in; one that was not sent yet gives way to the next. For one event loop."""
+    """Outgoing video track; a new picture replaces one that was not sent. Belongs to the event loop."""
 
     kind = "video"
 
     def __init__(self) -> None:
         super().__init__()
         self.replaced = 0
-        """Pictures that were not sent in time."""
+        """Pictures replaced before they were sent."""
         self._sent: deque[float] = deque(maxlen=_RECENT)
         self._sending: float | None = None
         self._zero: float | None = None
@@ -45,18 +45,18 @@ class NewestPictures(MediaStreamTrack):
         self._there = asyncio.Event()
 
     def put(self, picture: av.VideoFrame, came: float) -> None:
-        """Offers a picture with the moment, of `time.monotonic`, at which the camera's picture came."""
+        """Offers a picture; `came`: arrival of the camera's picture on `time.monotonic`."""
         self.replaced += self._newest is not None
         self._newest = (picture, came)
         self._there.set()
 
     @property
     def sent_ms(self) -> float | None:
-        """Milliseconds from a picture's coming until it is coded and sent, the median of late; None before any was."""
+        """Recent median time in milliseconds from arrival until a picture was encoded and sent; None without any."""
         return 1000 * median(self._sent) if self._sent else None
 
     async def recv(self) -> av.VideoFrame:
-        """The next picture, as soon as there is one. Asked for when the one before is coded and sent."""
+        """Waits for the next picture. aiortc calls this after it has encoded and sent the one before."""
         if self._sending is not None:
             self._sent.append(time.monotonic() - self._sending)
             self._sending = None
@@ -67,13 +67,13 @@ class NewestPictures(MediaStreamTrack):
         (picture, came), self._newest = self._newest, None
         self._sending = came
         self._zero = came if self._zero is None else self._zero
-        # Receivers refuse times that do not grow.
+        # Receivers require increasing times.
         self._last = max(round((came - self._zero) * VIDEO_CLOCK_RATE), self._last + 1)
         picture.pts, picture.time_base = self._last, VIDEO_TIME_BASE
         return picture
 
     def stop(self) -> None:
-        """Ends the track, and whoever waits for its next picture."""
+        """Ends the track and a waiting `recv`."""
         super().stop()
         self._newest = None
         self._there.set()
@@ -82,17 +82,17 @@ class NewestPictures(MediaStreamTrack):
 logger = logging.getLogger(__name__)
 
 Photos = Callable[[object], Choice]
-"""The photo of an id, as a choice that is empty otherwise. Raises ConfigError."""
+"""Gives the photo of an id, as a choice without a restorer. Raises ConfigError."""
 
 _STATUS_SECONDS = 0.5
 _MOST_MESSAGE = 2000
-"""Characters of a wish."""
+"""Maximum characters of a message."""
 _CLOSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a browser asks for."""
+    """Request of a browser to restore its camera."""
 
     sdp: str
     rate: Fraction
@@ -107,9 +107,9 @@ class Peer:
     def __init__(self, config: PipelineConfig, offer: Offer, photos: Photos) -> None:
         self.id = secrets.token_urlsafe(16)
         self.heard = time.monotonic()
-        """When the last picture came, or else when it was made."""
+        """Arrival of the last picture, initially the start."""
         self._config, self._photos = config, photos
-        # No servers: without one nothing outside of the network at hand is asked.
+        # Without ICE servers nothing outside the local network is contacted.
         self._connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._track = NewestPictures()
         self._loop = asyncio.get_running_loop()
@@ -120,7 +120,7 @@ class Peer:
         self._connection.on("datachannel", self._listen)
 
     async def answer(self, sdp: str) -> str:
-        """The answer to an offer. Raises ConfigError for one that cannot be answered."""
+        """The answer to an offer. Raises ConfigError."""
         try:
             await self._connection.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
             if [one.kind for one in self._connection.getTransceivers()] != ["video"]:
@@ -132,7 +132,7 @@ class Peer:
             await self._connection.setLocalDescription(answer)
         except ConfigError:
             raise
-        except Exception as error:  # whatever its parser makes of a text from anywhere
+        except Exception as error:  # the parser may raise anything on an invalid text
             logger.info("an offer was refused: %r", error)
             raise ConfigError("this is not an offer that can be answered") from error
         serve = self._config.serve
@@ -141,12 +141,12 @@ class Peer:
 
     @property
     def is_lost(self) -> bool:
-        """It has left, perhaps without saying so."""
+        """Whether it has left, with or without notice."""
         silent = time.monotonic() - self.heard > self._config.serve.silent_seconds
         return silent or self._connection.connectionState in ("failed", "closed")
 
     async def close(self) -> None:
-        """Lets go of everything: sockets, threads, networks."""
+        """Releases sockets, threads and networks."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -156,7 +156,7 @@ class Peer:
         await asyncio.to_thread(self._call.close)
 
     def _show(self, picture: av.VideoFrame, came: float) -> None:
-        # A loop that has ended needs no pictures.
+        # The loop may have ended.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._track.put, picture, came)
 
@@ -174,9 +174,9 @@ class Peer:
 
     def _listen(self, channel: RTCDataChannel) -> None:
         channel.on("message", self._hear)
-        self._tasks.append(asyncio.create_task(self._tell(channel)))
+        self._tasks.append(asyncio.create_task(self._send_status(channel)))
 
-    async def _tell(self, channel: RTCDataChannel) -> None:
+    async def _send_status(self, channel: RTCDataChannel) -> None:
         while channel.readyState == "open":
             status = self._call.status()
             status["problem"] = self._problem or status["problem"]
@@ -187,13 +187,13 @@ class Peer:
 
     def _hear(self, message: object) -> None:
         try:
-            self._heed(_read_wish(message))
+            self._apply(_read_wish(message))
             self._problem = ""
         except ConfigError as error:
             self._problem = str(error)
 
-    def _heed(self, values: dict[str, Any]) -> None:
-        """Does what a message asks for: any of strength, bypass, restorer and photo."""
+    def _apply(self, values: dict[str, Any]) -> None:
+        """Applies a message: any of strength, bypass, restorer and photo."""
         wish, choice = self._call.wish, self._call.choice
         if "strength" in values:
             wish = replace(wish, strength=strength_of(values, 1.0))
@@ -209,7 +209,7 @@ class Peer:
 
 
 def read_offer(values: dict[str, Any], config: PipelineConfig, photos: Photos) -> Offer:
-    """What a browser asks for. Raises ConfigError."""
+    """Validates a request. Raises ConfigError."""
     sdp, rate = values.get("sdp"), values.get("rate", 30)
     if not isinstance(sdp, str):
         raise ConfigError("sdp must be the text of an offer")
@@ -231,7 +231,7 @@ def _read_wish(message: object) -> dict[str, Any]:
 
 
 class Peers:
-    """All browsers with a camera. Belongs to the event loop."""
+    """All connected browsers. Belongs to the event loop."""
 
     def __init__(self, config: PipelineConfig, photos: Photos) -> None:
         self._config, self._photos = config, photos
@@ -240,19 +240,19 @@ class Peers:
 
     @property
     def count(self) -> int:
-        """Browsers that have a place."""
+        """Connected browsers."""
         return len(self._peers)
 
     @property
     def is_full(self) -> bool:
-        """No more cameras are taken on."""
+        """Whether further cameras are refused."""
         return self.count >= self._config.serve.most_peers
 
     async def join(self, values: dict[str, Any]) -> dict[str, str]:
-        """Takes a browser on; gives its answer and its id. Raises ConfigError."""
+        """Connects a browser; returns the answer and its id. Raises ConfigError."""
         offer = read_offer(values, self._config, self._photos)
         peer = Peer(self._config, offer, self._photos)
-        # At once, so that two who come together do not share one place.
+        # Before any await, so that simultaneous requests cannot share one place.
         self._peers[peer.id] = peer
         try:
             return {"sdp": await peer.answer(offer.sdp), "type": "answer", "peer": peer.id}
@@ -261,7 +261,7 @@ class Peers:
             raise
 
     def leave(self, id: str) -> bool:
-        """Lets a browser go; False where there is none of this id."""
+        """Disconnects a browser; False for an unknown id."""
         peer = self._peers.pop(id, None)
         if peer is None:
             return False
@@ -271,14 +271,14 @@ class Peers:
         return True
 
     async def watch(self) -> None:
-        """Lets go of those who left without saying so. Runs until it is cancelled."""
+        """Disconnects browsers that left without notice, until cancelled."""
         while True:
             await asyncio.sleep(min(self._config.serve.silent_seconds / 4, 1.0))
             for peer in [peer for peer in self._peers.values() if peer.is_lost]:
                 self.leave(peer.id)
 
     async def close(self) -> None:
-        """Lets everybody go."""
+        """Disconnects all browsers."""
         for id in list(self._peers):
             self.leave(id)
         await asyncio.gather(*self._closing, return_exceptions=True)

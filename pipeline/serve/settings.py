@@ -9,28 +9,28 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class ServeConfig:
-    """How much the page takes on, and how good its pictures are on the way."""
+    """Limits of the page and quality of the transmitted pictures."""
 
     most_peers: int = 2
-    """Cameras at a time; more are told to wait."""
+    """Maximum number of cameras at a time."""
     silent_seconds: float = 10.0
-    """A camera that sends nothing for so long has left."""
+    """Time without a picture after which a camera counts as gone."""
     most_kilobits: int = 8000
-    """Bits per second, in thousands, of a camera's pictures each way, at most."""
+    """Maximum bit rate of the pictures, in kbit/s, each way."""
     least_kilobits: int = 2500
-    """The same, at least, whatever the browser believes of the network: below it faces lose what was restored."""
+    """Minimum bit rate, whatever the browser estimates: below it faces lose the restored detail."""
     most_upload_mib: int = 2048
-    """Size of a file that is to be restored, at most."""
+    """Maximum size of a file to restore."""
     most_photo_mib: int = 20
-    """Size of a reference photo, at most."""
+    """Maximum size of a reference photo."""
     most_waiting: int = 4
-    """Files that may wait for their turn; one is restored at a time."""
+    """Maximum number of waiting files; one is restored at a time."""
     keep_minutes: float = 60.0
-    """So long restored files and reference photos are kept."""
+    """Time for which results and reference photos are kept."""
     stall_seconds: float = 30.0
-    """An upload that gives nothing for so long is given up."""
+    """Time without data after which an upload is aborted."""
     folder: Path | None = None
-    """Where the private folder is made; none = the system's place for temporary files."""
+    """Parent of the private folder; none = the system's folder for temporary files."""
 
     def __post_init__(self) -> None:
         for name in ("most_peers", "most_upload_mib", "most_photo_mib", "least_kilobits"):

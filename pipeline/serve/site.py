@@ -1,4 +1,4 @@
-"""What the page asks for, and the answers."""
+"""Routes of the page and their handlers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.serve.access import Access, RequestError, same
 from pipeline.serve.choice import Photos, chosen, restorer_of, restorers, strength_of
 from pipeline.serve.jobs import Job, Jobs
 from pipeline.serve.peer import Peers
-from pipeline.serve.uploads import PrivateFolder, look_at, name_of, receive
+from pipeline.serve.uploads import PrivateFolder, inspected, name_of, receive
 
 _STATIC = Path(__file__).with_name("static")
 _KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -31,14 +31,14 @@ _JSON_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Of cameras and of files; they differ, as live pictures are restored in haste."""
+    """Settings for cameras and for files, which may take more time."""
 
     live: PipelineConfig
     file: PipelineConfig
 
 
 class Site:
-    """The page and what is behind it. Belongs to the event loop."""
+    """The page and its API. Belongs to the event loop."""
 
     def __init__(self, settings: Settings, folder: PrivateFolder, access: Access) -> None:
         self._settings, self._folder = settings, folder
@@ -54,7 +54,7 @@ class Site:
 
     def _add_routes(self, router: web.UrlDispatcher) -> None:
         for path in _STATIC.iterdir():
-            # Read once, so that no request ever names a file.
+            # Read once, so that requests cannot name files.
             router.add_get("/" if path.name == "index.html" else f"/{path.name}", _page(path))
         router.add_get("/api/about", self._about)
         router.add_post("/api/peers", self._join)
@@ -105,15 +105,15 @@ class Site:
 
     async def _leave(self, request: web.Request) -> web.Response:
         if not self.peers.leave(request.match_info["id"]):
-            raise RequestError(404, "there is no such camera any more")
+            raise RequestError(404, "this camera is not connected")
         return web.json_response({})
 
     async def _take_photo(self, request: web.Request) -> web.Response:
         path, name = await self._receive(request, self._serve.most_photo_mib)
         try:
-            facts = await look_at(path, name)
+            facts = await inspected(path, name)
             if not facts.is_photo:
-                raise RequestError(415, f"{name}: is a video; a reference is a photo here")
+                raise RequestError(415, f"{name}: is a video; the reference must be a photo")
             photo = path.rename(path.with_name(f"photo{facts.extension}"))
         except BaseException:
             shutil.rmtree(path.parent, ignore_errors=True)
@@ -122,15 +122,15 @@ class Site:
 
     async def _take_file(self, request: web.Request) -> web.Response:
         if self.jobs.is_full:
-            raise RequestError(503, "other files wait for their turn already; try again when one is done")
+            raise RequestError(503, "the queue is full: other files wait for their turn; try again later")
         self.jobs.expected += 1
         try:
             config, hidden = self._config_of(request.query)
             path, name = await self._receive(request, self._serve.most_upload_mib)
             try:
-                facts = await look_at(path, name)
+                facts = await inspected(path, name)
                 if facts.is_photo and config.output.compare:
-                    raise RequestError(400, "before and after side by side is for videos, not for photos")
+                    raise RequestError(400, "before and after side by side works for videos only")
                 file = path.rename(path.with_name(f"input{facts.extension}"))
             except BaseException:
                 shutil.rmtree(path.parent, ignore_errors=True)
@@ -142,7 +142,7 @@ class Site:
         return web.json_response(self.jobs.status(job), status=201)
 
     def _config_of(self, query: Mapping[str, str]) -> tuple[PipelineConfig, dict[str, str]]:
-        """The settings that a job's query asks for, and the path that is not to be told, with its name."""
+        """The settings of a job's query, and its private paths, each with its replacement in messages."""
         config = self._settings.file
         try:
             values: dict[str, Any] = dict(query)
@@ -158,7 +158,7 @@ class Site:
         return replace(chosen(config, choice), blend=blend, output=output), hidden
 
     async def _receive(self, request: web.Request, most_mib: int) -> tuple[Path, str]:
-        """The body of a request in a folder of its own, and its name."""
+        """Receives a file into a folder of its own; returns its path and name."""
         name = name_of(request)
         place = self._folder.place()
         try:
@@ -181,7 +181,7 @@ class Site:
     async def _result(self, request: web.Request) -> web.StreamResponse:
         job = self._found(request)
         if not same(request.query.get("key", ""), job.key):
-            raise RequestError(401, "this link to a result is not complete")
+            raise RequestError(401, "this link to a result is incomplete")
         if job.state != "done":
             raise RequestError(404, "this file is not restored yet")
         named = f"attachment; filename*=UTF-8''{quote(job.result_name, safe='')}"
@@ -191,7 +191,7 @@ class Site:
     def _found(self, request: web.Request) -> Job:
         job = self.jobs.get(request.match_info["id"])
         if job is None:
-            raise RequestError(404, "this file is not here any more")
+            raise RequestError(404, "this file has been removed")
         return job
 
 

@@ -1,13 +1,13 @@
-"""How aiortc carries pictures here. It has no settings for this, so its modules are told otherwise, in this file alone.
+"""Changes to aiortc, which has no settings for them; no other file patches it.
 
-- Bits: it allows 1.5 (VP8) or 3 (H.264) Mbit/s, starts with a third of that and follows the browser's estimate down
-  to less. A restored face needs more; see `ServeConfig.least_kilobits`.
-- Effort: x264 as it sets it up takes longer for a picture than there is between two. A quicker setting with more bits
-  is better in every way (`python -m pipeline.bench serve`).
-- Delay: it gives a picture on when the next one begins to arrive. The marker of RTP says which packet is the last of a
-  picture (RFC 6184, section 5.1; RFC 7741, section 4.1), so a picture need not wait for the next.
-- Reach: it opens a socket on each address of the machine, but not on 127.0.0.1. Here that one is opened too, and where
-  the page is for this machine alone, what comes from another one is not even read.
+- Bit rate: aiortc allows 1.5 (VP8) or 3 (H.264) Mbit/s, starts with a third of that and follows the browser's estimate
+  below. A restored face needs more; see `ServeConfig.least_kilobits`.
+- Speed: x264 with aiortc's options takes longer than a frame interval. A faster preset with more bits is better in
+  both speed and quality (`python -m pipeline.bench serve`).
+- Delay: aiortc passes a picture on when the next one starts to arrive. RTP's marker bit names the last packet of a
+  picture (RFC 6184, section 5.1; RFC 7741, section 4.1), so a picture need not wait.
+- Addresses: aiortc opens a socket on each address except 127.0.0.1. Here 127.0.0.1 is added, and a page for this
+  machine only ignores packets from others.
 """
 
 from __future__ import annotations
@@ -36,33 +36,31 @@ _addresses_of_the_machine = aioice.ice.get_host_addresses
 _Protocol = aioice.ice.StunProtocol
 
 
-def prepare(*, least_kilobits: int, most_kilobits: int, this_machine_alone: bool) -> None:
-    """Sets aiortc up, for the whole process."""
+def prepare(*, least_kilobits: int, most_kilobits: int, local_only: bool) -> None:
+    """Patches aiortc in this process."""
     for codec in (aiortc.codecs.h264, aiortc.codecs.vpx):
         _set(codec, MIN_BITRATE=1000 * least_kilobits, MAX_BITRATE=1000 * most_kilobits)
         _set(codec, DEFAULT_BITRATE=1000 * most_kilobits)
     _set(aiortc.rtcrtpsender, get_encoder=_encoder)
     _set(aiortc.rtcrtpreceiver, JitterBuffer=PromptBuffer)
     _set(aioice.ice, get_host_addresses=_addresses)
-    _set(aioice.ice, StunProtocol=_NearProtocol if this_machine_alone else _Protocol)
+    _set(aioice.ice, StunProtocol=_LocalProtocol if local_only else _Protocol)
 
 
 def _set(module: ModuleType, **values: object) -> None:
     for name, value in values.items():
-        # A library that has changed must not be set up silently in vain.
+        # A renamed attribute must not be patched silently in vain.
         if not hasattr(module, name):
-            raise AttributeError(
-                f"{module.__name__} has no {name} any more; pipeline/serve/wire.py must follow"
-            )
+            raise AttributeError(f"{module.__name__} has no {name}; pipeline/serve/wire.py must follow")
         setattr(module, name, value)
 
 
 def widen(sdp: str, *, least_kilobits: int, most_kilobits: int) -> str:
-    """The answer `sdp` with leave for the browser to send so many bits, in VP8 if it can.
+    """The answer `sdp` with these bit rates for the browser's pictures, and VP8 preferred.
 
-    `b=AS` is the limit of RFC 8866; the `x-google-` parameters are those of Chromium's encoders, which would begin at
-    0.3 Mbit/s and take half a minute to reach what a face needs. Others ignore them. Browsers send what the answer
-    names first; their H.264 does not use all the bits it may. What is sent to them is what their offer named first.
+    `b=AS` is the limit of RFC 8866. The `x-google-` parameters are Chromium's, which otherwise starts at 0.3 Mbit/s and
+    takes half a minute to reach what a face needs; other browsers ignore them. Browsers send the first codec of the
+    answer; their H.264 does not use its full bit rate. The server sends the first codec of the offer.
     """
     bits = (
         f"x-google-min-bitrate={least_kilobits};x-google-start-bitrate={most_kilobits};"
@@ -85,22 +83,22 @@ def widen(sdp: str, *, least_kilobits: int, most_kilobits: int) -> str:
 
 
 def _first(media: str, wanted: list[str]) -> str:
-    """A line `m=` with the payload types `wanted` before the others."""
+    """A line `m=` with the payload types `wanted` first."""
     *head, types = media.split(" ", 3)
     return " ".join([*head, *sorted(types.split(), key=lambda each: each not in wanted)])
 
 
 class QuickH264Encoder(H264Encoder):
-    """H.264 in a fraction of the time."""
+    """H.264 with a faster preset."""
 
     def encode(self, frame: Frame, force_keyframe: bool = False) -> tuple[list[bytes], int]:
-        """The payloads of `frame`, an `av.VideoFrame`, and its time in ticks of RTP."""
+        """Payloads of `frame`, an `av.VideoFrame`, and its RTP timestamp."""
         assert isinstance(frame, av.VideoFrame)
         codec = self.codec
         if (
             codec is None
             or (codec.width, codec.height) != (frame.width, frame.height)
-            # As the class above has it, which would put its own in the place of ours otherwise.
+            # The condition of the class above, which would otherwise open its own codec.
             or abs(self.target_bitrate - (codec.bit_rate or 1)) > 0.1 * (codec.bit_rate or 1)
         ):
             self.codec = self._open(frame)
@@ -109,7 +107,7 @@ class QuickH264Encoder(H264Encoder):
     def _open(self, first: av.VideoFrame) -> av.VideoCodecContext:
         codec = av.CodecContext.create("libx264", "w")
         codec.width, codec.height, codec.pix_fmt = first.width, first.height, "yuv420p"
-        # Browsers take H.264 that does not say for BT.709, which their cameras are not.
+        # Browsers read untagged H.264 as BT.709, but their cameras are BT.601.
         codec.color_range, codec.colorspace = first.color_range, first.colorspace
         codec.color_primaries, codec.color_trc = first.color_primaries, first.color_trc
         codec.bit_rate = self.target_bitrate
@@ -125,14 +123,14 @@ def _encoder(codec: RTCRtpCodecParameters) -> Encoder:
 
 
 class PromptBuffer(JitterBuffer):
-    """Gives a picture as soon as its last packet is there."""
+    """Passes a picture on as soon as its last packet has arrived."""
 
     def _remove_frame(self, sequence_number: int) -> JitterFrame | None:
         done = super()._remove_frame(sequence_number)
-        # The sound's packets are each a frame, and are gathered on purpose.
-        return done if done is not None or not self._is_video else self._first_whole()
+        # Each packet of sound is a frame; aiortc buffers those on purpose.
+        return done if done is not None or not self._is_video else self._first_complete()
 
-    def _first_whole(self) -> JitterFrame | None:
+    def _first_complete(self) -> JitterFrame | None:
         assert self._origin is not None
         parts: list[bytes] = []
         first: Any = None
@@ -148,21 +146,21 @@ class PromptBuffer(JitterBuffer):
         return None
 
 
-class _NearProtocol(_Protocol):
-    """Hears this machine alone."""
+class _LocalProtocol(_Protocol):
+    """Ignores packets from other machines."""
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
-        if str(addr[0]) in _near():
+        if str(addr[0]) in _local_addresses():
             super().datagram_received(data, addr)
 
 
 def _addresses(use_ipv4: bool, use_ipv6: bool) -> list[str]:
-    _near.cache_clear()
+    _local_addresses.cache_clear()
     others = _addresses_of_the_machine(use_ipv4, use_ipv6)
     return [LOOPBACK, *others] if use_ipv4 else others
 
 
 @cache
-def _near() -> frozenset[str]:
-    """This machine's addresses, as of the last time that sockets were opened."""
+def _local_addresses() -> frozenset[str]:
+    """Addresses of this machine when sockets were last opened."""
     return frozenset((LOOPBACK, "::1", *_addresses_of_the_machine(True, True)))

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.live.sinks import header, write_frame
+from pipeline.live.sinks import write_y4m_frame, y4m_header
 from pipeline.media.coding import planes_of
 from support.browser import CHROMIUM, Browser
 from support.serving import served
@@ -72,8 +72,8 @@ def write_camera(clip: Path, path: Path, rate: int) -> None:
             native = av.VideoFrame.from_ndarray(image, "rgb24").reformat(format="yuv420p")
             burn(planes_of(native)[0], number)
             if number == 0:
-                file.write(header(native, Fraction(rate)).replace(b" C420mpeg2", b" C420jpeg"))
-            write_frame(file, native)
+                file.write(y4m_header(native, Fraction(rate)).replace(b" C420mpeg2", b" C420jpeg"))
+            write_y4m_frame(file, native)
 
 
 def burn(luma: NDArray[np.generic], number: int) -> None:

@@ -115,7 +115,7 @@ def test_a_word_that_no_row_has_is_one_sentence(clip: Path, capsys: pytest.Captu
     assert main(["calls", str(clip), "--only", "nothing"]) == 2
     told = capsys.readouterr().err
     assert told == (
-        "anchorface: --only: no row has 'nothing' in its name; there are: "
+        "anchorface: --only: no row has 'nothing' in its name; rows: "
         f"{'; '.join(call.name for call in CALLS)}\n"
     )
 

@@ -332,7 +332,7 @@ def test_a_file_that_remembers_nobody_who_is_known_here_is_one_sentence(
     write_views(file, [view], "another recogniser")
     command = ["live", str(clip), "null:", "--restorer", "none", "--remember", str(file)]
     assert cli.main(command) == 4
-    assert "holds views for another recogniser" in capsys.readouterr().err
+    assert "holds views of another recogniser" in capsys.readouterr().err
     file.write_bytes(b"nonsense")
     assert cli.main(command) == 4
     assert "is no file of --remember" in capsys.readouterr().err
@@ -361,9 +361,9 @@ def test_the_command_restores_in_real_time_and_says_how_late(
         (["{clip}", "out.gif"], 4, "not written"),
         (["{clip}", "ftp://host/a"], 2, "ftp:// is not written"),
         (["{clip}", "null:", "--duration", "0"], 2, "--duration"),
-        (["{clip}", "{clip}", "--overwrite"], 4, "is the input"),
+        (["{clip}", "{clip}", "--overwrite"], 4, "same file as the input"),
         (["{clip}", "null:", "--rate", "0"], 2, "--rate must be above 0"),
-        (["{clip}", "null:", "--size", "large"], 2, "--size must be as in 1280x720"),
+        (["{clip}", "null:", "--size", "large"], 2, "--size must look like 1280x720"),
         (["{clip}", "null:", "--set", "live.ladder.calm=2"], 2, "calm must be above 0"),
     ],
 )

@@ -22,9 +22,9 @@ from PIL import Image
 from pipeline import PipelineConfig
 from pipeline.errors import SourceError
 from pipeline.runs.demo import write_damaged_clip
-from pipeline.serve.child import Facts, look
+from pipeline.serve.child import Facts, child_command, child_environment, inspect
 from pipeline.serve.jobs import Job, Jobs
-from pipeline.serve.uploads import PrivateFolder, child_environment
+from pipeline.serve.uploads import PrivateFolder
 from support.clips import astronaut, write_clip
 from support.serving import Served, served
 
@@ -142,7 +142,7 @@ def test_a_file_that_lies_about_its_kind_is_refused_by_its_name(
     path = tmp_path / "upload"
     path.write_bytes(content)
     with pytest.raises(SourceError, match="upload"):
-        look(path, Path(name).suffix)
+        inspect(path, Path(name).suffix)
 
 
 def test_what_was_refused_leaves_nothing(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_a_file_that_cannot_even_be_begun_fails_and_the_next_one_has_its_turn(
             await asyncio.sleep(0.05)
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
-        assert (first.state, "the terminal tells more" in first.sentence) == ("failed", True)
+        assert (first.state, "see the terminal" in first.sentence) == ("failed", True)
         assert (second.state, second.sentence[:9]) == ("failed", "there: no")
 
     asyncio.run(go())
@@ -282,15 +282,11 @@ def _children() -> list[int]:
 
 def test_a_restoration_does_not_outlive_its_server(tmp_path: Path) -> None:
     write_clip(tmp_path / "in.mp4", frames=180, width=320, height=240)
-    command = [
-        sys.executable,
-        "-m",
-        "pipeline.serve.child",
-        str(tmp_path / "in.mp4"),
-        str(tmp_path / "out.mp4"),
-    ]
     process = subprocess.Popen(
-        [*command, "--progress", "json"],
+        [
+            *child_command("restore", str(tmp_path / "in.mp4"), str(tmp_path / "out.mp4")),
+            *("--progress", "json"),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=child_environment(),
@@ -359,7 +355,7 @@ def test_the_result_is_of_a_kind_that_is_written(
 ) -> None:
     path = write_clip(tmp_path / written, frames=2, width=64, height=64)
     upload = path.rename(tmp_path / "upload")
-    assert look(upload, named).extension == extension
+    assert inspect(upload, named).extension == extension
 
 
 def test_a_child_runs_this_very_code() -> None:

@@ -15,7 +15,7 @@ pytest.importorskip("aiortc", reason="needs the extra `serve`")
 import av
 import cv2
 
-from pipeline.live.sinks import header, write_frame
+from pipeline.live.sinks import write_y4m_frame, y4m_header
 from pipeline.media.coding import planes_of
 from pipeline.runs.demo import write_damaged_clip
 from support.browser import CHROMIUM, Browser
@@ -51,9 +51,9 @@ def camera(film: Path) -> Path:
         native = next(container.decode(video=0)).reformat(format="yuv420p")
         luma = planes_of(native)[0]
         luma[...] = cv2.GaussianBlur(luma, (0, 0), 2.0)
-        file.write(header(native, Fraction(10)).replace(b" C420mpeg2", b" C420jpeg"))
+        file.write(y4m_header(native, Fraction(10)).replace(b" C420mpeg2", b" C420jpeg"))
         for _ in range(10):
-            write_frame(file, native)
+            write_y4m_frame(file, native)
     return path
 
 

@@ -194,7 +194,7 @@ def kind(payload: bytes) -> int:
 
 
 def test_the_quick_encoder_follows_size_and_bits_and_gives_key_frames() -> None:
-    prepare(least_kilobits=1000, most_kilobits=8000, this_machine_alone=True)
+    prepare(least_kilobits=1000, most_kilobits=8000, local_only=True)
     encoder = QuickH264Encoder()
     times = itertools.count()
 
@@ -274,7 +274,7 @@ def test_only_this_machine_is_heard_by_default(monkeypatch: pytest.MonkeyPatch) 
 
     heard: list[bytes] = []
     monkeypatch.setattr(wire._Protocol, "datagram_received", lambda self, data, addr: heard.append(data))
-    prepare(least_kilobits=1, most_kilobits=1, this_machine_alone=True)
+    prepare(least_kilobits=1, most_kilobits=1, local_only=True)
 
     async def go(kind: type) -> None:
         one = kind(None)
@@ -283,7 +283,7 @@ def test_only_this_machine_is_heard_by_default(monkeypatch: pytest.MonkeyPatch) 
 
     asyncio.run(go(aioice.ice.StunProtocol))
     assert heard == [b"near"]
-    prepare(least_kilobits=1, most_kilobits=1, this_machine_alone=False)
+    prepare(least_kilobits=1, most_kilobits=1, local_only=False)
     asyncio.run(go(aioice.ice.StunProtocol))
     assert heard == [b"near", b"near", b"far"]
 
@@ -293,4 +293,4 @@ def test_a_library_that_has_changed_is_not_set_up_in_vain(monkeypatch: pytest.Mo
 
     monkeypatch.delattr(aiortc.rtcrtpsender, "get_encoder")
     with pytest.raises(AttributeError, match="must follow"):
-        prepare(least_kilobits=1, most_kilobits=1, this_machine_alone=True)
+        prepare(least_kilobits=1, most_kilobits=1, local_only=True)
