@@ -1,1 +1,1 @@
-"""How good whole runs are: the same clips through several settings, measured frame by frame and over time."""
+"""Quality of whole runs: clips through several settings, measured frame by frame and over time."""

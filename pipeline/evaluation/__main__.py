@@ -1,10 +1,10 @@
-"""How good whole runs are, frame by frame and over time: clips through several settings, side by side.
+"""Quality of whole runs, frame by frame and over time: clips through several settings, side by side.
 
 `python -m pipeline.evaluation CLIP ... [--ground-truth] [--try NAME:a.b=c,d.e=f ...]` prints one Markdown table;
-`--json` and `--plots` keep the values of each frame. Nothing is encoded between restoring and measuring.
-With `--ground-truth` the clips are taken for perfect: each is degraded first (the same way every time) and the
-restored pictures are also compared with it. Exit codes: 0 done, 2 a wrong option or setting, 3 a wrong
-checkpoint, 4 a file that cannot be read or written. docs/temporal.md explains each figure.
+`--json` and `--plots` write the values of each frame. Restored pictures are measured without encoding.
+With `--ground-truth` each clip is the target: it is degraded first, reproducibly, and the restored pictures are
+compared with it. Exit codes: 0 done, 2 wrong option or setting, 3 wrong checkpoint, 4 unreadable or unwritable
+file. docs/temporal.md explains each figure.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pipeline.evaluation.scores import ClipScores, as_json, notes, table, write_
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, prints the table and gives the exit code."""
+    """Measures, prints the table and returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
         _check_outputs(options)
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.table:
             options.table.write_text(text + "\n", encoding="utf-8")
         if options.json:
-            values = {"options": _told(options), "clips": as_json(clips)}
+            values = {"options": _relevant(options), "clips": as_json(clips)}
             options.json.write_text(json.dumps(values, indent=1), encoding="utf-8")
         if options.plots:
             write_plots(options.plots, clips)
@@ -69,7 +69,7 @@ def _measure(options: argparse.Namespace) -> list[ClipScores]:
         _perceptual(options.perceptual),
         Judge(Cache(None)) if options.judge else None,
     )
-    # All are opened before the first is measured, so that a wrong name is told at once.
+    # All clips are opened before the first is measured, so that a wrong name fails at once.
     clips = [plain_clip(path, config) for path in options.clips]
     scores = []
     for clip in clips:
@@ -107,7 +107,7 @@ def _perceptual(path: Path | None) -> SqueezeDistance | None:
 
 
 def _check_outputs(options: argparse.Namespace) -> None:
-    """Refuses what could not be written before anything is measured."""
+    """Refuses unwritable outputs before anything is measured."""
     for path in (options.table, options.json):
         if path is not None and not path.parent.is_dir():
             raise FileNotFoundError(f"{path}: no such folder to write into")
@@ -115,7 +115,7 @@ def _check_outputs(options: argparse.Namespace) -> None:
         options.plots.mkdir(parents=True, exist_ok=True)
 
 
-def _told(options: argparse.Namespace) -> dict[str, object]:
+def _relevant(options: argparse.Namespace) -> dict[str, object]:
     """The options that the figures depend on."""
     names = ("ground_truth", "strength", "seed", "seconds", "changes", "trials")
     return {name: getattr(options, name) for name in names}
@@ -130,25 +130,41 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipeline.evaluation", description=__doc__)
     parser.add_argument("clips", metavar="CLIP", nargs="+", type=Path, help="a video")
     parser.add_argument(
-        "--ground-truth", action="store_true", help="the clips are perfect: degrade them first"
+        "--ground-truth",
+        action="store_true",
+        help="use the clips as ground truth and restore degraded copies",
     )
-    parser.add_argument("--strength", choices=STRENGTHS, default="moderate", help="of that degradation")
-    parser.add_argument("--seed", type=int, default=0, help="of that degradation")
-    parser.add_argument("--seconds", type=float, metavar="N", help="only the first so many of each clip")
-    parser.add_argument("--set", dest="changes", metavar="A.B=C", action="append", default=[], help="for all")
+    parser.add_argument(
+        "--strength", choices=STRENGTHS, default="moderate", help="strength of the degradation"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the degradation")
+    parser.add_argument(
+        "--seconds", type=float, metavar="N", help="use only the first N seconds of each clip"
+    )
+    parser.add_argument(
+        "--set", dest="changes", metavar="A.B=C", action="append", default=[], help="setting for all rows"
+    )
     parser.add_argument(
         "--try",
         dest="trials",
         metavar="NAME:A.B=C,D.E=F",
         action="append",
         default=[],
-        help="one row: these settings over those of --set; may be repeated (default: one row as configured)",
+        help="one row with these settings on top of --set; repeatable (default: one row as configured)",
     )
-    parser.add_argument("--perceptual", type=Path, help="SqueezeNet 1.1 features (safetensors)")
-    parser.add_argument("--judge", action="store_true", help="identity also by dlib, which no training used")
-    parser.add_argument("--table", type=Path, metavar="FILE.md", help="write the table here too")
-    parser.add_argument("--json", type=Path, metavar="FILE.json", help="write all values here")
-    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="an SVG for each metric over time")
+    parser.add_argument(
+        "--perceptual",
+        type=Path,
+        help="SqueezeNet 1.1 features (safetensors) for the perceptual distance",
+    )
+    parser.add_argument(
+        "--judge", action="store_true", help="also measure identity with dlib, which no training used"
+    )
+    parser.add_argument("--table", type=Path, metavar="FILE.md", help="also write the table to FILE.md")
+    parser.add_argument("--json", type=Path, metavar="FILE.json", help="write all values to FILE.json")
+    parser.add_argument(
+        "--plots", type=Path, metavar="FOLDER", help="write an SVG plot of each metric over time"
+    )
     return parser
 
 

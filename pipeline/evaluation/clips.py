@@ -1,4 +1,9 @@
-"""The clips that are measured: as they are, or made from a ground truth."""
+"""Clips to measure: as they are, or degraded from a ground truth.
+
+Blur, reduction and noise have the ranges of ReF-LDM's presets (`models.training.degrade`). Instead of JPEG, the reduced
+pictures are encoded as H.264 at a constant quality, as old or small video is stored, and enlarged. One draw serves a
+clip; noise is drawn for each frame.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +32,14 @@ from pipeline.pixels.geometry import Geometry
 from pipeline.runs.assembly import open_source
 
 _PRESETS = {"moderate": (MODERATE, (18, 28)), "severe": (SEVERE, (28, 38))}
-"""Ranges of blur, reduction and noise, and of H.264's crf, both ends included."""
+"""Ranges of blur, reduction and noise, and of H.264's crf, inclusive."""
 STRENGTHS = tuple(_PRESETS)
 _BT709 = 1
 
 
 @dataclass(frozen=True, slots=True)
 class ClipDamage:
-    """One draw for a clip; lengths in pixels of a face crop of 512 pixels."""
+    """Degradation of a clip; lengths in pixels of a face crop of 512 pixels."""
 
     blur_sigma: float
     reduction: float
@@ -50,7 +55,7 @@ class ClipDamage:
 
 
 def draw_damage(strength: str, seed: int) -> ClipDamage:
-    """The damage that `seed` draws from the ranges of `strength`, one of `STRENGTHS`."""
+    """Draws a degradation with `seed` from the ranges of `strength`, one of `STRENGTHS`."""
     preset, (best, worst) = _PRESETS[strength]
     random = np.random.default_rng(seed)
     sigma, reduction, noise = (
@@ -60,9 +65,9 @@ def draw_damage(strength: str, seed: int) -> ClipDamage:
 
 
 def degraded(pictures: Iterable[Picture], damage: ClipDamage, side_px: float, seed: int) -> Iterator[Picture]:
-    """`pictures` (H, W, 3) RGB of one size after `damage`, in the same size, order and number.
+    """Degraded `pictures`, RGB (H, W, 3) of one size, in the same size, order and number.
 
-    `side_px`: side of the face's FFHQ crop in pixels of the pictures. A function of its arguments.
+    `side_px`: side of the face's FFHQ crop in pixels of the pictures. Deterministic.
     """
     pictures = iter(pictures)
     first = next(pictures, None)
@@ -85,12 +90,12 @@ def degraded(pictures: Iterable[Picture], damage: ClipDamage, side_px: float, se
 
 
 def write_degraded(source: FileSource, path: Path, damage: ClipDamage, side_px: float, seed: int) -> None:
-    """Writes the frames of `source` after `damage` to `path` (.mkv), at their times, with no further loss.
+    """Writes the degraded frames of `source` to `path` (.mkv), at their times, without further loss.
 
-    The picture is stored as BT.709, 4:2:0, 8 bits, limited range, whatever the source's coding is.
+    Stored as BT.709, 4:2:0, 8 bits, limited range, for any source.
     """
     info = source.info
-    times: deque[int] = deque()  # of the frames that are inside the encoder
+    times: deque[int] = deque()  # pts of the frames inside the encoder
 
     def pictures() -> Iterator[Picture]:
         for frame in source:
@@ -115,7 +120,7 @@ def write_degraded(source: FileSource, path: Path, damage: ClipDamage, side_px: 
 
 
 def _coded(pictures: Iterable[Picture], crf: int) -> Iterator[Picture]:
-    """`pictures` (h, w, 3) after H.264; as many as the encoder looks ahead are kept."""
+    """`pictures` (h, w, 3) after H.264; only the encoder's lookahead is held."""
     encoder: av.VideoCodecContext | None = None
     decoder = av.VideoCodecContext.create("h264", "r")
     for index, picture in enumerate(pictures):
@@ -133,8 +138,8 @@ def _encoder(width: int, height: int, crf: int) -> av.VideoCodecContext:
     encoder = av.VideoCodecContext.create("libx264", "w")
     encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
     encoder.time_base, encoder.framerate = Fraction(1, 25), Fraction(25)
-    # The figures must not depend on the machine or the day. The number of threads changes the stream; and with
-    # macroblock trees x264 gave, on a CPU with AVX-512, another stream in 1 of 20 runs over the same pictures.
+    # Figures must be reproducible. The number of threads changes the stream, and with macroblock trees x264 gave
+    # another stream in 1 of 20 runs over the same pictures on a CPU with AVX-512.
     encoder.options = {"crf": str(crf), "preset": "medium", "mbtree": "0"}
     encoder.thread_count = 1
     return encoder
@@ -145,31 +150,31 @@ def _decoded(native: av.VideoFrame) -> Picture:
 
 
 def _rgb(frame: Frame) -> Picture:
-    """The whole frame by its own matrix and range, uint8 (H, W, 3)."""
+    """The whole frame as RGB by its own matrix and range, uint8 (H, W, 3)."""
     height, width = frame.native.height, frame.native.width
     square = read_crop(frame.native, np.eye(2, 3, dtype=np.float32), max(height, width))
     return np.ascontiguousarray(square[:, :height, :width].numpy().transpose(1, 2, 0))
 
 
 def _even(length: float) -> int:
-    """The nearest even number that encoders take."""
+    """The nearest even length that encoders accept."""
     return max(SMALLEST_PX, 2 * round(length / 2))
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """What is restored, and what it should look like."""
+    """A clip to restore, with its ground truth if known."""
 
     name: str
     path: Path
     input: InputConfig
-    """The stretch of `path` that is restored."""
+    """Section of `path` to restore."""
     truth: FileSource | None = None
-    """Frame by frame the undamaged pictures; None where nobody has them."""
+    """The ground truth, frame by frame; None if unknown."""
     damage: str = ""
 
     def source(self, config: PipelineConfig) -> FileSource:
-        """The clip to be restored; another one each time."""
+        """A new source of the clip."""
         return open_video(self.path, replace(config, input=self.input))
 
 
@@ -177,7 +182,7 @@ def open_video(path: Path, config: PipelineConfig) -> FileSource:
     """The video at `path`. Raises SourceError, also for photos."""
     source = open_source(path, config)
     if not isinstance(source, FileSource):
-        raise SourceError(f"{path}: no video; frames of photos have no neighbours in time to compare with")
+        raise SourceError(f"{path}: not a video; measures over time need successive frames")
     return source
 
 
@@ -190,10 +195,10 @@ def plain_clip(path: Path, config: PipelineConfig) -> Clip:
 def degraded_clip(
     path: Path, config: PipelineConfig, folder: Path, *, strength: str, seed: int, instruments: Instruments
 ) -> Clip:
-    """The ground truth at `path`, degraded into `folder`. Raises SourceError, also where it shows no face."""
+    """The ground truth at `path`, degraded into `folder`. Raises SourceError, also if no face is found."""
     truth = open_video(path, config)
     if truth.info.rotation or (truth.info.sample_aspect_ratio or 1) != 1:
-        raise SourceError(f"{path}: a turned or stretched video cannot be degraded; convert it first")
+        raise SourceError(f"{path}: a rotated or anamorphic video cannot be degraded; convert it first")
     damage = draw_damage(strength, seed)
     target = folder / f"{path.stem}.mkv"
     write_degraded(truth, target, damage, _crop_side_px(truth, instruments), seed)
@@ -202,9 +207,9 @@ def degraded_clip(
 
 
 def _crop_side_px(source: FileSource, instruments: Instruments) -> float:
-    """Side in pixels of the FFHQ crop of the first face that is found."""
+    """Side in pixels of the FFHQ crop of the first detected face."""
     geometry = Geometry()
     for frame in source:
         for landmarks in instruments.find(frame.native, geometry):
             return SIDE_PX / scale_of(geometry.crop_matrix(landmarks, SIDE_PX))
-    raise SourceError(f"{source.path}: no face is found in it, so there is nothing to measure")
+    raise SourceError(f"{source.path}: no face found, so there is nothing to measure")

@@ -1,6 +1,7 @@
-"""Measures of a moving face: what changes from frame to frame though nothing in the film does.
+"""Measures of a face over time, and the pixels they are taken over: the same for every setting.
 
-Luma is float32 in 8-bit code values. Legend: H W pixels of a window, K landmarks, D width of an embedding.
+The only warping error and flicker of the project, also for `bench`. Luma is float32 in 8-bit code values.
+Legend: H W pixels of a window of the frame, K landmarks, D width of an embedding.
 """
 
 from __future__ import annotations
@@ -22,18 +23,25 @@ Plane = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 SMALLEST_PX = 32
-"""Side of a window below which no motion is measured."""
+"""Minimum side of a window for measuring motion."""
+SIDE_PX = 256
+"""Side of the aligned crop."""
+FACE_SQUARE = np.s_[47:225, 39:217]
+"""Rows and columns of the largest upright square of the crop inside the face region."""
 _FEWEST_PIXELS = 100
+_FEATHER_PX = 32
+_RIM_PX = 26
+_PAD_PX = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Motion:
-    """Where the pixels of a window are in the next frame."""
+    """Motion of the pixels of a window to the next frame."""
 
     flow: Plane
     """float32 (H, W, 2), x y: pixel p of the first frame is at p + flow(p) in the second."""
     seen: Mask
-    """bool (H, W): the pixel is seen in both frames."""
+    """bool (H, W): the pixel is visible in both frames."""
 
 
 class FlowMeter:
@@ -51,9 +59,9 @@ class FlowMeter:
 
 
 def consistent(forward: Plane, backward: Plane) -> Motion:
-    """The flow `forward` (H, W, 2), with the pixels that `backward` leads back to where they came from.
+    """The flow `forward` (H, W, 2), and where `backward` agrees with it.
 
-    |f + b|^2 < 0.01 (|f|^2 + |b|^2) + 0.5, b read at the end of f (Sundaram et al., ECCV 2010).
+    |f + b|^2 < 0.01 (|f|^2 + |b|^2) + 0.5, b sampled at the end of f (Sundaram et al., ECCV 2010).
     """
     height, width = forward.shape[:2]
     x, y = _ends(forward)
@@ -85,7 +93,7 @@ def sharpness(luma: Plane, inside: Mask) -> float | None:
 
 
 def relative_change(before: float, now: float) -> float:
-    """|now - before| in parts of the mean of both, in [0, 2]; 0 where both are 0."""
+    """Flicker of a positive measure: |now - before| relative to the mean of both, in [0, 2]; 0 if both are 0."""
     mean = (abs(before) + abs(now)) / 2
     return abs(now - before) / mean if mean else 0.0
 
@@ -116,18 +124,9 @@ def _ends(flow: Plane) -> tuple[Plane, Plane]:
     return np.asarray(x + flow[..., 0], np.float32), np.asarray(y + flow[..., 1], np.float32)
 
 
-SIDE_PX = 256
-"""S."""
-FACE_SQUARE = np.s_[47:225, 39:217]
-"""Rows and columns of the largest upright square of the crop that the face region holds."""
-_FEATHER_PX = 32
-_RIM_PX = 26
-_PAD_PX = 32
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Place:
-    """One face of one frame, as it was followed once for all settings."""
+    """One face of one frame, tracked once for all settings."""
 
     track_id: int
     face: Face
@@ -135,7 +134,7 @@ class Place:
     matrix: NDArray[np.float32]
     """float32 (2, 3), frame to the FFHQ crop of 256 pixels."""
     target: NDArray[np.float32] | None = None
-    """float32 (D,), embedding of the ground truth here; None without one."""
+    """float32 (D,), embedding of the ground truth; None without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +152,7 @@ class Window:
 
 
 def window_around(matrices: list[NDArray[np.float32]], width: int, height: int) -> Window:
-    """The part of a frame of `width` x `height` that holds the face and its rim under each of `matrices`."""
+    """The part of a frame of `width` x `height` with the face and its rim under each of `matrices`."""
     low, high = -0.5 - _PAD_PX, SIDE_PX - 0.5 + _PAD_PX
     corners = np.array([[low, low], [high, low], [low, high], [high, high]], np.float32)
     points = np.concatenate([transform(invert(matrix), corners) for matrix in matrices])
@@ -163,9 +162,9 @@ def window_around(matrices: list[NDArray[np.float32]], width: int, height: int) 
 
 
 def regions(matrix: NDArray[np.float32], window: Window) -> tuple[Mask, Mask]:
-    """The face, where blending uses more than half of it, and a rim a tenth of the crop wide around it.
+    """Masks of the face, where blending uses more than half of it, and of a rim a tenth of the crop wide around it.
 
-    bool (H, W) each, over `window`. The rim holds the blending's soft edge and what lies just beyond.
+    bool (H, W) each, over `window`. The rim covers the soft edge of the blending and the pixels just outside.
     """
     back = invert(matrix)
     back[:, 2] -= back[:, :2] @ np.full(2, _PAD_PX, np.float32) + (window.left, window.top)
@@ -176,7 +175,7 @@ def regions(matrix: NDArray[np.float32], window: Window) -> tuple[Mask, Mask]:
 
 @cache
 def _masks() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Face and rim in the crop and `_PAD_PX` around it."""
+    """Face and rim in the crop with `_PAD_PX` of padding."""
     face = np.pad((crop_mask(SIDE_PX, _FEATHER_PX) > 0.5).astype(np.float32), _PAD_PX)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * _RIM_PX + 1, 2 * _RIM_PX + 1))
     return face, np.asarray(cv2.dilate(face, disc) - face, np.float32)

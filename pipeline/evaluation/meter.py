@@ -1,4 +1,4 @@
-"""Measures one row frame by frame; of the pictures only the last frame is kept."""
+"""Measures one row frame by frame, keeping only the last frame."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _DETECTED_WIDTH_PX = 960
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Instruments:
-    """The networks that measure, shared by all rows."""
+    """Networks for measuring, shared by all rows."""
 
     detector: Detector
     recogniser: Recogniser
@@ -65,30 +65,30 @@ class Instruments:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Look:
-    """What of one face the next frame is compared with."""
+class _Observed:
+    """Values of one face that the next frame is compared with."""
 
     place: Place
     embedding: NDArray[np.float32]
     sharpness: float | None
     rim: float | None
     landmarks: NDArray[np.float32] | None
-    """As found in this picture; None where the detector missed the face."""
+    """Detected in this picture; None if the detector missed the face."""
     earlier: NDArray[np.float32] | None
-    """As found in the frame before."""
+    """Detected in the frame before."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Kept:
-    """The frame before."""
+    """The last frame."""
 
     native: av.VideoFrame
     reference: av.VideoFrame
-    looks: dict[int, _Look]
+    observed: dict[int, _Observed]
 
 
 class Meter:
-    """Fills `row`, frame after frame in order."""
+    """Fills `row`, frame by frame in order."""
 
     def __init__(self, name: str, instruments: Instruments, geometry: Geometry) -> None:
         self.row = Row(name)
@@ -105,41 +105,43 @@ class Meter:
         reference: av.VideoFrame,
         truth: av.VideoFrame | None = None,
     ) -> None:
-        """The next frame. Motion is measured on `reference`; nearness to `truth`, where there is one."""
+        """Measures the next frame: motion on `reference`, quality against `truth`, if given."""
         self._index += 1
         embeddings = self._instruments.embed(native, places, self._geometry)
         found = self._instruments.find(native, self._geometry) if places else []
-        looks = {
-            place.track_id: self._look(native, place, embedding, found)
+        observed = {
+            place.track_id: self._observe(native, place, embedding, found)
             for place, embedding in zip(places, embeddings, strict=True)
         }
-        now = _Kept(native, reference, looks)
-        for track_id, look in looks.items():
-            before = self._last.looks.get(track_id) if self._last else None
+        now = _Kept(native, reference, observed)
+        for track_id, face in observed.items():
+            before = self._last.observed.get(track_id) if self._last else None
             if self._last is not None and before is not None:
-                self._compare(before, look, self._last, now)
+                self._compare(before, face, self._last, now)
             if truth is not None:
-                self._judge(native, truth, look)
+                self._judge(native, truth, face)
         self._last = now
 
-    def _look(
+    def _observe(
         self,
         native: av.VideoFrame,
         place: Place,
         embedding: NDArray[np.float32],
         found: list[NDArray[np.float32]],
-    ) -> _Look:
+    ) -> _Observed:
         window = window_around([place.matrix], native.width, native.height)
         luma = _luma(native, window)
         face, rim = regions(place.matrix, window)
         energies = sharpness(luma, face), sharpness(luma, rim)
         self._note(Metric.SHARPNESS, energies[0])
         self._note(Metric.RIM_SHARPNESS, energies[1])
-        last = self._last.looks.get(place.track_id) if self._last else None
-        return _Look(place, embedding, *energies, _nearest(found, place), last.landmarks if last else None)
+        last = self._last.observed.get(place.track_id) if self._last else None
+        return _Observed(
+            place, embedding, *energies, _nearest(found, place), last.landmarks if last else None
+        )
 
-    def _compare(self, before: _Look, now: _Look, last: _Kept, kept: _Kept) -> None:
-        """What the same face shows in two neighbouring frames, and its landmarks in three."""
+    def _compare(self, before: _Observed, now: _Observed, last: _Kept, kept: _Kept) -> None:
+        """Measures of one face over two successive frames, and of its landmarks over three."""
         self._note(Metric.VIDD, embedding_distance(before.embedding, now.embedding))
         self._note(Metric.FLICKER, _change(before.sharpness, now.sharpness))
         self._note(Metric.RIM_FLICKER, _change(before.rim, now.rim))
@@ -155,16 +157,16 @@ class Meter:
         inside = regions(before.place.matrix, window)[0]
         self._note(Metric.WARPING, warping_error(*pictures, motion, inside))
 
-    def _judge(self, native: av.VideoFrame, truth: av.VideoFrame, look: _Look) -> None:
-        """How near the face is to the ground truth, in the same crop of both."""
-        crop, target = (_crop(frame, look.place) for frame in (native, truth))
+    def _judge(self, native: av.VideoFrame, truth: av.VideoFrame, face: _Observed) -> None:
+        """Compares the face with the ground truth in the same crop."""
+        crop, target = (_crop(frame, face.place) for frame in (native, truth))
         inner, wanted = (np.ascontiguousarray(picture[FACE_SQUARE]) for picture in (crop, target))
         self._note(Metric.PSNR, psnr(inner, wanted))
         self._note(Metric.SSIM, ssim(inner, wanted))
         if self._instruments.perceptual is not None:
             self._note(Metric.PERCEPTUAL, self._instruments.perceptual(inner, wanted))
-        if look.place.target is not None:
-            self._note(Metric.IDENTITY, float(unit(look.embedding) @ unit(look.place.target)))
+        if face.place.target is not None:
+            self._note(Metric.IDENTITY, float(unit(face.embedding) @ unit(face.place.target)))
         if self._instruments.judge is not None:
             own, other = self._instruments.judge.describe([crop, target], [target, target])
             self._note(Metric.JUDGE, float(np.linalg.norm(own - other)))
@@ -174,7 +176,7 @@ class Meter:
 
 
 def _nearest(found: list[NDArray[np.float32]], place: Place) -> NDArray[np.float32] | None:
-    """The landmarks nearest to those of `place`; None where none is nearer than half the eyes' distance."""
+    """The landmarks nearest to those of `place`; None beyond half the eye distance."""
     landmarks = place.face.landmarks
     far = [float(np.linalg.norm(points - landmarks, axis=1).mean()) for points in found]
     if not far or min(far) > place.face.eye_distance_px / 2:

@@ -1,13 +1,11 @@
-"""How well a scan tells people apart: pairs of labelled faces that it puts together, against those that belong so.
+"""Accuracy with which a scan groups faces by person: pairs of labelled faces in one entry of the gallery.
 
-1. `python -m pipeline.evaluation.people FILM ... --faces FOLDER` writes the picture of every face that a scan looks at
-   and `faces.csv`; fill in its column `person` by looking (any word, the same for the same person over all films;
-   leave out whom you cannot tell).
+1. `python -m pipeline.evaluation.people FILM ... --faces FOLDER` writes the picture of every face that a scan sees and
+   `faces.csv`. Fill in its column `person`: any word, the same for the same person in all films, empty if uncertain.
 2. `python -m pipeline.evaluation.people FILM ... --labels faces.csv` prints a table.
 
-Precision is the share of the pairs in one entry of the gallery that are one person; recall the share of the pairs of
-one person that are in one entry. A face in no entry is with nobody. Exit codes: 0 done, 2 a wrong option, 4 a file
-that cannot be read or written.
+Precision: share of the pairs in one entry that show one person. Recall: share of the pairs of one person that are in
+one entry. A face without an entry forms no pair. Exit codes: 0 done, 2 wrong option, 4 unreadable or unwritable file.
 """
 
 from __future__ import annotations
@@ -35,12 +33,12 @@ from trackers.appearances import Appearance, Glimpse
 COLUMNS = ("film", "seconds", "x", "y", "size", "person", "picture")
 _PICTURE_PX = 160
 _NEAR_SECONDS = 0.05
-"""A label counts for faces so near in time, whose centre lies within the labelled face."""
+"""Maximum time between a label and its face, whose centre must lie within the labelled face."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Seen:
-    """A face that a scan looked at."""
+    """A face seen by a scan."""
 
     film: str
     seconds: float
@@ -59,7 +57,7 @@ class Score:
     faces: int
     people: int
     entries: int
-    """Of the gallery that have labelled faces."""
+    """Entries of the gallery with labelled faces."""
     together: int
     """Pairs in one entry."""
     same: int
@@ -69,17 +67,17 @@ class Score:
 
     @property
     def precision(self) -> float:
-        """1 where nothing is put together."""
+        """1 without any pair in one entry."""
         return self.right / self.together if self.together else 1.0
 
     @property
     def recall(self) -> float:
-        """1 where nothing belongs together."""
+        """1 without any pair of one person."""
         return self.right / self.same if self.same else 1.0
 
 
 def score(faces: Sequence[tuple[str, int | None]]) -> Score:
-    """Of faces with their true person and the entry they are in, None = in none."""
+    """Counts over `faces`: the true person and the entry of each, None = no entry."""
     known = [(person, entry) for person, entry in faces if entry is not None]
     return Score(
         faces=len(faces),
@@ -92,12 +90,12 @@ def score(faces: Sequence[tuple[str, int | None]]) -> Score:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes faces to be labelled, or prints the table; gives the exit code."""
+    """Writes faces for labelling, or prints the table; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
         config = configs.load(PipelineConfig, None, options.changes)
         labels = read_labels(options.labels) if options.labels else []
-        seen, entries = look(options.films, config)
+        seen, entries = scan(options.films, config)
         if options.faces:
             write_faces(options.faces, seen)
         if options.labels:
@@ -109,15 +107,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def look(films: Sequence[Path], config: PipelineConfig) -> tuple[list[Seen], list[Appearance]]:
-    """Every face that a scan of `films` looks at, and the entries of its gallery."""
+def scan(films: Sequence[Path], config: PipelineConfig) -> tuple[list[Seen], list[Appearance]]:
+    """Every face that a scan of `films` sees, and the entries of its gallery."""
     scanner = Scanner(config, build_detector(config.detector), build_recogniser(config.recogniser))
     seen: list[Seen] = []
     for path in films:
         source = FileSource(path)
         geometry = Geometry.of(source.info)
 
-        def saw(
+        def record(
             frame: Frame,
             glimpses: Sequence[Glimpse],
             found: Sequence[Appearance],
@@ -127,7 +125,7 @@ def look(films: Sequence[Path], config: PipelineConfig) -> tuple[list[Seen], lis
             for glimpse, appearance in zip(glimpses, found, strict=True):
                 seen.append(_seen(film, frame, glimpse, appearance, geometry))
 
-        scanner.look(source, saw)
+        scanner.look(source, record)
     return seen, list(scanner.result().people)
 
 
@@ -140,7 +138,7 @@ def _seen(film: str, frame: Frame, glimpse: Glimpse, appearance: Appearance, geo
 
 
 def write_faces(folder: Path, seen: Sequence[Seen]) -> None:
-    """Pictures and the table to be filled in."""
+    """Writes the pictures and the table for labelling."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "faces.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         writer = csv.writer(stream)
@@ -153,7 +151,7 @@ def write_faces(folder: Path, seen: Sequence[Seen]) -> None:
 
 
 def read_labels(path: Path) -> list[dict[str, str]]:
-    """Rows with a person. Raises ConfigError for another kind of file."""
+    """Labelled rows. Raises ConfigError for another kind of file."""
     with path.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     if not rows or not set(COLUMNS[:-1]) <= rows[0].keys():
@@ -162,7 +160,7 @@ def read_labels(path: Path) -> list[dict[str, str]]:
 
 
 def table(seen: Sequence[Seen], entries: Sequence[Appearance], labels: Sequence[dict[str, str]]) -> str:
-    """Markdown: precision and recall of each film by itself, and of all together."""
+    """Markdown table: precision and recall of each film and of all together."""
     by_film: dict[str, list[tuple[str, int | None]]] = defaultdict(list)
     of_film: dict[str, list[Seen]] = defaultdict(list)
     for face in seen:
@@ -180,7 +178,7 @@ def table(seen: Sequence[Seen], entries: Sequence[Appearance], labels: Sequence[
             f"| {found.recall:.3f} |"
         )
     missed = len(labels) - len(every)
-    return "\n".join(lines) + (f"\n\n{missed} labelled faces were not looked at" if missed else "")
+    return "\n".join(lines) + (f"\n\n{missed} labelled faces were not seen" if missed else "")
 
 
 def _nearest(faces: Sequence[Seen], row: dict[str, str]) -> Seen | None:
@@ -191,7 +189,7 @@ def _nearest(faces: Sequence[Seen], row: dict[str, str]) -> Seen | None:
 
 
 def _entry_of(appearance: Appearance, entries: Sequence[Appearance]) -> int | None:
-    """The entry that an appearance has become a part of."""
+    """Index of the entry that contains `appearance`."""
     return next((n for n, entry in enumerate(entries) if appearance.numbers & entry.numbers), None)
 
 
@@ -208,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipeline.evaluation.people", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("films", metavar="FILM", type=Path, nargs="+")
-    parser.add_argument("--faces", metavar="FOLDER", type=Path, help="write faces to be labelled")
+    parser.add_argument("--faces", metavar="FOLDER", type=Path, help="write faces for labelling")
     parser.add_argument(
         "--labels", metavar="CSV", type=Path, help="faces.csv with its column `person` filled in"
     )

@@ -1,4 +1,8 @@
-"""One clip through all settings: faces are followed once, and every row is measured at the same places."""
+"""One clip through all settings: faces are tracked once, and every row is measured at the same places.
+
+A moving face has a warping error of its own, most of which survives blurring. The row of the softened ground truth
+shows it: the excess of a restoration over this row is flicker, a deficit is lost motion of the face.
+"""
 
 from __future__ import annotations
 
@@ -31,23 +35,23 @@ from pipeline.runs.assembly import build
 from pipeline.stages.track import track
 
 _SIGMAS = tuple(float(sigma) for sigma in np.geomspace(0.4, 12.8, 11))
-_EVERY = 5
-"""Of so many frames one is tried."""
+_FRAME_STEP = 5
+"""Step between the frames on which the blur is fitted."""
 
 
 def softened(native: av.VideoFrame, sigma: float) -> av.VideoFrame:
-    """`native` after a Gaussian blur of `sigma` pixels, in its own pixel format; at 0 itself."""
+    """`native` after a Gaussian blur of `sigma` pixels, in its pixel format; `native` itself at 0."""
     return through_filters(native, ("gblur", f"sigma={sigma:.4f}:steps=3")) if sigma else native
 
 
 def softening(truth: Iterable[Frame], places: Sequence[Sequence[Place]], wanted: float) -> float:
-    """Sigma in pixels of the blur that leaves of the faces of `truth` the mean sharpness `wanted`.
+    """Sigma in pixels of the blur that reduces the faces of `truth` to the mean sharpness `wanted`.
 
-    0 where they are not sharper than that, or there are none.
+    0 without faces, or if they are not sharper than that.
     """
     energies: list[list[float]] = []
     for index, (frame, faces) in enumerate(zip(truth, places, strict=False)):
-        if index % _EVERY == 0 and faces:
+        if index % _FRAME_STEP == 0 and faces:
             pictures = [softened(frame.native, sigma) for sigma in (0.0, *_SIGMAS)]
             energies += [_sharpness_of(pictures, place) for place in faces]
     if not energies:
@@ -55,12 +59,12 @@ def softening(truth: Iterable[Frame], places: Sequence[Sequence[Place]], wanted:
     means = np.nanmean(np.asarray(energies), axis=0)
     if not means[0] > wanted:
         return 0.0
-    # Softer and softer: interpolated in the logarithms, in which it is nearly a line.
+    # Interpolated in logarithms, in which the relation is nearly linear.
     return float(np.exp(np.interp(-np.log(wanted), -np.log(means[1:]), np.log(_SIGMAS))))
 
 
 def _sharpness_of(pictures: Sequence[av.VideoFrame], place: Place) -> list[float]:
-    """Sharpness of one face in each of `pictures`; not a number where the face is too small."""
+    """Sharpness of one face in each of `pictures`; NaN if the face is too small."""
     window = window_around([place.matrix], pictures[0].width, pictures[0].height)
     face, _ = regions(place.matrix, window)
     found = [
@@ -75,16 +79,16 @@ SOURCE, TRUTH, SOFT_TRUTH, DEFAULT = "source", "ground truth", "softened truth",
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One setting to be measured."""
+    """One setting to measure."""
 
     name: str
     config: PipelineConfig
 
 
 def read_trials(texts: Sequence[str], common: Sequence[str]) -> list[Trial]:
-    """The settings of `NAME:a.b=c,d.e=f` texts over the `common` changes; without any, these alone.
+    """Parses `NAME:a.b=c,d.e=f` on top of the `common` changes; without texts, one trial with these alone.
 
-    A comma inside a value is kept: only one before another `name=` separates. Raises ConfigError.
+    Only a comma before another `name=` separates changes. Raises ConfigError.
     """
     trials: list[Trial] = []
     for text in texts or [f"{DEFAULT}:"]:
@@ -97,8 +101,8 @@ def read_trials(texts: Sequence[str], common: Sequence[str]) -> list[Trial]:
             or name in [trial.name for trial in trials]
         ):
             raise ConfigError(
-                f"a trial must look like NAME:blend.steadiness=0,blend.grain=0, each with a name of its own "
-                f"that is none of {SOURCE!r}, {SOFT_TRUTH!r} and {TRUTH!r}, got {text!r}"
+                f"a trial must look like NAME:blend.steadiness=0,blend.grain=0, with a unique name "
+                f"other than {SOURCE!r}, {SOFT_TRUTH!r} and {TRUTH!r}, got {text!r}"
             )
         own = [change for change in re.split(r",(?=\s*[\w.]+\s*=)", changes) if change.strip()]
         trials.append(Trial(name, configs.load(PipelineConfig, None, [*common, *own])))
@@ -108,7 +112,7 @@ def read_trials(texts: Sequence[str], common: Sequence[str]) -> list[Trial]:
 def measure_clip(
     clip: Clip, common: PipelineConfig, trials: Sequence[Trial], instruments: Instruments
 ) -> ClipScores:
-    """Rows of the source and of each trial; with a ground truth of that, as soft as the first trial, and as it is.
+    """Rows of the source, of each trial and, if there is one, of the ground truth: softened like the first trial, and as is.
 
     Raises SourceError where no face can be followed.
     """
@@ -128,10 +132,10 @@ def measure_clip(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Survey:
-    """What a first pass over a clip sees."""
+    """Result of the first pass over a clip."""
 
     places: list[tuple[Place, ...]]
-    """Of each frame: numbers, no pictures."""
+    """Faces of each frame."""
     geometry: Geometry
     source: Row
     truth: Row | None
@@ -139,8 +143,8 @@ class _Survey:
 
 
 def _survey(clip: Clip, common: PipelineConfig, instruments: Instruments) -> _Survey:
-    """Follows the faces of the ground truth, else of the source, and measures both."""
-    # No network runs, so that the crop's side does not depend on the restorer.
+    """Tracks the faces of the ground truth, or else of the source, and measures both."""
+    # Without a restorer the crop size does not depend on it.
     config = replace(common, restorer=replace(common.restorer, kind="none"))
     source = clip.source(config)
     perception = build(config, source).perception
@@ -166,7 +170,7 @@ def _survey(clip: Clip, common: PipelineConfig, instruments: Instruments) -> _Su
 def _places(
     tracked: TrackedFrame, instruments: Instruments, geometry: Geometry, *, judged: bool
 ) -> tuple[Place, ...]:
-    """The faces that the pipeline would restore; with the embeddings that are wanted where `judged`."""
+    """The faces that the pipeline would restore; if `judged`, with their target embeddings."""
     places = [Place(f.track_id, f.face, f.matrix) for f in tracked.faces if f.strength > 0]
     if not judged:
         return tuple(places)
@@ -176,7 +180,7 @@ def _places(
 
 def _restored(clip: Clip, trial: Trial, survey: _Survey, instruments: Instruments) -> Row:
     """The row of one trial."""
-    # In one thread, so that neither the network nor the measuring takes time from the other.
+    # One thread, so that restoring and measuring do not compete for time.
     config = replace(trial.config, depth=0)
     source = clip.source(config)
     parts = build(config, source)
@@ -196,7 +200,7 @@ def _restored(clip: Clip, trial: Trial, survey: _Survey, instruments: Instrument
 
 
 def _soft_truth(truth: FileSource, survey: _Survey, instruments: Instruments, like: Row) -> Row:
-    """The row of the ground truth with the sharpness of the row `like`."""
+    """The row of the ground truth softened to the sharpness of the row `like`."""
     sigma = softening(truth, survey.places, like.mean(Metric.SHARPNESS) or 0.0)
     meter = Meter(SOFT_TRUTH, instruments, survey.geometry)
     for frame, places in zip(truth, survey.places, strict=False):
@@ -206,7 +210,7 @@ def _soft_truth(truth: FileSource, survey: _Survey, instruments: Instruments, li
 
 
 class CountingRestorer:
-    """`restorer`, with a count of what it is asked."""
+    """Counts the calls and faces of `restorer`."""
 
     def __init__(self, restorer: Restorer) -> None:
         self._restorer = restorer
@@ -215,18 +219,18 @@ class CountingRestorer:
         self.faces = 0
 
     def restore(self, requests: Sequence[Request]) -> list[Result]:
-        """What the restorer gives."""
+        """Results of the restorer."""
         self.calls += 1
         self.faces += len(requests)
         return self._restorer.restore(requests)
 
     def __getattr__(self, name: str) -> Any:
-        # What a restorer offers beyond the protocol stays within reach.
+        # Attributes beyond the protocol remain accessible.
         return getattr(self._restorer, name)
 
 
 class _MeasuringSink:
-    """Measures each finished picture and forgets it."""
+    """Sink that measures each restored picture."""
 
     def __init__(
         self, meter: Meter, places: Iterator[tuple[Place, ...]], truth: Iterator[Frame | None]
@@ -247,5 +251,5 @@ class _MeasuringSink:
 
 
 def _frames(source: Iterable[Frame] | None) -> Generator[Frame | None, None, None]:
-    """Frames of a source; without one, None for ever."""
+    """Frames of a source; without one, endless None."""
     yield from repeat(None) if source is None else source

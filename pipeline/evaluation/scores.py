@@ -1,4 +1,7 @@
-"""What is measured, and the figures of one setting on one clip."""
+"""Metrics and the rows that hold them, as Markdown table, JSON and SVG plots.
+
+Plots have a panel for each clip and a line for each setting; SVG is written directly: small text, sharp at any size.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ import numpy as np
 
 
 class Metric(Enum):
-    """Each with its heading, digits behind the point and what the figure is multiplied by for the table."""
+    """Each with its heading, decimals and factor in the table."""
 
     WARPING = ("warping error", 2, 1)
     VIDD = ("VIDD", 3, 1)
@@ -35,31 +38,31 @@ class Metric(Enum):
 
     @property
     def key(self) -> str:
-        """Its name in JSON and of its plot."""
+        """Name in JSON and of the plot."""
         return self.name.lower()
 
     def text(self, value: float | None) -> str:
-        """`value` for the table; a dash where nothing was measured."""
+        """`value` for the table; a dash for None."""
         return "–" if value is None else f"{value * self.value[2]:.{self.value[1]}f}"
 
 
 class Series:
-    """Values of one metric: any number for each frame."""
+    """Values of one metric, any number for each frame."""
 
     def __init__(self) -> None:
         self._values: dict[int, list[float]] = defaultdict(list)
 
     def add(self, frame: int, value: float | None) -> None:
-        """Counts `value` to the frame; None was not measured."""
+        """Adds `value` to the frame; None = not measured."""
         if value is not None:
             self._values[frame].append(value)
 
     def mean(self) -> float | None:
-        """Mean of all values, each alike; None without any."""
+        """Mean of all values; None without any."""
         return float(np.mean(list(self._all()))) if self._values else None
 
     def by_frame(self) -> dict[int, float]:
-        """Mean of each frame that has values, in the order of time."""
+        """Mean of each frame with values, in order of time."""
         return {frame: float(np.mean(values)) for frame, values in sorted(self._values.items())}
 
     def _all(self) -> list[float]:
@@ -68,21 +71,21 @@ class Series:
 
 @dataclass(slots=True)
 class Row:
-    """One setting, the source or the ground truth on one clip."""
+    """One setting, the source or the ground truth, on one clip."""
 
     name: str
     series: dict[Metric, Series] = field(default_factory=lambda: {metric: Series() for metric in Metric})
     calls: int | None = None
-    """Calls of the restorer; None where there is none."""
+    """Calls of the restorer; None without a restorer."""
     given: int | None = None
-    """Faces given to the restorer in all calls together."""
+    """Faces passed to the restorer in all calls."""
     restored: int | None = None
     """Faces restored, counted per frame."""
     seconds: float | None = None
-    """Work of all stages from decoding to blending, measuring apart."""
+    """Work of all stages from decoding to blending, without measuring."""
 
     def mean(self, metric: Metric) -> float | None:
-        """The clip's figure."""
+        """Mean of `metric` over the clip."""
         return self.series[metric].mean()
 
 
@@ -92,9 +95,9 @@ class ClipScores:
 
     name: str
     damage: str
-    """What was done to the ground truth; empty for a clip without."""
+    """Degradation of the ground truth; empty without one."""
     flow_from: str
-    """The pictures motion was measured on: "ground truth" or "source"."""
+    """Pictures for measuring motion: "ground truth" or "source"."""
     frames: int
     faces: int
     """Faces measured, counted per frame."""
@@ -105,14 +108,11 @@ class ClipScores:
 
 _ALL = "all clips"
 _COUNTS = {"restored": 0, "given": 0, "calls": 0, "seconds": 1}
-"""Counts of a row and their digits behind the point."""
+"""Counts of a row and their decimals."""
 
 
 def table(clips: Sequence[ClipScores]) -> str:
-    """One table of all rows of all clips; of several clips also the means over them.
-
-    A metric that no row has is left out.
-    """
+    """Table of all rows of all clips, with means over several clips; metrics without values are left out."""
     shown = [m for m in Metric if any(row.mean(m) is not None for clip in clips for row in clip.rows)]
     headings = ["clip", "setting", *(metric.heading for metric in shown), *_COUNTS]
     lines = [_line(headings), _line(["---"] * len(headings))]
@@ -130,7 +130,7 @@ def table(clips: Sequence[ClipScores]) -> str:
 
 
 def notes(clips: Sequence[ClipScores]) -> str:
-    """What each clip is, a line each."""
+    """One line on each clip."""
     return "\n".join(
         f"{clip.name}: {clip.frames} frames, {clip.faces} faces in them; motion measured on the {clip.flow_from}"
         + (f"; {clip.damage}" if clip.damage else "")
@@ -139,7 +139,7 @@ def notes(clips: Sequence[ClipScores]) -> str:
 
 
 def as_json(clips: Sequence[ClipScores]) -> list[dict[str, Any]]:
-    """The same with the values of each frame; None where nothing was measured."""
+    """All values for JSON, also of each frame; None = not measured."""
     return [
         {
             "clip": clip.name,
@@ -164,7 +164,7 @@ def _row(row: Row) -> dict[str, Any]:
 
 
 def _counts(rows: Sequence[Row]) -> list[str]:
-    """Sums over `rows`; a dash where nothing was restored."""
+    """Sums over `rows`; a dash without values."""
     texts = []
     for name, digits in _COUNTS.items():
         values = [value for row in rows if (value := getattr(row, name)) is not None]
@@ -173,7 +173,7 @@ def _counts(rows: Sequence[Row]) -> list[str]:
 
 
 def _names(clips: Sequence[ClipScores]) -> list[str]:
-    """Names of rows in the order of the first clip that has all of them."""
+    """Names of rows in the order of the clip with most rows."""
     return [row.name for row in max((clip.rows for clip in clips), key=len)]
 
 
@@ -194,7 +194,7 @@ _GRID_LINES = 4
 
 @dataclass(frozen=True, slots=True)
 class _Panel:
-    """A rectangle of the drawing and the values at its edges."""
+    """A rectangle of the plot and the values at its edges."""
 
     top: float
     last_frame: int
@@ -208,7 +208,7 @@ class _Panel:
 
 
 def write_plots(folder: Path, clips: Sequence[ClipScores]) -> list[Path]:
-    """Writes `METRIC.svg` into `folder` for every metric that was measured; gives what was written."""
+    """Writes `METRIC.svg` into `folder` for every measured metric; returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for metric in Metric:
@@ -248,7 +248,7 @@ def _clip(metric: Metric, clip: ClipScores, top: float, colours: dict[str, str])
         colour = colours[name]
         for stretch in _stretches(lines[name]):
             places = [panel.place(frame, factor * value) for frame, value in stretch]
-            # A single value is drawn as a dot: a line from it to itself.
+            # A single value is drawn as a dot: a line of length 0.
             points = " ".join(places if len(places) > 1 else 2 * places)
             parts.append(
                 f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.4" stroke-linecap="round"/>'
@@ -280,7 +280,7 @@ def _axes(panel: _Panel, title: str, seconds: float) -> list[str]:
 
 
 def _stretches(line: dict[int, float]) -> list[list[tuple[int, float]]]:
-    """The values of `line` in stretches of frames that follow each other: a gap must not look measured."""
+    """The values of `line` in runs of successive frames, so that gaps stay empty."""
     stretches: list[list[tuple[int, float]]] = []
     for frame, value in line.items():
         if stretches and stretches[-1][-1][0] == frame - 1:
