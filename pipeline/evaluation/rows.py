@@ -112,7 +112,7 @@ def read_trials(texts: Sequence[str], common: Sequence[str]) -> list[Trial]:
 def measure_clip(
     clip: Clip, common: PipelineConfig, trials: Sequence[Trial], instruments: Instruments
 ) -> ClipScores:
-    """Rows of the source, of each trial and, if there is one, of the ground truth: softened like the first trial, and as is.
+    """Rows of the source, of each trial and of the ground truth, if any: softened as the first trial, and as is.
 
     Raises SourceError where no face can be followed.
     """

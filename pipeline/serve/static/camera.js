@@ -1,19 +1,18 @@
-// The first tab: one's own camera before and after.
+// The first tab: the camera before and after, and figures of the restoration.
 
-import { $, Photo, notice, slider } from "./parts.js";
-import { ask } from "./talk.js";
-import { Figures } from "./figures.js";
+import { $, Photo, ask, notice, slider } from "./parts.js";
 
 const STEPS = {
-  "full": "Everything is done for each frame",
-  "detect less": "Faces are sought less often: time is short",
-  "fast": "The quick restorer stands in: time is short",
-  "smaller crop": "Faces are restored in less detail: time is short",
-  "reuse": "Restored faces are carried on and take turns: time is short",
-  "one face": "The largest face alone is restored: time is short",
-  "bypass": "Frames pass as they came: this machine is too slow for more",
+  "full": "Full restoration of each frame",
+  "detect less": "Faces are detected less often to save time",
+  "fast": "The fast restorer is used to save time",
+  "smaller crop": "Faces are restored at lower resolution to save time",
+  "reuse": "Restored faces are reused and restored in turn to save time",
+  "one face": "Only the largest face is restored to save time",
+  "bypass": "Frames are shown unrestored: this machine is too slow",
 };
 const RETRY_MS = [1000, 2000, 4000, 8000];
+const MEASURE_MS = 1000;
 
 export class Camera {
   constructor() {
@@ -24,9 +23,9 @@ export class Camera {
     this.bypassed = false;
     this.tries = 0;
     this.figures = new Figures();
-    this.photo = new Photo($("camera-photo"), (id) => this.tell({ photo: id }));
-    slider($("strength"), $("strength-told"), (strength) => this.tell({ strength }));
-    $("restorer").addEventListener("change", () => this.tell({ restorer: $("restorer").value }));
+    this.photo = new Photo($("camera-photo"), (id) => this.send({ photo: id }));
+    slider($("strength"), $("strength-value"), (strength) => this.send({ strength }));
+    $("restorer").addEventListener("change", () => this.send({ restorer: $("restorer").value }));
     $("device").addEventListener("change", () => this.stream && this.restart());
     $("start").addEventListener("click", () => (this.stream ? this.stop() : this.start()));
     $("bypass").addEventListener("click", () => this.bypass(!this.bypassed));
@@ -54,7 +53,7 @@ export class Camera {
     $("before-hint").hidden = Boolean(this.stream);
     $("after-hint").hidden = name === "on";
     $("after-hint").textContent = {
-      off: "And here, with its faces restored.", asking: "Waiting for your permission …",
+      off: "The restored picture will be shown here.", asking: "Waiting for your permission …",
       connecting: "Connecting …", lost: "The connection is lost; trying again …",
     }[name] || "";
     if (name !== "on") $("badge").hidden = true;
@@ -62,8 +61,8 @@ export class Camera {
 
   async start() {
     if (!navigator.mediaDevices) {
-      return notice($("camera-notice"), "Browsers give their camera only to pages on this machine or by https. "
-        + "See --certificate of python -m pipeline serve. Files can be restored all the same.", "error");
+      return notice($("camera-notice"), "Browsers allow cameras only on pages of this machine or over https. "
+        + "See --certificate of python -m pipeline serve. Files can be restored without it.", "error");
     }
     this.state("asking");
     notice($("camera-notice"), "");
@@ -84,14 +83,14 @@ export class Camera {
     track.contentHint = "detail";
     track.addEventListener("ended", () => {
       this.stop();
-      notice($("camera-notice"), "The camera has gone.", "error", ["Try again", () => this.start()]);
+      notice($("camera-notice"), "The camera was disconnected.", "error", ["Try again", () => this.start()]);
     });
     $("before").srcObject = this.stream;
     const { width, height, facingMode } = track.getSettings();
     if (width && height) for (const screen of document.querySelectorAll(".stage .screen")) {
       screen.style.setProperty("--shape", `${width} / ${height}`);
     }
-    // People know themselves from the mirror.
+    // Front cameras are mirrored, as users expect.
     for (const id of ["before", "after"]) $(id).classList.toggle("mirrored", facingMode === "user");
     this.listDevices(track.getSettings().deviceId);
     this.tries = 0;
@@ -115,7 +114,7 @@ export class Camera {
     this.state("off");
   }
 
-  /** Says goodbye, so that the place is free for others at once. */
+  /** Disconnects, so that the place is free for others at once. */
   leave() {
     if (this.peer) ask("peers/" + this.peer, { method: "DELETE", keepalive: true }).catch(() => {});
     this.peer = null;
@@ -132,9 +131,9 @@ export class Camera {
     const sender = connection.addTrack(track, this.stream);
     preferH264(connection);
     this.channel = connection.createDataChannel("wishes");
-    this.channel.addEventListener("message", (event) => this.hear(JSON.parse(event.data)));
+    this.channel.addEventListener("message", (event) => this.receive(JSON.parse(event.data)));
     connection.addEventListener("track", (event) => {
-      // The newest picture, not the smoothest film.
+      // Prefer low delay to smooth playback.
       if ("jitterBufferTarget" in event.receiver) event.receiver.jitterBufferTarget = 0;
       $("after").srcObject = new MediaStream([event.track]);
     });
@@ -160,7 +159,7 @@ export class Camera {
       await connection.setRemoteDescription({ type: "answer", sdp: answer.sdp });
     } catch (error) {
       if (connection !== this.connection) return;
-      // Where this is another try, the place may still be held by the one before.
+      // During a retry the place may still be held by the last connection.
       if ([0, 503].includes(error.status) && this.tries) return this.lost();
       this.stop();
       notice($("camera-notice"), error.message || String(error), error.status === 503 ? "fair" : "error",
@@ -173,7 +172,7 @@ export class Camera {
     this.state("on");
     notice($("camera-notice"), "");
     this.figures.watch(connection);
-    // Encoders would rather take the picture apart than use what they may.
+    // By default encoders reduce the resolution before they use the full bit rate.
     const parameters = sender.getParameters();
     if (!parameters.encodings || !parameters.encodings.length) return;
     parameters.encodings[0].maxBitrate = 1000 * this.about.most_kilobits;
@@ -187,29 +186,28 @@ export class Camera {
     this.state("lost");
     const wait = RETRY_MS[Math.min(this.tries, RETRY_MS.length - 1)];
     this.tries += 1;
-    notice($("camera-notice"), "The connection to the program is lost. It is tried again by itself.", "fair");
+    notice($("camera-notice"), "The connection to the program is lost. Trying again.", "fair");
     this.retry = setTimeout(() => this.connect(), wait);
   }
 
-  tell(wish) {
+  send(wish) {
     if (this.channel && this.channel.readyState === "open") this.channel.send(JSON.stringify(wish));
   }
 
   bypass(on) {
     this.bypassed = on;
     $("bypass").setAttribute("aria-pressed", on);
-    $("after-caption").textContent = on ? "the original, as it came" : "restored";
-    this.tell({ bypass: on });
+    $("after-caption").textContent = on ? "original" : "restored";
+    this.send({ bypass: on });
   }
 
-  hear(status) {
+  receive(status) {
     this.figures.show(status);
     $("badge").hidden = false;
-    $("badge").textContent = status.bypass ? "original" : !status.ready ? "getting ready …"
-      : "";
+    $("badge").textContent = status.bypass ? "original" : !status.ready ? "loading …" : "";
     $("badge").hidden = !$("badge").textContent;
-    $("step").textContent = !status.ready ? (status.problem ? "Frames pass as they came" : "The restorer is getting ready")
-      : status.restorer === "none" ? "Faces are found and followed only" : STEPS[status.step] || status.step || "–";
+    $("step").textContent = !status.ready ? (status.problem ? "Frames are shown unrestored" : "The restorer is loading")
+      : status.restorer === "none" ? "Faces are only detected and tracked" : STEPS[status.step] || status.step || "–";
     notice($("camera-notice"), status.problem ? status.problem + (status.problem.endsWith(".") ? "" : ".") : "", "error");
   }
 
@@ -220,17 +218,93 @@ export class Camera {
   }
 }
 
+/** Delay, frames and drops, measured by the program and the browser. */
+class Figures {
+  constructor() {
+    this.clear();
+  }
+
+  clear() {
+    this.last = {};
+    this.way = null;
+    this.status = null;
+    this.lostHere = 0;
+    for (const id of ["delay", "rate", "drops", "share", "step"]) $(id).textContent = "–";
+    $("bits").textContent = "\u00a0";
+    $("delay-more").textContent = "camera to screen";
+    $("drops-more").textContent = "frames not shown";
+  }
+
+  /** Measures `connection` from now on; null stops. */
+  watch(connection) {
+    clearInterval(this.timer);
+    this.last = {};
+    if (connection) this.timer = setInterval(() => this.measure(connection), MEASURE_MS);
+  }
+
+  /** Delay added by the browser: encoding, decoding, network both ways, and the wait before display. */
+  async measure(connection) {
+    const now = {};
+    let codecs = {};
+    for (const report of (await connection.getStats()).values()) {
+      if (report.type === "outbound-rtp" && report.kind === "video") {
+        Object.assign(now, { up: report.bytesSent, encoded: report.framesEncoded, encoding: report.totalEncodeTime,
+          queued: report.totalPacketSendDelay || 0, packets: report.packetsSent });
+      } else if (report.type === "inbound-rtp" && report.kind === "video") {
+        Object.assign(now, { down: report.bytesReceived, decoded: report.framesDecoded, shown: report.framesDecoded - (report.framesDropped || 0),
+          processing: report.totalProcessingDelay || report.totalDecodeTime, lost: report.framesDropped || 0 });
+        codecs.id = report.codecId;
+      } else if (report.type === "codec") {
+        codecs[report.id] = report.mimeType.split("/")[1];
+      } else if (report.type === "candidate-pair" && report.nominated) {
+        now.trip = report.currentRoundTripTime || 0;
+      }
+    }
+    now.at = performance.now();
+    const before = this.last;
+    this.last = now;
+    if (!before.at) return;
+    const of = (total, count) => (now[total] - before[total]) / Math.max(now[count] - before[count], 1) || 0;
+    const seconds = (now.at - before.at) / 1000;
+    this.way = 1000 * (of("encoding", "encoded") + of("queued", "packets") + now.trip + of("processing", "decoded"));
+    this.lostHere = now.lost || 0;
+    this.shown = (now.shown - before.shown) / seconds;
+    const bits = (name) => (8e-6 * (now[name] - before[name]) / seconds).toFixed(1);
+    $("bits").textContent = `${bits("up")} Mbit/s to the program, ${bits("down")} back (${codecs[codecs.id] || "video"})`;
+    this.draw();
+  }
+
+  show(status) {
+    this.status = status;
+    this.draw();
+  }
+
+  draw() {
+    const status = this.status;
+    if (!status) return;
+    const here = status.delay_ms;
+    const known = this.way !== null && status.sent_ms !== null;
+    $("delay").textContent = known ? `${Math.round(status.sent_ms + this.way)} ms` : "–";
+    $("delay-more").textContent = here === null ? "camera to screen" : `${here} ms of it for restoration; 95th percentile ${status.delay_p95_ms} ms`;
+    $("rate").textContent = this.shown === undefined ? "–" : `${this.shown.toFixed(0)}`;
+    $("rate-more").textContent = `of ${status.rate_in.toFixed(0)} from the camera`;
+    $("drops").textContent = String(status.dropped + status.unsent + this.lostHere);
+    $("drops-more").textContent = status.late ? `${status.late} more were shown unrestored` : "frames not shown";
+    $("share").textContent = status.ready ? `${Math.round(100 * status.restored_share)} %` : "–";
+  }
+}
+
 function reason(error) {
   switch (error.name) {
-    case "NotAllowedError": return "The browser may not use the camera. Allow it beside the page's address, and try again.";
+    case "NotAllowedError": return "The browser may not use the camera. Allow it next to the page's address and try again.";
     case "NotFoundError": return "No camera was found on this device.";
-    case "OverconstrainedError": return "This camera is not there any more; choose another one.";
-    case "NotReadableError": return "The camera cannot be opened; perhaps another program uses it.";
+    case "OverconstrainedError": return "This camera is not connected; choose another one.";
+    case "NotReadableError": return "The camera cannot be opened; another program may be using it.";
     default: return "The camera cannot be used: " + error.message;
   }
 }
 
-/** H.264 first: it is what the program sends best. What it wants to be sent, its answer says. */
+/** Prefers H.264 for pictures from the program; its answer chooses the codec for those to it. */
 function preferH264(connection) {
   const capabilities = RTCRtpSender.getCapabilities && RTCRtpSender.getCapabilities("video");
   const [transceiver] = connection.getTransceivers();
@@ -238,10 +312,10 @@ function preferH264(connection) {
   const first = (codec) => Number(codec.mimeType.toLowerCase() !== "video/h264");
   try {
     transceiver.setCodecPreferences([...capabilities.codecs].sort((a, b) => first(a) - first(b)));
-  } catch { /* the usual order will do */ }
+  } catch { /* the default order works too */ }
 }
 
-/** Addresses of this machine are there at once; nobody waits for others. */
+/** Waits for the addresses of this machine, which are known at once, and not for others. */
 function gathered(connection) {
   if (connection.iceGatheringState === "complete") return Promise.resolve();
   return new Promise((resolve) => {

@@ -1,7 +1,6 @@
-// The second tab: a file is given, and comes back restored.
+// The second tab: restores uploaded files.
 
-import { $, Photo, notice, slider } from "./parts.js";
-import { ask, send } from "./talk.js";
+import { $, Photo, ask, notice, send, slider } from "./parts.js";
 
 const KEY = "anchorface-job";
 const POLL_MS = 700;
@@ -12,7 +11,7 @@ export class Files {
     this.job = null;
     this.sending = null;
     this.photo = new Photo($("file-photo"));
-    slider($("file-strength"), $("file-strength-told"));
+    slider($("file-strength"), $("file-strength-value"));
     $("upload").addEventListener("change", () => this.take($("upload").files[0]));
     for (const kind of ["dragover", "dragleave", "drop"]) {
       $("drop").addEventListener(kind, (event) => {
@@ -37,7 +36,7 @@ export class Files {
     this.file = null;
     notice($("file-notice"), "");
     if (file.size > most) {
-      notice($("file-notice"), `${file.name} is larger than ${size(most)}, which is as much as is taken here.`, "error");
+      notice($("file-notice"), `${file.name} is larger than ${size(most)}, the limit of this page.`, "error");
     } else if (!file.size) {
       notice($("file-notice"), `${file.name} is empty.`, "error");
     } else {
@@ -58,7 +57,7 @@ export class Files {
     notice($("file-notice"), "");
     this.show({ name: this.file.name, state: "sending" }, 0);
     this.sending = send("jobs?" + query, this.file, (share) => {
-      this.show({ name: this.file.name, state: share < 1 ? "sending" : "looking" }, share);
+      this.show({ name: this.file.name, state: share < 1 ? "sending" : "inspecting" }, share);
     });
     try {
       const job = await this.sending.done;
@@ -82,7 +81,7 @@ export class Files {
         notice($("file-notice"), "");
       } catch (error) {
         if (error.status === 404 || error.status === 401) return this.forget();
-        notice($("file-notice"), error.message + " It is asked again.", "fair");
+        notice($("file-notice"), error.message + " Trying again.", "fair");
         await pause(3 * POLL_MS);
         continue;
       }
@@ -98,10 +97,10 @@ export class Files {
     $("job").hidden = false;
     $("job").dataset.state = job.state;
     $("job-name").textContent = job.name;
-    $("job-state").textContent = told(job, share);
+    $("job-state").textContent = describe(job, share);
     const over = job.state === "done" || job.state === "failed";
     $("job-bar").hidden = over;
-    if (share === null || share === undefined || job.state === "waiting" || job.state === "looking") {
+    if (share === null || share === undefined || job.state === "waiting" || job.state === "inspecting") {
       $("job-bar").removeAttribute("value");
     } else {
       $("job-bar").value = share;
@@ -127,7 +126,7 @@ export class Files {
     view.src = job.result + "&inline";
     if (job.is_photo) view.alt = "The restored photo";
     else Object.assign(view, { controls: true, muted: true, loop: true, autoplay: true, playsInline: true });
-    // Kinds that browsers do not show can be saved all the same.
+    // Formats that browsers cannot show can still be saved.
     view.addEventListener(job.is_photo ? "load" : "loadedmetadata", () => {
       const [width, height] = [view.videoWidth || view.naturalWidth, view.videoHeight || view.naturalHeight];
       $("result").style.setProperty("--shape", `${width} / ${height}`);
@@ -159,23 +158,23 @@ export class Files {
   }
 }
 
-function told(job, share) {
+function describe(job, share) {
   switch (job.state) {
     case "sending": return `Sending … ${Math.round(100 * (share || 0))} %`;
-    case "looking": return "Looking at the file …";
-    case "waiting": return job.place > 1 ? `Waiting; ${job.place} files are before it.` : "Waiting for its turn …";
+    case "inspecting": return "Inspecting the file …";
+    case "waiting": return job.place > 1 ? `Waiting; ${job.place} files are ahead.` : "Waiting for its turn …";
     case "failed": return job.error.charAt(0).toUpperCase() + job.error.slice(1) + ".";
     case "running":
-      if (!job.frames) return "Getting ready …";
+      if (!job.frames) return "Loading the restorer …";
       return [
         `Restoring: frame ${job.frames}` + (job.total ? ` of ${job.total}` : ""),
-        `${job.frames_per_second} a second`,
+        `${job.frames_per_second} per second`,
         ...(job.seconds_left ? [`about ${clock(job.seconds_left)} left`] : []),
       ].join(", ");
     default: {
-      if (!job.faces) return "Done. No face was found; the pictures are as they were.";
+      if (!job.faces) return "Done. No face was found; the pictures are unchanged.";
       const people = job.people === 1 ? "1 person" : `${job.people} people`;
-      const held = job.held_back ? ` ${job.held_back} faces were held back, as they would have become somebody else.` : "";
+      const held = job.held_back ? ` ${job.held_back} faces were left unrestored because they no longer resembled the person.` : "";
       return `Done. ${job.restored} of ${job.faces} faces were restored (${people}, ${job.frames} ${job.is_photo ? "photo" : "frames"}).${held}`;
     }
   }

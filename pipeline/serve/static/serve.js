@@ -1,9 +1,8 @@
-// The page: its tabs, and the token without which it does nothing.
+// The page: its tabs, and the form for the token.
 
 import { Camera } from "./camera.js";
 import { Files } from "./files.js";
-import { $, fill, notice } from "./parts.js";
-import { ask, keepToken, takeToken } from "./talk.js";
+import { $, ask, fill, keepToken, notice, takeToken } from "./parts.js";
 
 const tabs = [$("tab-camera"), $("tab-file")];
 
@@ -36,7 +35,7 @@ async function open() {
     const barred = error.status === 401;
     $("door").hidden = !barred;
     document.querySelector("main").hidden = true;
-    if (barred && $("door-token").value) $("door-reason").textContent = "This is not the token of the program that runs now.";
+    if (barred && $("door-token").value) $("door-reason").textContent = "This is not the token of the running program.";
     if (!barred) {
       document.querySelector("main").hidden = false;
       notice($("camera-notice"), error.message, "error", ["Try again", open]);

@@ -99,7 +99,7 @@ def test_a_camera_is_restored_and_follows_slider_and_bypass(camera: Path, tmp_pa
 
             await browser.run("document.querySelector('#strength').focus()")
             await browser.press("Home")
-            assert await browser.run("document.querySelector('#strength-told').textContent") == "0 %"
+            assert await browser.run("document.querySelector('#strength-value').textContent") == "0 %"
             await shown(browser, lambda now: difference(now, before) < changed / 2)
             await browser.press("End")
             await shown(
