@@ -32,6 +32,12 @@ _MOST_FRAMES = 150
 """Frames of the clip that are used: all are kept in memory."""
 
 
+_WINDOW_SECONDS = 5.0
+"""Window over which output and input rates are compared; one frame at either end is about 1 % of it."""
+_LEAST_SECONDS = 1.0
+"""Minimum length of the last, partial window."""
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
     """Size and rate to which a clip is converted; None keeps the clip's own."""
@@ -87,12 +93,6 @@ def _encoded(stream: Any, frames: list[NDArray[np.uint8]], rate: Fraction) -> It
         native.pts, native.time_base = index, 1 / rate
         yield from ((bytes(packet), packet.is_keyframe) for packet in stream.encode(native))
     yield from ((bytes(packet), packet.is_keyframe) for packet in stream.encode(None))
-
-
-_WINDOW_SECONDS = 5.0
-"""Window over which output and input rates are compared; one frame at either end is about 1 % of it."""
-_LEAST_SECONDS = 1.0
-"""Minimum length of the last, partial window."""
 
 
 @dataclass(frozen=True, slots=True)

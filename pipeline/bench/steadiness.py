@@ -22,6 +22,11 @@ from pipeline.runs.assembly import build, open_source
 from pipeline.stages.track import track
 from trackers.tracks import face_size_px
 
+WEAR = (0.0, 0.5, 1.0)
+"""Compared strengths of wear; 1 is the maximum in training."""
+Places = dict[tuple[int, int], NDArray[np.float32]]
+"""Landmarks (5, 2) by track and frame."""
+
 
 class WarpingErrors:
     """Sink that measures the warping error of successive frames; its `arrange` gets them before and after restoration.
@@ -84,13 +89,6 @@ def flicker(clips: list[Path], config: PipelineConfig) -> None:
 
 def _luma(native: av.VideoFrame) -> Plane:
     return luma_region(native, 0, 0, native.width, native.height)
-
-
-WEAR = (0.0, 0.5, 1.0)
-"""Compared strengths of wear; 1 is the maximum in training."""
-
-Places = dict[tuple[int, int], NDArray[np.float32]]
-"""Landmarks (5, 2) by track and frame."""
 
 
 def landmarks(clips: list[Path], config: PipelineConfig) -> None:

@@ -39,6 +39,9 @@ _FRAME_STEP = 5
 """Step between the frames on which the blur is fitted."""
 
 
+SOURCE, TRUTH, SOFT_TRUTH, DEFAULT = "source", "ground truth", "softened truth", "as configured"
+
+
 def softened(native: av.VideoFrame, sigma: float) -> av.VideoFrame:
     """`native` after a Gaussian blur of `sigma` pixels, in its pixel format; `native` itself at 0."""
     return through_filters(native, ("gblur", f"sigma={sigma:.4f}:steps=3")) if sigma else native
@@ -72,9 +75,6 @@ def _sharpness_of(pictures: Sequence[av.VideoFrame], place: Place) -> list[float
         for native in pictures
     ]
     return [np.nan if value is None else value for value in found]
-
-
-SOURCE, TRUTH, SOFT_TRUTH, DEFAULT = "source", "ground truth", "softened truth", "as configured"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,14 @@ from typing import Any
 
 import numpy as np
 
+_ALL = "all clips"
+_COUNTS = {"restored": 0, "given": 0, "calls": 0, "seconds": 1}
+"""Counts of a row and their decimals."""
+_LEFT, _WIDTH, _HEIGHT, _LEGEND = 66.0, 640.0, 150.0, 170.0
+_ABOVE, _BELOW = 34.0, 40.0
+_COLOURS = ("#7f7f7f", "#1f4e79", "#c55a11", "#2e7d32", "#7b1fa2", "#b8860b", "#00838f", "#ad1457")
+_GRID_LINES = 4
+
 
 class Metric(Enum):
     """Each with its heading, decimals and factor in the table."""
@@ -106,11 +114,6 @@ class ClipScores:
     rows: tuple[Row, ...]
 
 
-_ALL = "all clips"
-_COUNTS = {"restored": 0, "given": 0, "calls": 0, "seconds": 1}
-"""Counts of a row and their decimals."""
-
-
 def table(clips: Sequence[ClipScores]) -> str:
     """Table of all rows of all clips, with means over several clips; metrics without values are left out."""
     shown = [m for m in Metric if any(row.mean(m) is not None for clip in clips for row in clip.rows)]
@@ -184,12 +187,6 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |"
-
-
-_LEFT, _WIDTH, _HEIGHT, _LEGEND = 66.0, 640.0, 150.0, 170.0
-_ABOVE, _BELOW = 34.0, 40.0
-_COLOURS = ("#7f7f7f", "#1f4e79", "#c55a11", "#2e7d32", "#7b1fa2", "#b8860b", "#00838f", "#ad1457")
-_GRID_LINES = 4
 
 
 @dataclass(frozen=True, slots=True)

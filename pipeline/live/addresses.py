@@ -21,6 +21,9 @@ _SINKS = ("rtmp", "rtsp", "udp", "srt")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 
 
+_LIBRARIES = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """One end of a live run."""
@@ -89,9 +92,6 @@ def _split(text: str) -> tuple[str, str]:
 
 def _schemes(schemes: tuple[str, ...]) -> str:
     return ", ".join(f"{scheme}://" for scheme in schemes)
-
-
-_LIBRARIES = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,10 @@ from pipeline.live.sources import Heard, LiveInfo
 T = TypeVar("T")
 
 
+TICK = Fraction(1, 1_000_000)
+"""Seconds per tick of a live frame's `pts`, its arrival on the run's clock."""
+
+
 class Newest(Generic[T]):
     """Hand-over of one item between threads; a new item replaces one that was not taken: delay cannot grow."""
 
@@ -59,10 +63,6 @@ class Newest(Generic[T]):
             if item is None and self._ended:
                 raise self._error if self._error is not None else StopIteration
             return item
-
-
-TICK = Fraction(1, 1_000_000)
-"""Seconds per tick of a live frame's `pts`, its arrival on the run's clock."""
 
 
 class Source(Protocol):

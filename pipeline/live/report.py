@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 _LONGEST_MS = 10_000
 
 
+_QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+
+
 @dataclass(slots=True, eq=False)
 class Delays:
     """Delays from capture to output in milliseconds; owned by the writing thread."""
@@ -149,6 +152,3 @@ class LiveReport:
             "delay_ms": {name: self.delays.quantile(q) for name, q in _QUANTILES.items()},
             "jitter_ms": round(self.delays.jitter_ms, 2),
         }
-
-
-_QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}

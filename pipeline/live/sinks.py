@@ -36,6 +36,23 @@ _NO_CAMERA = (
 )
 
 
+_Y4M_CHROMA = {
+    "gray": "mono",
+    "yuv411p": "411",
+    "yuv420p": "420mpeg2",
+    "yuvj420p": "420jpeg",
+    "yuv422p": "422",
+    "yuvj422p": "422",
+    "yuv444p": "444",
+    "yuvj444p": "444",
+    "yuv420p10le": "420p10",
+    "yuv422p10le": "422p10",
+    "yuv444p10le": "444p10",
+}
+"""Chroma names of YUV4MPEG2 by pixel format. Source: yuv4mpeg(5) of mjpegtools, with FFmpeg's additions."""
+_FULL = 2
+
+
 class NullSink:
     """Discards pictures. The other sinks have its methods."""
 
@@ -264,23 +281,6 @@ def open_sink(
     if address.kind == "virtual":
         return VirtualCamera(address, first, rate)
     return EncodedSink(address, first, rate, encode, overwrite=overwrite, sound=sound)
-
-
-_Y4M_CHROMA = {
-    "gray": "mono",
-    "yuv411p": "411",
-    "yuv420p": "420mpeg2",
-    "yuvj420p": "420jpeg",
-    "yuv422p": "422",
-    "yuvj422p": "422",
-    "yuv444p": "444",
-    "yuvj444p": "444",
-    "yuv420p10le": "420p10",
-    "yuv422p10le": "422p10",
-    "yuv444p10le": "444p10",
-}
-"""Chroma names of YUV4MPEG2 by pixel format. Source: yuv4mpeg(5) of mjpegtools, with FFmpeg's additions."""
-_FULL = 2
 
 
 def y4m_header(native: av.VideoFrame, rate: Fraction) -> bytes:

@@ -22,6 +22,14 @@ _JUMP_SECONDS = 0.3
 """Difference of clocks above which the source's clock is taken to have restarted."""
 
 
+_RATE = 48000
+_CODECS = {"mpeg": "mp2", "vob": "mp2"}
+"""Codec by container; AAC elsewhere."""
+_BITS_PER_SECOND = 128_000
+_SLACK = _RATE // 12
+"""Gap or overlap in samples that is attributed to the clock and ignored."""
+
+
 @dataclass(frozen=True, slots=True)
 class SoundFormat:
     """Format of a source's sound."""
@@ -89,14 +97,6 @@ class SoundClock:
         if self._offset is None or abs(own + self._offset - begun) > _JUMP_SECONDS:
             self._offset = begun - own
         return own + self._offset
-
-
-_RATE = 48000
-_CODECS = {"mpeg": "mp2", "vob": "mp2"}
-"""Codec by container; AAC elsewhere."""
-_BITS_PER_SECOND = 128_000
-_SLACK = _RATE // 12
-"""Gap or overlap in samples that is attributed to the clock and ignored."""
 
 
 class Voice:

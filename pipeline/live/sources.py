@@ -37,6 +37,10 @@ _PROTOCOLS = {
 _OPEN_SECONDS = 10.0
 
 
+Heard = Callable[[av.AudioFrame, float | None], None]
+"""Takes a piece of sound and its time in seconds on the source's clock, None if unknown."""
+
+
 @dataclass(frozen=True, slots=True)
 class LiveInfo:
     """Facts about a live source, known from its first frame."""
@@ -60,10 +64,6 @@ class Wanted:
     """Width and height, such as 1280x720."""
     rate: float | None = None
     """Frames per second."""
-
-
-Heard = Callable[[av.AudioFrame, float | None], None]
-"""Takes a piece of sound and its time in seconds on the source's clock, None if unknown."""
 
 
 class Opened:

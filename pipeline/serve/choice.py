@@ -18,6 +18,10 @@ SHIPPED = ("fast", "iconface", "none")
 """Restorers shipped with their weights, and none."""
 
 
+MOST = 16
+"""Maximum number of photos; the oldest is removed first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
     """Choices that take effect with the next frame."""
@@ -78,10 +82,6 @@ def strength_of(values: Mapping[str, object], default: float) -> float:
     if not 0 <= number <= 1:
         raise ConfigError(f"strength must be a number between 0 and 1, got {str(value)[:40]!r}")
     return number
-
-
-MOST = 16
-"""Maximum number of photos; the oldest is removed first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,15 @@ from pipeline.serve.wire import widen
 _RECENT = 30
 
 
+logger = logging.getLogger(__name__)
+Photos = Callable[[object], Choice]
+"""Gives the photo of an id, as a choice without a restorer. Raises ConfigError."""
+_STATUS_SECONDS = 0.5
+_MOST_MESSAGE = 2000
+"""Maximum characters of a message."""
+_CLOSE_SECONDS = 5.0
+
+
 class NewestPictures(MediaStreamTrack):
     """Outgoing video track; a new picture replaces one that was not sent. Belongs to the event loop."""
 
@@ -77,17 +86,6 @@ class NewestPictures(MediaStreamTrack):
         super().stop()
         self._newest = None
         self._there.set()
-
-
-logger = logging.getLogger(__name__)
-
-Photos = Callable[[object], Choice]
-"""Gives the photo of an id, as a choice without a restorer. Raises ConfigError."""
-
-_STATUS_SECONDS = 0.5
-_MOST_MESSAGE = 2000
-"""Maximum characters of a message."""
-_CLOSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,10 @@ _PREFIX = "anchorface-serve-"
 _LOCK = "lock"
 
 
+_INSPECT_SECONDS = 60.0
+_MOST_NAME = 120
+
+
 class PrivateFolder:
     """Context manager: a folder for this user alone, removed at the end; entering removes those of crashed runs.
 
@@ -94,10 +98,6 @@ def _lock(file: BinaryIO) -> None:
         import fcntl
 
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-_INSPECT_SECONDS = 60.0
-_MOST_NAME = 120
 
 
 def name_of(request: web.Request) -> str:
