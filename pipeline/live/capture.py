@@ -107,7 +107,8 @@ class Capture:
         self._sound, self._sound_clock = sound, SoundClock()
         self._started: float | None = None
         self._newest = Newest[Frame]()
-        self._stop = threading.Event()
+        self.stop = threading.Event()
+        """Set when the run is over."""
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
 
     @property
@@ -133,19 +134,19 @@ class Capture:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stop.set()
+        self.stop.set()
         # A hanging read ends by its own time-out.
         self._thread.join(self._config.stall_seconds + 1)
 
     def _run(self) -> None:
         try:
-            while not self._stop.is_set():
+            while not self.stop.is_set():
                 reason = self._read_to_the_end()
-                if self._source.info.ends or self._stop.is_set():
+                if self._source.info.ends or self.stop.is_set():
                     break
                 self.lost += 1
                 self._tell(f"{reason or 'the source has ended'}; trying to reopen it")
-                source = reopened(self._reopen, SourceError, self._stop, self._config)
+                source = reopened(self._reopen, SourceError, self.stop, self._config)
                 if source is None:
                     break
                 self._source = source
@@ -167,9 +168,9 @@ class Capture:
                 if self._source.info.paced:
                     shown = self._source.seconds(native)
                     # wait() returns True when the run is over.
-                    if shown is not None and self._stop.wait(max(self._start(shown) + shown - self.now(), 0)):
+                    if shown is not None and self.stop.wait(max(self._start(shown) + shown - self.now(), 0)):
                         return ""
-                if self._stop.is_set():
+                if self.stop.is_set():
                     return ""
                 self._hand_over(native)
         except SourceError as error:

@@ -253,12 +253,13 @@ def test_a_file_that_cannot_even_be_begun_fails_and_the_next_one_has_its_turn(
     async def go() -> None:
         jobs = Jobs(most_waiting=4, keep_seconds=60)
         facts = Facts(False, ".mp4", 320, 240)
-        for folder in ("missing", "there"):
-            (tmp_path / "there").mkdir(exist_ok=True)
-            jobs.add(Job(folder, tmp_path / folder, tmp_path / "there" / "no.mp4", facts, PipelineConfig()))
-        first, second = (jobs.get(id) for id in list(jobs._jobs))
-        assert first is not None
-        assert second is not None
+        (tmp_path / "there").mkdir()
+        missing = tmp_path / "there" / "no.mp4"
+        first, second = (
+            Job(name, tmp_path / name, missing, facts, PipelineConfig()) for name in ("missing", "there")
+        )
+        jobs.add(first)
+        jobs.add(second)
         working = asyncio.create_task(jobs.work())
         while second.state in ("waiting", "running"):
             await asyncio.sleep(0.05)

@@ -1,4 +1,4 @@
-"""The warping error tells a calm picture from one that trembles."""
+"""The warping error separates a steady picture from a flickering one."""
 
 from __future__ import annotations
 
