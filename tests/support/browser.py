@@ -34,7 +34,7 @@ _CODES = {"Home": 36, "End": 35, "ArrowLeft": 37, "ArrowRight": 39, "Tab": 9}
 
 
 class Browser:
-    """One page of a fresh Chromium. A context manager; `errors` gathers what its scripts have to complain of."""
+    """One page of a fresh Chromium. A context manager; `errors` collects errors of its scripts."""
 
     def __init__(self, *flags: str, width: int = 1280, height: int = 900) -> None:
         self.errors: list[str] = []
@@ -159,7 +159,7 @@ class Browser:
         path.write_bytes(base64.b64decode(answer["data"]))
 
     async def size(self, width: int, height: int, *, dark: bool = False, mobile: bool = False) -> None:
-        """Shows the page in so many pixels, in light or dark."""
+        """Sets the size of the page in pixels, and light or dark mode."""
         await self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,

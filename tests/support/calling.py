@@ -1,4 +1,4 @@
-"""Another program's browser: aiortc as the peer of the page of `serve`."""
+"""aiortc as the browser of the page of `serve`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.clips import native_frame
 
 
 class Pictures(VideoStreamTrack):
-    """A camera that sees the astronaut, so many times a second."""
+    """A camera that shows the astronaut at a given frame rate."""
 
     def __init__(self, rate: float = 10.0) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Caller:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def call(self, client: aiohttp.ClientSession, site: str, token: str, **wish: object) -> int:
-        """Asks for a place; gives the status of the answer."""
+        """Requests a place; returns the status of the answer."""
         self.connection.addTrack(self.camera)
         await self.connection.setLocalDescription(await self.connection.createOffer())
         body = {"sdp": self.connection.localDescription.sdp, "rate": self.camera.rate, **wish}
@@ -92,7 +92,7 @@ class Caller:
 
 
 async def _main(site: str, token: str) -> None:
-    """Calls, and says so when pictures come; then goes on until it is killed."""
+    """Connects, prints a line when pictures arrive, and continues until it is killed."""
     caller = Caller()
     async with aiohttp.ClientSession() as client:
         assert await caller.call(client, site, token, restorer="none") == 200

@@ -1,4 +1,4 @@
-"""How late the page of `serve` shows what its camera sees, and what it tells of that: a measurement, not a test.
+"""True delay of the page of `serve` against the delay that it displays: a measurement, not a test.
 
     PYTHONPATH=tests python -m support.page_delay CLIP --seconds 30
 
@@ -30,11 +30,11 @@ SIZE = (640, 480)
 BLOCK = 32
 BITS = 8
 MOST_FRAMES = 150
-"""The camera begins anew after so many; no delay is as long."""
+"""Frames after which the camera repeats; longer than any delay."""
 FLAGS = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 WATCH = f"""(() => {{
   window.shown = {{before: [], after: []}};
-  window.told = [];
+  window.displayed = [];
   for (const id of ['before', 'after']) {{
     const video = document.querySelector('#' + id);
     const context = new OffscreenCanvas({2 * BITS * BLOCK}, {BLOCK}).getContext('2d', {{willReadFrequently: true}});
@@ -55,13 +55,13 @@ WATCH = f"""(() => {{
   }}
   setInterval(() => {{
     const ms = parseFloat(document.querySelector('#delay').textContent);
-    if (!isNaN(ms)) told.push([ms, performance.now()]);
+    if (!isNaN(ms)) displayed.push([ms, performance.now()]);
   }}, 500);
 }})()"""
 
 
 def write_camera(clip: Path, path: Path, rate: int) -> None:
-    """The first frames of `clip` forth and back as a camera for Chromium, each with its number in the lowest rows."""
+    """Writes a camera for Chromium: the first frames of `clip` forwards and backwards, numbered in the lowest rows."""
     with av.open(str(clip)) as container:
         frames = [
             np.asarray(cv2.resize(frame.to_ndarray(format="rgb24"), SIZE), np.uint8)
@@ -84,7 +84,7 @@ def burn(luma: NDArray[np.generic], number: int) -> None:
 
 
 def delays(before: list[list[float]], after: list[list[float]]) -> list[tuple[float, float]]:
-    """Milliseconds from a number's capture to its last showing before the next one, and when that was."""
+    """Milliseconds from the capture of a number to its last display before the next one, and its time."""
     found = []
     for number, at in after:
         captured = [moment for value, moment in before if value == number and moment <= at]
@@ -111,21 +111,21 @@ async def measure(clip: Path, seconds: float, rate: int, changes: list[str]) -> 
             await asyncio.sleep(5)
             await browser.run(WATCH)
             await asyncio.sleep(seconds)
-            found = await browser.run("[shown.before, shown.after, told]")
+            found = await browser.run("[shown.before, shown.after, displayed]")
             figures = await browser.run("document.querySelector('.figures').innerText")
-    true, told = delays(*found[:2]), [(float(ms), float(at)) for ms, at in found[2]]
-    if not true or not told:
+    true, displayed = delays(*found[:2]), [(float(ms), float(at)) for ms, at in found[2]]
+    if not true or not displayed:
         raise SystemExit(
-            f"no numbers were read (before {len(found[0])}, after {len(found[1])}, told {len(told)})"
+            f"no numbers were read (before {len(found[0])}, after {len(found[1])}, displayed {len(displayed)})"
         )
     apart = [
         ms - float(np.median(near))
-        for ms, at in told
+        for ms, at in displayed
         if (near := [late for late, moment in true if at - 2000 < moment <= at])
     ]
     for what, values in (
         ("true", [ms for ms, _ in true]),
-        ("told", [ms for ms, _ in told]),
+        ("displayed", [ms for ms, _ in displayed]),
         ("apart", apart),
     ):
         low, middle, high = np.percentile(values, [5, 50, 95])

@@ -49,7 +49,7 @@ def transport_stream(seconds: int, *, sound: bool = False) -> bytes:
 
 
 class RtspServer:
-    """Serves `stream`, so many `seconds` long, in real time to whoever connects; may be killed and started again."""
+    """Serves `stream`, `seconds` long, in real time to every client; can be killed and started again."""
 
     def __init__(self, stream: bytes, seconds: int) -> None:
         self._stream, self._seconds = stream, seconds

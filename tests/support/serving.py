@@ -23,15 +23,15 @@ UNHURRIED = ("live.most_delay_ms=20000", "live.ladder.tolerance=1e6")
 
 @dataclass(frozen=True)
 class Served:
-    """A page that is served."""
+    """A running page."""
 
     address: str
-    """With the token."""
+    """URL with the token."""
     folder: Path
     """The private folder."""
     client: aiohttp.ClientSession
     closing: AsyncExitStack
-    """Closes what it is given when the page ends."""
+    """Closed when the page ends."""
 
     @property
     def site(self) -> str:
@@ -56,7 +56,7 @@ class Served:
             return answer.status, await answer.json()
 
     def left(self) -> list[str]:
-        """What lies in the private folder."""
+        """Paths in the private folder."""
         return sorted(str(p.relative_to(self.folder)) for p in self.folder.rglob("*") if p.name != "lock")
 
 

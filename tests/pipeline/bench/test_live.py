@@ -1,4 +1,4 @@
-"""The bench of live runs: clips that go on and on, and figures minute by minute."""
+"""The bench of live runs: repeated clips, and figures per minute."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.live.report import LiveReport
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five frames, each lighter than the one before."""
+    """Five frames of rising brightness."""
     path = tmp_path_factory.mktemp("clip") / "in.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=10, options={"crf": "10"})
@@ -141,7 +141,7 @@ def test_a_checkpoint_that_is_none_is_one_sentence(
 
 
 def written(report: LiveReport, seconds: float, delay_ms: float, watcher: Watcher, *, out: int = 10) -> None:
-    """So long at ten frames a second come in, and `out` of ten go out, all as late; one in two restored."""
+    """Reports `seconds` at ten frames per second; `out` of ten written with this delay, every second restored."""
     for index in range(round(10 * seconds)):
         report.seconds += 0.1
         report.received += 1

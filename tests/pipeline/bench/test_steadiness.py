@@ -18,7 +18,7 @@ def frame_of(luma: NDArray[np.uint8]) -> av.VideoFrame:
 
 
 def error_after(change: float, times: float) -> tuple[float, float]:
-    """Mean errors before and after where restoration adds `change`, and from frame to frame `times` as much."""
+    """Mean errors before and after a restoration that adds `change`, multiplied by `times` in every second frame."""
     errors = WarpingErrors()
     for index in range(4):
         luma, _ = moved(SCENE, x=2 * index)

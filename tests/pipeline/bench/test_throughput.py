@@ -1,4 +1,4 @@
-"""The table of what each way of restoring costs."""
+"""The table of the cost of each way of restoring."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def test_a_larger_face_is_damaged_at_the_same_size_of_the_face() -> None:
 
 
 def write_portrait(path: Path, frames: int = 8) -> Path:
-    """The astronaut, moving slowly, hardly compressed: 320x240."""
+    """The astronaut, moving slowly, lightly compressed: 320x240."""
     with av.open(str(path), "w") as output:
         stream = output.add_stream("libx264", rate=25, options={"preset": "ultrafast", "qp": "10"})
         stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"

@@ -1,4 +1,4 @@
-"""Figures over time, each against an example worked out by hand; table and plots of them."""
+"""Figures over time against examples computed by hand; their table and plots."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ MATRIX = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
 
 
 def noise(seed: int = 0, side: int = SIZE) -> NDArray[np.float32]:
-    """Luma without any two places alike, float32 (side, side)."""
+    """Random luma, float32 (side, side)."""
     return np.random.default_rng(seed).uniform(50, 200, (side, side)).astype(np.float32)
 
 
 def shift(x: float, y: float) -> NDArray[np.float32]:
-    """The flow of a picture that moves as a whole."""
+    """The flow of a uniform translation."""
     return np.full((SIZE, SIZE, 2), (x, y), np.float32)
 
 
@@ -181,7 +181,7 @@ def test_a_window_stays_inside_the_frame() -> None:
 
 
 class FixedDetector:
-    """Finds one face that jumps to and fro by `step` pixels."""
+    """Finds one face that jumps back and forth by `step` pixels."""
 
     def __init__(self, step: float = 0.0) -> None:
         self.step = step
@@ -195,7 +195,7 @@ class FixedDetector:
 
 
 class SwitchingRecogniser:
-    """Takes every `period`th look for another person, who has nothing in common with the first."""
+    """Embeds every `period`th face as another person, orthogonal to the first."""
 
     name, same_person, clear_norm = "switching", 0.5, 0.0
 
@@ -220,7 +220,7 @@ def measured(
     references: Sequence[NDArray[np.float32]] | None = None,
     **parts: object,
 ) -> Row:
-    """The row of lumas (256, 256) that show one face, motion measured on `references`, else on the first again."""
+    """The row of `lumas` (256, 256) of one face, with motion from `references`, by default from the same lumas."""
     instruments = Instruments(
         parts.get("detector", FixedDetector()), parts.get("recogniser", SwitchingRecogniser())
     )
@@ -334,7 +334,7 @@ def test_the_restorer_is_counted_and_otherwise_unchanged() -> None:
 
 
 def scores(name: str, values: dict[str, list[float]], frames: int = 4) -> ClipScores:
-    """Rows with these warping errors, frame after frame."""
+    """Rows with these warping errors by frame."""
     rows = []
     for setting, errors in values.items():
         row = Row(setting, given=3)

@@ -1,4 +1,4 @@
-"""How well a scan tells people apart is measured by pairs of faces that a person has labelled."""
+"""The grouping of a scan is measured by pairs of labelled faces."""
 
 from __future__ import annotations
 

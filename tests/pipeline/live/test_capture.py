@@ -1,4 +1,4 @@
-"""Reading a live source: pace, loss and return, and nothing left behind."""
+"""Reading a live source: pacing, loss, reopening and cleanup."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_an_error_that_is_no_loss_reaches_the_caller() -> None:
 
 
 class _Stream(BaseHTTPRequestHandler):
-    """Sends a transport stream over and over, like a camera of the network."""
+    """Sends a transport stream repeatedly, like a network camera."""
 
     data = b""
     alive = True

@@ -1,4 +1,4 @@
-"""Sources and sinks of live runs: which there are, what they give and take, and how they refuse."""
+"""Sources and sinks of live runs: recognition, reading, writing and errors."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_pictures_reach_a_listener_over_udp_through_an_outlet() -> None:
 
 
 class FlakySink(NullSink):
-    """Breaks at its third picture."""
+    """Fails at its third picture."""
 
     made: list[FlakySink]
 
@@ -211,7 +211,7 @@ class FlakySink(NullSink):
         self.left = True
 
 
-def test_a_lost_sink_is_opened_anew_and_never_holds_up_the_frames() -> None:
+def test_a_lost_sink_is_reopened_without_delaying_frames() -> None:
     FlakySink.made = []
     told: list[str] = []
     config = LiveConfig(shortest_retry_seconds=0.01, longest_retry_seconds=0.02)
@@ -249,7 +249,7 @@ def test_without_its_package_the_virtual_camera_says_what_to_install(monkeypatch
 
 
 class FakeLibrary(types.ModuleType):
-    """pyvirtualcam's interface, as far as it is used."""
+    """The parts of pyvirtualcam's interface that are used."""
 
     PixelFormat = types.SimpleNamespace(I420="I420")
 

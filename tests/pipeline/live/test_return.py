@@ -1,4 +1,4 @@
-"""Live runs through what happens to them: a source that is killed, a restorer that becomes slow."""
+"""Live runs under failure: a source that is killed, a restorer that becomes slow."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.rtsp import RtspServer, transport_stream
 CONFIG = configs.load(PipelineConfig, configs.preset("live"), ["restorer.kind=none"])
 
 
-def test_an_rtsp_source_that_is_killed_and_comes_back_is_opened_anew_while_the_output_goes_on() -> None:
+def test_a_killed_rtsp_source_is_reopened_while_the_output_continues() -> None:
     server = RtspServer(transport_stream(20), 20)
     server.start()
     told: list[str] = []
@@ -39,7 +39,7 @@ def test_an_rtsp_source_that_is_killed_and_comes_back_is_opened_anew_while_the_o
         ):
             raise KeyboardInterrupt
 
-    # What libraries keep for ever is not a leak: the first run makes it.
+    # The first run also allocates what libraries keep for good, which is not a leak.
     for _ in range(2):
         moments.clear()
         threads, files = threading.active_count(), psutil.Process().num_fds()

@@ -117,7 +117,7 @@ def test_a_call_that_hangs_holds_up_no_frame() -> None:
 
 
 class HeldWorker:
-    """Its frames are ready when the test says so."""
+    """Its frames are ready when the test decides."""
 
     has_room = True
 
@@ -131,10 +131,10 @@ class HeldWorker:
         return done
 
     def skip(self) -> None:
-        """Nothing is followed here."""
+        """Nothing is tracked here."""
 
     def finish(self, took_ms: float) -> None:
-        """All that is at work, each after so long."""
+        """Completes the frames in work, each after this time."""
         for _, done in self.begun:
             if not done.done():
                 done.set_result(Done(gray_frame(0).native, finished_ms=took_ms))

@@ -1,4 +1,4 @@
-"""Sound of live runs: it goes along, stays with its picture, and a sink without a place for it loses nothing else."""
+"""Sound of live runs: written with its picture; a sink without sound loses nothing else."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_pieces_that_overlap_or_stand_apart_by_little_follow_on_and_a_gap_stays_
     ) as sink:
         for index, time in enumerate(times):
             sink.write(native_frame(index), 40_000 * index)
-            # The fourth comes from a source that gives another form since it is back.
+            # The fourth comes from a reopened source with another format.
             piece = tone(1764) if index == 3 else tone(1920, 48000, "mono")
             sink.write_sound(Sound(piece, time))
     with av.open(str(path)) as container:
@@ -165,9 +165,9 @@ def test_waiting_sound_leaves_with_its_moment_and_never_grows_without_end() -> N
     assert left[-1].pts == 1_000_000 + 14_900_000
 
 
-def test_the_sources_clock_smooths_arrivals_and_starts_anew_after_a_jump() -> None:
+def test_the_sources_clock_smooths_arrivals_and_restarts_after_a_jump() -> None:
     clock = SoundClock()
     assert clock.place(10.0, 3.0, 0.02) == pytest.approx(9.98)
     assert clock.place(10.09, 3.02, 0.02) == pytest.approx(10.0)  # came late, was heard in time
-    assert clock.place(20.0, 0.0, 0.02) == pytest.approx(19.98)  # the source began anew
+    assert clock.place(20.0, 0.0, 0.02) == pytest.approx(19.98)  # the source restarted
     assert clock.place(20.5, None, 0.02) == pytest.approx(20.48)

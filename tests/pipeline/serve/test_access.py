@@ -1,4 +1,4 @@
-"""Who is heard by the page of `serve`, and who is not."""
+"""Access control of the page of `serve`."""
 
 from __future__ import annotations
 

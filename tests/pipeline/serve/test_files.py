@@ -1,4 +1,4 @@
-"""Files that are given to the page of `serve`: looked at, restored one after the other, and gone afterwards."""
+"""Files uploaded to the page of `serve`: inspected, restored in order and removed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def give(page: Served, name: str, content: Any, **query: str) -> tuple[int, dict[str, Any]]:
-    """Uploads a file to be restored."""
+    """Uploads a file for restoration."""
     asked = "?" + "&".join(f"{key}={value}" for key, value in query.items())
     content = io.BytesIO(content) if isinstance(content, bytes) else content
     return await page.ask("POST", "/api/jobs" + asked, headers={"X-File-Name": name}, data=content)

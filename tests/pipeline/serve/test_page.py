@@ -45,7 +45,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def camera(film: Path) -> Path:
-    """A camera before a still and damaged face, ten times a second, for Chromium."""
+    """A camera for Chromium: a still, degraded face at ten frames per second."""
     path = film.with_name("camera.y4m")
     with av.open(str(film)) as container, path.open("wb") as file:
         native = next(container.decode(video=0)).reformat(format="yuv420p")
@@ -63,7 +63,7 @@ async def luma(browser: Browser, video: str) -> list[float]:
 
 
 def difference(a: list[float], b: list[float]) -> float:
-    """The mean over those 5 % of the pixels that differ most: a face is small."""
+    """Mean over the 5 % of the pixels that differ most, as a face is small."""
     most = sorted((abs(one - other) for one, other in zip(a, b, strict=True)), reverse=True)[:3840]
     return sum(most) / len(most)
 
@@ -127,11 +127,11 @@ def test_a_camera_is_restored_and_follows_slider_and_bypass(camera: Path, tmp_pa
 
 
 async def shown(browser: Browser, holds: Callable[[list[float]], bool]) -> list[float]:
-    """What is shown, once `holds` is true of it and it no longer changes while frames go on coming."""
+    """The displayed luma, once `holds` is true of it and it is stable over new frames."""
     for _ in range(300):
         one = await luma(browser, "after")
         since = await browser.run("document.querySelector('#after').currentTime")
-        # On a busy machine the picture may stand for a while, and a stale one tells nothing.
+        # On a busy machine the picture may pause, and a stale one proves nothing.
         await browser.until(f"document.querySelector('#after').currentTime > {since} + 0.4")
         two = await luma(browser, "after")
         if difference(one, two) < 1.5 and holds(one) and holds(two):
@@ -177,7 +177,7 @@ def test_a_file_is_given_and_comes_back(film: Path, tmp_path: Path) -> None:
 
 
 async def refused(page: Served, *flags: str, permission: str = "") -> str:
-    """What the page says of a camera that it does not get."""
+    """The page's message about a refused camera."""
     async with Browser(*flags) as browser:
         await opened(browser, page)
         if permission:

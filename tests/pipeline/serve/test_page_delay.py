@@ -1,4 +1,4 @@
-"""The measurement of the page's delay reads what it writes."""
+"""The measurement of the page's delay reads the numbers that it writes."""
 
 from __future__ import annotations
 

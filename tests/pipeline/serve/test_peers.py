@@ -33,11 +33,11 @@ from support.films import environment
 from support.serving import UNHURRIED, Served, served
 
 SILENT = 8
-"""Seconds: longer than a busy machine makes a camera wait."""
+"""Seconds, longer than any wait on a busy machine."""
 
 
 def calls() -> int:
-    """Cameras that threads are at work for."""
+    """Cameras with a running thread."""
     return sum(one.name == "call" for one in threading.enumerate())
 
 
@@ -172,7 +172,7 @@ def test_a_widened_answer_keeps_the_rest_and_names_vp8_first() -> None:
 
 
 def test_what_goes_back_is_as_sharp_as_what_went_in(tmp_path: Path) -> None:
-    """The received picture against the very one that was sent, coded both ways."""
+    """Compares the received picture with the sent one, encoded both ways."""
 
     async def go() -> av.VideoFrame:
         async with served(tmp_path, ["restorer.kind=none"]) as page:
