@@ -23,13 +23,16 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from models.engine_builders import BUILDERS, Builder, Run, has_tensorrt
-from models.engine_cache import (
+from models.engine_builders import (
+    BUILDERS,
+    Builder,
     EngineCache,
+    Run,
     cache_folder,
     cache_key,
     compiler_versions,
     device_identity,
+    has_tensorrt,
     state_hash,
 )
 from models.precision import CAPABILITY, PRECISIONS, Mixed, check_capability

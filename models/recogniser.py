@@ -1,10 +1,11 @@
-"""Who is in an aligned crop: raw embeddings whose norm says how much of the person can be seen.
+"""Who is in an aligned crop, and whether a restored face is still the person.
 
-The embedded encoder was taught to answer a degraded view with the embedding of the clean picture. Where the
-evidence vanishes the best answer shrinks towards the mean of all people, so the norm falls with the quality
-of the view, as in AdaFace (Kim et al., CVPR 2022), and weights references (IConFace, arXiv 2605.02814).
+The embedded encoder gives raw embeddings whose norm says how much of the person can be seen. It was taught to answer
+a degraded view with the embedding of the clean picture. Where the evidence vanishes the best answer shrinks towards
+the mean of all people, so the norm falls with the quality of the view, as in AdaFace (Kim et al., CVPR 2022), and
+weights references (IConFace, arXiv 2605.02814).
 
-Shapes: N crops, C channels, D width of an embedding.
+Shapes: N crops, C channels, R references, D width of an embedding, S side of an aligned crop in pixels.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from models.packing import fold_norms, pack_convolutions
+from models.pictures import recogniser_crop
+from models.protocols import Recogniser, References
 from models.weights import Checkpoint, CheckpointError, load_embedded
 
 CROP_PX = 112
@@ -71,6 +75,18 @@ class EmbeddedRecogniser:
         with torch.autocast(self.device.type, enabled=False):
             embeddings: Tensor = self.network(both).unflatten(0, (2, -1)).mean(0)  # (N, D)
         return embeddings.cpu()
+
+
+def identity_anchor(embeddings: Tensor, temperature: float = 1.0) -> Tensor:
+    """The direction of a person's identity, from several views, each weighted by how clear it is.
+
+    `embeddings`: float32 (R, D), raw; the norm of each is its quality. Returns float32 (D,), unit length;
+    zeros where no view says anything. Source: IConFace (arXiv 2605.02814): w = softmax(log |z| / T), anchor
+    = Norm(sum of w_r z_r / |z_r|).
+    """
+    norms = embeddings.norm(dim=1).clamp_min(1e-6)  # (R,)
+    weights = torch.softmax(norms.log() / temperature, dim=0)
+    return F.normalize((weights[:, None] * embeddings / norms[:, None]).sum(0), dim=0)
 
 
 def build_encoder(checkpoint: Checkpoint) -> Encoder:
@@ -149,3 +165,59 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         inner = self.activation(self.first_norm(self.first(x)))
         return F.prelu(x + self.second_norm(self.second(inner)), self.last.weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """What restoration made of one person's face; cosines of embeddings in [-1, 1]."""
+
+    before: float
+    """The degraded face to the person's anchor; 1 where there are no references, as it is its own anchor then."""
+    after: float
+    """The restored face to the same anchor."""
+    loss: float
+    """How much less the restored face than the degraded one is like both, anchor and degraded face, taken together;
+    negative where it is more like them."""
+
+
+class LikenessMeter:
+    """Measures faces one by one, so that no figure depends on what stands beside a face. Not for several threads."""
+
+    def __init__(self, encoder: Recogniser) -> None:
+        self._encoder = encoder
+        # Of references, which many faces share: kept as long as somebody holds the reference itself.
+        self._embeddings = WeakIdKeyDictionary()
+
+    def measure(self, degraded: Tensor, restored: Tensor, references: References) -> Likeness:
+        """Likeness of `restored` to the person of `degraded`, both uint8 (3, S, S) RGB in the FFHQ alignment.
+
+        The anchor is that of `references` (IConFace, arXiv 2605.02814), whose crops are embedded here: their own
+        embeddings may be of another encoder.
+        """
+        pair = self._encoder.embed(torch.stack([recogniser_crop(degraded), recogniser_crop(restored)]))
+        return likeness(pair[0], pair[1], self.anchor(references))
+
+    def anchor(self, references: References) -> Tensor | None:
+        """float32 (D,), unit length; None without references."""
+        if len(references) == 0:
+            return None
+        return identity_anchor(torch.stack([self._embedding(crop) for crop in references.crops]))
+
+    def _embedding(self, crop: Tensor) -> Tensor:
+        if crop not in self._embeddings:
+            self._embeddings[crop] = self._encoder.embed(recogniser_crop(crop)[None])[0]
+        embedding: Tensor = self._embeddings[crop]
+        return embedding
+
+
+def likeness(degraded: Tensor, restored: Tensor, anchor: Tensor | None) -> Likeness:
+    """From raw embeddings (D,) of the degraded and the restored face, and the references' anchor (D,), if any.
+
+    The loss is measured against the direction half way between the anchor and the degraded face. So a result between
+    the two loses nothing, be it nearer to the film or to the references; the anchor alone would not do, as a severely
+    degraded face is nearly as far from it as a stranger is.
+    """
+    before, after = F.normalize(degraded, dim=0), F.normalize(restored, dim=0)
+    known = before if anchor is None else anchor
+    between = F.normalize(known + before, dim=0)
+    return Likeness(float(before @ known), float(after @ known), float((before - after) @ between))

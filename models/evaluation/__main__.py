@@ -32,16 +32,13 @@ from models.evaluation.encoder import (
     verification_table,
 )
 from models.evaluation.faces import PRESETS, read_album, read_clip_views, read_faces, read_pairs
-from models.evaluation.meter import Meter
-from models.evaluation.methods import fast_method, iconface_methods
-from models.evaluation.plots import write_norm_plot
-from models.evaluation.restoration import Experiment, experiment
-from models.evaluation.scores import difference_table, table
-from models.evaluation.sheet import write_sheet
+from models.evaluation.meter import Meter, difference_table, table
+from models.evaluation.plots import write_norm_plot, write_sheet
+from models.evaluation.restoration import Experiment, experiment, fast_method, iconface_methods
 from models.iconface.sampling import SamplingSettings
 from models.precision import PRECISIONS
 from models.recogniser import EmbeddedRecogniser
-from models.training.teacher import Teacher
+from models.training.fixed_networks import Teacher
 from models.weights import CheckpointError, load_checkpoint
 
 log = logging.getLogger("models.evaluation")

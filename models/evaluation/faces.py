@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.degradation import presets
+from models.degradation.presets import MODERATE, SEVERE, Preset, preset_sample
 from models.evaluation.cache import Cache, key_of
+from models.pictures import Picture, recogniser_view
 from models.recogniser import EmbeddedRecogniser
-from models.training import degrade
-from models.training.degrade import MODERATE, SEVERE, Picture, Preset, preset_sample
-from models.training.index import read_face, read_index
-from models.training.views import recogniser_view
+from models.training.dataset import read_face, read_index
 
 SIDE_PX = 256
 SOURCE_PX = 512
@@ -87,7 +87,7 @@ def degraded(sources: list[Picture], preset: Preset, first_seed: int, cache: Cac
     """`sources`, uint8 (512, 512, 3), after `preset` with a seed of their own each, at 256 pixels."""
     damaged: list[Picture] = []
     for seed, source in enumerate(sources, first_seed):
-        key = key_of(degrade, source, preset, seed)
+        key = key_of(presets, source, preset, seed)
         picture = cache.find(key)
         if picture is None:
             picture = reduced(preset_sample(source, seed, preset, None))

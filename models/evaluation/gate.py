@@ -26,12 +26,10 @@ import configs
 from configs import ConfigError
 from models.evaluation.cache import Cache
 from models.evaluation.faces import PRESETS, degraded, read_pairs, reduced
-from models.evaluation.methods import fast_method, restored
-from models.fast.anchor import identity_anchor
-from models.likeness import likeness, recogniser_crop
+from models.evaluation.restoration import fast_method, restored
+from models.pictures import Picture, recogniser_crop
 from models.protocols import References
-from models.recogniser import EmbeddedRecogniser
-from models.training.degrade import Picture
+from models.recogniser import EmbeddedRecogniser, identity_anchor, likeness
 from models.weights import CheckpointError
 
 RESTORED, CLEAN, HALF, OTHER = "restored", "the clean face", "half another's", "another's"

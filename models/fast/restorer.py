@@ -1,6 +1,6 @@
 """`FastRestorer`: one pass, no state, the same answer whatever stands beside a request.
 
-Shapes: R references, D width of an embedding, S = 192, 256 or 512.
+Shapes: B requests, R references, D width of an embedding, S = 192, 256 or 512.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from torch import Tensor
 from models.align import ffhq_to_arcface
 from models.engine import Engine, EngineConfig
 from models.engine_builders import Run
-from models.fast.anchor import identity_anchor
 from models.fast.network import CROP_PX, FastNetwork, FastShape
-from models.fast.samples import sample_inputs
 from models.packing import pack_convolutions
 from models.precision import Mixed
 from models.protocols import References, Request, Result, check_previous
-from models.recogniser import EmbeddedRecogniser
+from models.recogniser import EmbeddedRecogniser, identity_anchor
 from models.weights import Checkpoint, CheckpointError, load_embedded
 
 CROP_SIZES = (192, CROP_PX, 2 * CROP_PX)
@@ -159,3 +157,33 @@ def _told(request: Request) -> Tensor:
 def _check(crop: Tensor, side: int) -> None:
     if crop.dtype != torch.uint8 or tuple(crop.shape) != (3, side, side):
         raise ValueError(f"crop must be uint8 (3, {side}, {side}), got {crop.dtype} {tuple(crop.shape)}")
+
+
+_REDUCTIONS = (1, 2, 4, 8)
+
+
+def sample_inputs(side: int, anchor: int, *, previous: bool = False) -> tuple[Tensor, ...]:
+    """Crops, float32 (8, 3, side, side) in [0, 1], RGB, and identity anchors, float32 (8, anchor).
+
+    With `previous` also what was restored before, (8, 4, side, side): the clear face, behind a gate that is open on
+    the left.
+
+    The face is Eileen Collins in NASA's picture (public domain, part of scikit-image), roughly aligned. Reduced
+    up to eightfold and enlarged again; the second half has random anchors of unit length. The same at each call.
+    """
+    from skimage.data import astronaut
+
+    picture = astronaut()[56:206, 146:296]  # type: ignore[no-untyped-call]
+    face = cv2.resize(picture, (side, side), interpolation=cv2.INTER_CUBIC)
+    crops = []
+    for reduction in _REDUCTIONS:
+        small = cv2.resize(face, (side // reduction, side // reduction), interpolation=cv2.INTER_AREA)
+        crops.append(cv2.resize(small, (side, side), interpolation=cv2.INTER_LINEAR))
+    pictures = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255
+    draws = torch.randn(len(crops), anchor, generator=torch.Generator().manual_seed(0))
+    anchors = torch.cat([torch.zeros_like(draws), torch.nn.functional.normalize(draws)])
+    inputs = [pictures.repeat(2, 1, 1, 1), anchors]
+    if previous:
+        gate = (torch.arange(side) < side // 2).float().expand(8, 1, side, side)
+        inputs.append(torch.cat([pictures[:1].expand(8, -1, -1, -1), gate], 1))
+    return tuple(inputs)

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.fast.network import FastNetwork, FastShape
+from models.iconface.conditions import Before, FeatureRecurrence
 from models.iconface.network import IconFace
-from models.iconface.recurrence import Before, FeatureRecurrence
 from models.iconface.shape import AutoencoderShape, IconFaceShape
 from models.iconface.tiny_autoencoder import Features, TinyAutoencoder
 from models.weights import Checkpoint, CheckpointError

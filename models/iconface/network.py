@@ -23,12 +23,16 @@ from diffusers.models.transformers.transformer_flux2 import (
 )
 from torch import Tensor, nn
 
-from models.iconface.anchor import IdentityModulation
-from models.iconface.context import CompositeContext
-from models.iconface.recurrence import Before, TokenRecurrence
-from models.iconface.sequence import context_ids, reference_ids, scene_ids
-from models.iconface.shape import IconFaceShape
-from models.iconface.structure import InputResidual, StructureRead, TwoRouteMemory
+from models.iconface.conditions import (
+    Before,
+    CompositeContext,
+    IdentityModulation,
+    InputResidual,
+    StructureRead,
+    TokenRecurrence,
+    TwoRouteMemory,
+)
+from models.iconface.shape import IconFaceShape, context_ids, reference_ids, scene_ids
 
 
 @dataclass(frozen=True, slots=True, eq=False)

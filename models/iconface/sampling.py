@@ -15,8 +15,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from models.iconface.conditions import Before
 from models.iconface.network import IconFace, ReferenceMemory
-from models.iconface.recurrence import Before
 
 SMALLEST_SIGMA = 0.05
 """Below, a predicted clean face says little about the velocity (arXiv 2511.13720 clips at the same place)."""

@@ -27,9 +27,9 @@ from models.align import crop_matrix, scale_of
 from models.decord_library import load_decord
 from models.detector import CenterFaceDetector
 from models.face import Face
+from models.pictures import Picture
 from models.protocols import Detector
 from models.quality import pose, sharpness
-from models.training.degrade import Picture
 
 log = logging.getLogger("models.training.clips")
 

@@ -22,14 +22,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.degradation.batch import degrade_batch, preset_batch
+from models.degradation.draws import Draws
+from models.degradation.presets import MODERATE, SEVERE
+from models.degradation.tone import tone
+from models.pictures import Picture, recogniser_view
 from models.recogniser import Encoder, EncoderShape
-from models.training.batch_degrade import degrade_batch, preset_batch
 from models.training.dataset import Faces, load_faces
-from models.training.degrade import MODERATE, SEVERE, Picture
-from models.training.draws import Draws
-from models.training.teacher import Teacher, embed_clean
-from models.training.tone import tone
-from models.training.views import recogniser_view
+from models.training.fixed_networks import Teacher, embed_clean
 
 VIEW_PX = 160
 EMBEDDING_SCALE = 12.0

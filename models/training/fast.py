@@ -19,26 +19,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.fast.anchor import identity_anchor
+from models.degradation.coded import coded_faces
 from models.fast.network import CELL_PX, CROP_PX, FastNetwork, FastShape
 from models.packing import fold_norms
-from models.training.coded import coded_faces
-from models.training.critic import Critic, adversarial_losses, fresh_critic, known
+from models.pictures import Picture, recogniser_view
+from models.recogniser import identity_anchor
 from models.training.dataset import load_faces, load_targets
-from models.training.degrade import Picture
-from models.training.embedded_views import embedded_views
 from models.training.fixed_networks import load_encoder, load_perceptual, load_teacher
 from models.training.losses import (
+    Critic,
     PerceptualLoss,
+    adversarial_losses,
     charbonnier,
     embedding_distance,
     feature_distance,
+    fresh_critic,
     grid,
+    known,
     texture,
 )
 from models.training.pairs import PairSource
 from models.training.rollout import Step, frames_before, moved, steadiness
-from models.training.views import recogniser_view
+from models.training.views import embedded_views
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.training.batch_degrade import degrade_batch, preset_batch
-from models.training.coded import CodedFaces
+from models.degradation.batch import degrade_batch, preset_batch
+from models.degradation.coded import CodedFaces
+from models.degradation.draws import Draws
+from models.degradation.presets import MODERATE, SEVERE
+from models.degradation.tone import tone
 from models.training.dataset import Faces
-from models.training.degrade import MODERATE, SEVERE, Picture
-from models.training.draws import Draws
-from models.training.tone import tone
 
 KINDS = (0.56, 0.16, 0.16, 0.04, 0.08)
 """Chances of the free course, moderate, severe, untouched, and of a real video stream made beforehand."""
@@ -169,12 +169,6 @@ class PairSource:
                 preset = MODERATE if number == 1 else SEVERE
                 degraded[index] = preset_batch(targets[index], some, preset, self.side_px, grains)
         return degraded
-
-
-def to_picture(tensor: Tensor) -> Picture:
-    """uint8 (H, W, 3) of a picture float32 (3, H, W) in [0, 1], clipped; from any device."""
-    picture: Picture = tensor.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
-    return picture
 
 
 def _flags(values: NDArray[np.bool_], like: Tensor) -> Tensor:

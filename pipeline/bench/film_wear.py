@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.training.film import dust, film_grain, scratches
+from models.degradation.film import dust, film_grain, scratches
 from pipeline.config import PipelineConfig
 from pipeline.evaluation.measures import landmark_jitter
 from pipeline.frames import Frame

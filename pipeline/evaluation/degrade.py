@@ -1,6 +1,6 @@
 """The project's video degradation on a whole clip: one draw for the clip, noise for each frame, real H.264.
 
-Blur, reduction and noise have the ranges of ReF-LDM's presets (`models.training.degrade`); in the place of JPEG
+Blur, reduction and noise have the ranges of ReF-LDM's presets (`models.degradation.presets`); in the place of JPEG
 comes a stream of the reduced pictures at a fixed quality, as an old or small video is stored, then enlarged.
 """
 
@@ -17,8 +17,9 @@ import av
 import cv2
 import numpy as np
 
-from models.training.degrade import MODERATE, REFERENCE_SIDE_PX, SEVERE, Picture
-from models.training.video_code import SMALLEST_PX
+from models.degradation.coded import SMALLEST_PX
+from models.degradation.presets import MODERATE, REFERENCE_SIDE_PX, SEVERE
+from models.pictures import Picture
 from pipeline.frames import Frame
 from pipeline.media.source import FileSource
 from pipeline.pixels.colour import read_crop

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.training.losses import gradient_energy
+from models.pictures import gradient_energy
 
 Plane = NDArray[np.float32]
 Mask = NDArray[np.bool_]

@@ -9,7 +9,7 @@ import torch
 from onnx import TensorProto, helper
 
 from models import arcface
-from models.arcface import ArcFaceRecogniser
+from models.published_recognisers import ArcFaceRecogniser
 from models.weights import CheckpointError
 
 

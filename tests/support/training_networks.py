@@ -13,8 +13,7 @@ from safetensors.torch import save_file
 from skimage.data import astronaut
 
 from models.fast.network import FastNetwork, FastShape
-from models.iconface.sequence import pack
-from models.iconface.shape import AutoencoderShape, IconFaceShape
+from models.iconface.shape import AutoencoderShape, IconFaceShape, pack
 from models.iconface.tiny_autoencoder import TinyAutoencoder
 from models.recogniser import Encoder, EncoderShape
 from models.training.flow import FlowTask

@@ -21,17 +21,17 @@ from configs import ConfigError, load
 from models.iconface.model import build_autoencoder, build_iconface
 from models.iconface.restorer import IconFaceRestorer
 from models.iconface.shape import IconFaceShape
+from models.pictures import recogniser_view
 from models.protocols import References, Request
 from models.training import taef2
 from models.training.autoencoder import AutoencoderTask
+from models.training.fixed_networks import Teacher
 from models.training.flow import FlowTask
 from models.training.flow_settings import AutoencoderSettings
 from models.training.loop import TrainingConfig, train
-from models.training.other_views import another_view, other_views
 from models.training.pairs import Pairs
 from models.training.publish import publish
-from models.training.teacher import Teacher
-from models.training.views import recogniser_view
+from models.training.views import another_view, other_views
 from models.weights import load_checkpoint, load_embedded
 from support.training_networks import (
     CPU,

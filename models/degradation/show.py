@@ -1,9 +1,10 @@
-"""Shows what training does to a face: `python -m models.training.show_degradations --clip CLIP --out PICTURE`.
+"""Each kind of damage by name, and sheets of them: `python -m models.degradation.show --clip CLIP --out PICTURE`.
 
 Writes a sheet with a row for each named degradation and a column for each strength, and beside it, named
-`..._presets`, one of the presets and of the whole course at several seeds.
+`..._presets`, one of the presets and of the free course at several seeds. Arguments of a degradation as in
+`models.degradation.film`: strength 0 changes nearly nothing, 1 is the worst that training meets.
 
-Shapes: S side of the aligned crop.
+Shapes: B pictures, H W pixels, S side of the aligned crop.
 """
 
 from __future__ import annotations
@@ -15,16 +16,137 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from models.align import crop_matrix
 from models.decord_library import load_decord
+from models.degradation.batch import degrade_batch, plain_passage, preset_batch
+from models.degradation.coding import video_tables
+from models.degradation.draws import Draws, Numbers, numbers
+from models.degradation.film import (
+    REFERENCE_SIDE_PX,
+    Degradation,
+    chroma_bleed,
+    dust,
+    film_grain,
+    halftone,
+    interlacing,
+    scan_lines,
+    scratches,
+)
+from models.degradation.kernels import RESIZING
+from models.degradation.passage import through
+from models.degradation.presets import MODERATE, SEVERE
+from models.degradation.tone import TONES
 from models.detector import CenterFaceDetector
-from models.training.batch_degrade import degrade_batch, preset_batch
-from models.training.degradations import DEGRADATIONS
-from models.training.degrade import MODERATE, SEVERE, Picture
-from models.training.tone import TONES
+from models.pictures import Picture
+
+
+def _blur(lens: str) -> Degradation:
+    def degradation(
+        pictures: Tensor, strengths: ArrayLike, seeds: Sequence[int], side_px: ArrayLike
+    ) -> Tensor:
+        strength, side = numbers(strengths, len(pictures)), _side(side_px)
+        passage = plain_passage(
+            len(pictures),
+            lens=lens,
+            sigma=strength * 14 * side / REFERENCE_SIDE_PX,
+            angle=Draws(seeds, "angle").uniform(0, np.pi),
+            grid_px=side,
+        )
+        return through(pictures, seeds, passage, side)
+
+    return degradation
+
+
+def _resized(kind: str) -> Degradation:
+    """Down by up to 16 with the kernel `kind`, and up again with it where it is no box."""
+
+    def degradation(
+        pictures: Tensor, strengths: ArrayLike, seeds: Sequence[int], side_px: ArrayLike
+    ) -> Tensor:
+        side, count = _side(side_px), len(pictures)
+        passage = plain_passage(
+            count,
+            grid_px=_grid(numbers(strengths, count), side),
+            reducing=RESIZING.index(kind),
+            enlarging=RESIZING.index("bilinear" if kind == "area" else kind),
+        )
+        return through(pictures, seeds, passage, side)
+
+    return degradation
+
+
+def _noise(spread: float) -> Degradation:
+    def degradation(
+        pictures: Tensor, strengths: ArrayLike, seeds: Sequence[int], side_px: ArrayLike
+    ) -> Tensor:
+        side, count = _side(side_px), len(pictures)
+        noise = numbers(strengths, count) * 26 / 255
+        passage = plain_passage(count, grid_px=side, noise=noise, noise_spread=spread)
+        return through(pictures, seeds, passage, side)
+
+    return degradation
+
+
+def jpeg(pictures: Tensor, strengths: ArrayLike, seeds: Sequence[int], side_px: ArrayLike) -> Tensor:
+    """JPEG from quality 95 to 20."""
+    side, count = _side(side_px), len(pictures)
+    passage = plain_passage(count, grid_px=side, quality=np.round(95 - 75 * numbers(strengths, count)))
+    return through(pictures, seeds, passage, side)
+
+
+def video(pictures: Tensor, strengths: ArrayLike, seeds: Sequence[int], side_px: ArrayLike) -> Tensor:
+    """Blocks of a video codec with dead zone and loop filter, from quantiser 14 to 42."""
+    side, count = _side(side_px), len(pictures)
+    tables = video_tables(14 + 28 * numbers(strengths, count), np.full(count, 0.5))
+    return through(pictures, seeds, plain_passage(count, grid_px=side, video=tables), side)
+
+
+def low_bitrate_video(
+    pictures: Tensor, strengths: ArrayLike, seeds: Sequence[int], side_px: ArrayLike
+) -> Tensor:
+    """A small picture, coded, enlarged: the blocks are as large as in an old stream."""
+    side, count = _side(side_px), len(pictures)
+    strength = numbers(strengths, count)
+    tables = video_tables(14 + 20 * strength, np.full(count, 0.5))
+    passage = plain_passage(count, grid_px=_grid(0.5 * strength, side), video=tables)
+    return through(pictures, seeds, passage, side)
+
+
+DEGRADATIONS: dict[str, Degradation] = {
+    "Gaussian blur": _blur("gaussian"),
+    "anisotropic blur": _blur("anisotropic"),
+    "motion blur": _blur("motion"),
+    "defocus": _blur("defocus"),
+    "area resizing": _resized("area"),
+    "bicubic resizing": _resized("bicubic"),
+    "nearest resizing": _resized("nearest"),
+    "white noise": _noise(0.0),
+    "grainy noise": _noise(1.0),
+    "JPEG": jpeg,
+    "video blocks": video,
+    "small coded video": low_bitrate_video,
+    "interlacing": interlacing,
+    "scan lines": scan_lines,
+    "chroma bleed": chroma_bleed,
+    "halftone": halftone,
+    "film grain": film_grain,
+    "scratches": scratches,
+    "dust": dust,
+}
+"""Onto the degraded picture alone; changes of tone are in `tone.TONES`."""
+
+
+def _side(side_px: ArrayLike) -> float:
+    return float(np.asarray(side_px, np.float64).reshape(-1)[0])
+
+
+def _grid(strength: Numbers, side: float) -> Numbers:
+    """Grid for a reduction from 1 to 16 of what the crop has."""
+    return np.floor(side / 16**strength)
+
 
 SIDE_PX = 256
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)

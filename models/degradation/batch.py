@@ -20,18 +20,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from models.training.coding import jpeg_tables, video_tables
-from models.training.degrade import REFERENCE_SIDE_PX, Preset
-from models.training.draws import Draws, Numbers, derive, numbers
-from models.training.film import (
-    Degradation,
-    dust,
-    film_grain,
-    halftone,
-    scratches,
-)
-from models.training.kernels import RESIZING
-from models.training.passage import LENSES, Passage, through
+from models.degradation.coding import jpeg_tables, video_tables
+from models.degradation.draws import Draws, Numbers, derive, numbers
+from models.degradation.film import Degradation, dust, film_grain, halftone, scratches
+from models.degradation.kernels import RESIZING
+from models.degradation.passage import LENSES, Passage, through
+from models.degradation.presets import REFERENCE_SIDE_PX, Preset
 
 SMALLEST_GRID_PX = 12
 _FILM: tuple[tuple[Degradation, float], ...] = (

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from models.training.draws import Draws, Numbers, column, normal, numbers, soft_normal
-from models.training.kernels import gaussian_matrix
+from models.degradation.draws import Draws, Numbers, column, normal, numbers, soft_normal
+from models.degradation.kernels import gaussian_matrix
 
 REFERENCE_SIDE_PX = 512
 
