@@ -29,6 +29,9 @@ from torch.export import ExportedProgram
 
 Run: TypeAlias = Callable[..., Tensor]
 """Takes the inputs of the exported network, in its fixed shapes, and gives its output."""
+ENDING = ".pt2"
+_COMPILERS = ("torch", "torch-tensorrt", "tensorrt", "tensorrt-cu12", "tensorrt-cu13", "triton")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +101,6 @@ BUILDERS = {
     "trt": Builder(build_tensorrt, save_tensorrt, load_tensorrt),
 }
 """Builders by the name of their backend."""
-
-
-ENDING = ".pt2"
-_COMPILERS = ("torch", "torch-tensorrt", "tensorrt", "tensorrt-cu12", "tensorrt-cu13", "triton")
-
-logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:

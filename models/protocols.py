@@ -81,6 +81,12 @@ class Result:
     nobody else looks at it, and the restorer itself keeps nothing."""
 
 
+def check_crop(crop: Tensor, side: int) -> None:
+    """Raises `ValueError` unless `crop` is uint8 (3, side, side)."""
+    if crop.dtype != torch.uint8 or tuple(crop.shape) != (3, side, side):
+        raise ValueError(f"crop must be uint8 (3, {side}, {side}), got {crop.dtype} {tuple(crop.shape)}")
+
+
 def check_previous(request: Request) -> None:
     """Raises `ValueError` where what was restored before is of another form than the crop of `request`."""
     crop, previous = request.crop, request.previous

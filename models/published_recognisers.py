@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from models.detector import available_providers
-from models.recogniser import CROP_PX
+from models.pictures import VIEW_PX
+from models.recogniser import check_crops
 from models.weights import CheckpointError, load_state
 
 _UNITS = {18: (2, 2, 2, 2), 50: (3, 4, 14, 3), 101: (3, 13, 30, 3)}
@@ -118,14 +119,6 @@ class _Block(nn.Module):
         return result
 
 
-def check_crops(crops: Tensor) -> None:
-    """Raises ValueError unless `crops` is uint8 (N, 3, 112, 112)."""
-    if crops.dtype != torch.uint8 or crops.ndim != 4 or tuple(crops.shape[1:]) != (3, CROP_PX, CROP_PX):
-        raise ValueError(
-            f"crops must be uint8 (N, 3, {CROP_PX}, {CROP_PX}), got {crops.dtype} {tuple(crops.shape)}"
-        )
-
-
 def _own_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The network's weights: training checkpoints call them `model.`, beside the classifier (`head.`)."""
     prefixed = {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
@@ -167,9 +160,9 @@ class ArcFaceRecogniser:
             raise CheckpointError(f"{path}: cannot be read as ONNX ({error})") from error
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         shape = inputs[0].shape if len(inputs) == 1 else None
-        if shape is None or shape[1:] != [3, CROP_PX, CROP_PX] or len(outputs[0].shape) != 2:
+        if shape is None or shape[1:] != [3, VIEW_PX, VIEW_PX] or len(outputs[0].shape) != 2:
             raise CheckpointError(
-                f"{path}: not a recogniser; one input (N, 3, {CROP_PX}, {CROP_PX}) and an output (N, D) are "
+                f"{path}: not a recogniser; one input (N, 3, {VIEW_PX}, {VIEW_PX}) and an output (N, D) are "
                 f"needed, got {[value.shape for value in inputs]} and {outputs[0].shape}"
             )
         # Old exports begin with the normalisation itself; insightface looks for it in the same way.

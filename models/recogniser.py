@@ -11,7 +11,6 @@ Shapes: N crops, C channels, R references, D width of an embedding, S side of an
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +18,9 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from models.packing import fold_norms, pack_convolutions
-from models.pictures import recogniser_crop
+from models.pictures import VIEW_PX, recogniser_crop
 from models.protocols import Recogniser, References
-from models.weights import Checkpoint, CheckpointError, load_embedded
-
-CROP_PX = 112
+from models.weights import Checkpoint, built, load_embedded
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +50,7 @@ class EmbeddedRecogniser:
         fold_norms(self.network)
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.device.type == "cpu":
-            pack_convolutions(self.network, torch.zeros(2, 3, CROP_PX, CROP_PX))
+            pack_convolutions(self.network, torch.zeros(2, 3, VIEW_PX, VIEW_PX))
 
     @torch.inference_mode()
     def embed(self, crops: Tensor) -> Tensor:
@@ -62,10 +59,7 @@ class EmbeddedRecogniser:
         Crops in the ArcFace alignment; the mirrored crop is averaged in. Raises `ValueError` for another
         shape or dtype.
         """
-        if crops.dtype != torch.uint8 or crops.ndim != 4 or tuple(crops.shape[1:]) != (3, CROP_PX, CROP_PX):
-            raise ValueError(
-                f"crops must be uint8 (N, 3, {CROP_PX}, {CROP_PX}), got {crops.dtype} {tuple(crops.shape)}"
-            )
+        check_crops(crops)
         if len(crops) == 0:
             return torch.zeros(0, self.network.shape.embedding)
         pictures = _exposed(crops.to(self.device).float().div_(255))
@@ -90,14 +84,16 @@ def identity_anchor(embeddings: Tensor, temperature: float = 1.0) -> Tensor:
 
 
 def build_encoder(checkpoint: Checkpoint) -> Encoder:
-    """An `Encoder` in evaluation mode from a checkpoint that carries its shape."""
-    parameters: dict[str, Any] = {key: _tuple(value) for key, value in checkpoint.parameters.items()}
-    try:
-        encoder = Encoder(EncoderShape(**parameters))
-        encoder.load_state_dict(checkpoint.state)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{checkpoint.path}: not the weights of the embedded encoder") from error
-    return encoder.eval().requires_grad_(False)
+    """An `Encoder` in evaluation mode. Raises `CheckpointError` for the weights of something else."""
+    return built(checkpoint, lambda shape: Encoder(EncoderShape(**shape)), "the embedded encoder")
+
+
+def check_crops(crops: Tensor) -> None:
+    """Raises `ValueError` unless `crops` is uint8 (N, 3, 112, 112)."""
+    if crops.dtype != torch.uint8 or crops.ndim != 4 or tuple(crops.shape[1:]) != (3, VIEW_PX, VIEW_PX):
+        raise ValueError(
+            f"crops must be uint8 (N, 3, {VIEW_PX}, {VIEW_PX}), got {crops.dtype} {tuple(crops.shape)}"
+        )
 
 
 def _exposed(pictures: Tensor) -> Tensor:
@@ -108,10 +104,6 @@ def _exposed(pictures: Tensor) -> Tensor:
     """
     mean = pictures.mean((1, 2, 3), keepdim=True)
     return (pictures * (0.41 / mean.clamp_min(1e-3)).clamp(1, 10)).clamp_(0, 1)
-
-
-def _tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
 
 
 class Encoder(nn.Module):
@@ -134,7 +126,7 @@ class Encoder(nn.Module):
             stages += [_Block(width) for _ in range(depth)]
             previous = width
         self.stages = nn.Sequential(*stages)  # (N, 192, 7, 7)
-        cells = CROP_PX // 2 ** len(shape.widths)
+        cells = VIEW_PX // 2 ** len(shape.widths)
         self.widen = nn.Sequential(
             nn.Conv2d(previous, shape.features, 1, bias=False),
             nn.BatchNorm2d(shape.features),

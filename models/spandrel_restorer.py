@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from configs import ConfigError
-from models.protocols import Request, Result
+from models.pictures import to_codes
+from models.protocols import Request, Result, check_crop
 from models.weights import CheckpointError, load_state
 
 
@@ -76,7 +77,7 @@ class SpandrelRestorer:
         form one batch.
         """
         for request in requests:
-            self._check(request.crop)
+            check_crop(request.crop, self.crop_size)
         size = len(requests) if self.device.type != "cpu" and self._known else 1
         results: list[Result] = []
         for start in range(0, len(requests), max(size, 1)):
@@ -92,12 +93,7 @@ class SpandrelRestorer:
             restored = self._model(pictures)  # spandrel's own contract: [0, 1] to [0, 1]
         if restored.shape[-1] > self.crop_size:
             restored = F.interpolate(restored, size=(self.crop_size, self.crop_size), mode="area")
-        return restored.mul(255).round_().clamp_(0, 255).to(torch.uint8).cpu()
-
-    def _check(self, crop: Tensor) -> None:
-        size = self.crop_size
-        if crop.dtype != torch.uint8 or tuple(crop.shape) != (3, size, size):
-            raise ValueError(f"crop must be uint8 (3, {size}, {size}), got {crop.dtype} {tuple(crop.shape)}")
+        return to_codes(restored).cpu()
 
 
 def _load(path: Path, state: dict[str, Tensor]) -> Any:

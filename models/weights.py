@@ -10,14 +10,17 @@ import hashlib
 import json
 import pickle
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
+
+N = TypeVar("N", bound=nn.Module)
 
 EMBEDDED = Path(__file__).with_name("embedded")
 WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt")
@@ -83,6 +86,27 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path}: the header lacks the network's parameters; it was not written by save_checkpoint"
         ) from error
+
+
+def built(checkpoint: Checkpoint, build: Callable[[dict[str, Any]], N], what: str) -> N:
+    """The network that `build` makes of the header's parameters, with the checkpoint's weights, in evaluation mode.
+
+    Raises `CheckpointError` where either belongs to something else than `what`.
+    """
+    try:
+        network = build(tupled(checkpoint.parameters))
+        network.load_state_dict(checkpoint.state)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{checkpoint.path}: not the weights of {what}") from error
+    network.eval().requires_grad_(False)
+    return network
+
+
+def tupled(value: Any) -> Any:
+    """`value` out of JSON with tuples for lists, as frozen dataclasses hold them."""
+    if isinstance(value, dict):
+        return {name: tupled(each) for name, each in value.items()}
+    return tuple(tupled(each) for each in value) if isinstance(value, list) else value
 
 
 def is_own(path: Path) -> bool:

@@ -29,6 +29,8 @@ CODECS = ("libx264", "mpeg2video", "mpeg4")
 SMALLEST_PX = 32
 """Below, a picture is smaller than two macroblocks and the encoders refuse it."""
 MARGIN_PX = 16
+_VERSION = 1
+"""Of what `coded_picture` does; another number is another array."""
 
 
 def video_code(image: NDArray[np.uint8], random: np.random.Generator, strength: float) -> NDArray[np.uint8]:
@@ -78,10 +80,6 @@ def _code(frames: list[NDArray[np.uint8]], codec: str, strength: float) -> NDArr
     packets += encoder.encode(None)
     decoded = [frame for packet in packets for frame in decoder.decode(packet)] + decoder.decode(None)
     return np.asarray(decoded[-1].to_ndarray(format="rgb24"), dtype=np.uint8)
-
-
-_VERSION = 1
-"""Of what `coded_picture` does; another number is another array."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from models.degradation.draws import Draws, Numbers, column, normal, numbers, soft_normal
 from models.degradation.kernels import gaussian_matrix
-
-REFERENCE_SIDE_PX = 512
+from models.degradation.presets import REFERENCE_SIDE_PX
 
 Degradation = Callable[[Tensor, ArrayLike, Sequence[int], ArrayLike], Tensor]
 """(pictures, strengths, seeds, side_px) -> pictures, all as above."""

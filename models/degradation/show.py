@@ -25,7 +25,6 @@ from models.degradation.batch import degrade_batch, plain_passage, preset_batch
 from models.degradation.coding import video_tables
 from models.degradation.draws import Draws, Numbers, numbers
 from models.degradation.film import (
-    REFERENCE_SIDE_PX,
     Degradation,
     chroma_bleed,
     dust,
@@ -37,10 +36,19 @@ from models.degradation.film import (
 )
 from models.degradation.kernels import RESIZING
 from models.degradation.passage import through
-from models.degradation.presets import MODERATE, SEVERE
+from models.degradation.presets import MODERATE, REFERENCE_SIDE_PX, SEVERE
 from models.degradation.tone import TONES
 from models.detector import CenterFaceDetector
 from models.pictures import Picture
+
+SIDE_PX = 256
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_LABEL_PX = 150
+_HEAD_PX = 26
+_SHOWN_PX = 152
+"""Of the crop's middle, at its own size: reduced pictures would hide what is shown."""
+_SEEDS = {"interlacing": 3, "scan lines": 0, "film grain": 2, "scratches": 3}
+"""Where another seed shows more than the first."""
 
 
 def _blur(lens: str) -> Degradation:
@@ -146,16 +154,6 @@ def _side(side_px: ArrayLike) -> float:
 def _grid(strength: Numbers, side: float) -> Numbers:
     """Grid for a reduction from 1 to 16 of what the crop has."""
     return np.floor(side / 16**strength)
-
-
-SIDE_PX = 256
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-_LABEL_PX = 150
-_HEAD_PX = 26
-_SHOWN_PX = 152
-"""Of the crop's middle, at its own size: reduced pictures would hide what is shown."""
-_SEEDS = {"interlacing": 3, "scan lines": 0, "film grain": 2, "scratches": 3}
-"""Where another seed shows more than the first."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

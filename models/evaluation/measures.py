@@ -26,6 +26,17 @@ from torch import Tensor
 from models.evaluation.cache import Cache, key_of
 from models.pictures import Picture, gradient_energy
 
+_SIDE_PX = 256
+_CHEEK = ((78, 142), (104, 142), (107, 152), (99, 172), (88, 176), (79, 164))
+_FOREHEAD = ((96, 66), (159, 66), (159, 88), (96, 88))
+PATCH_PX = 24
+_PATCH_CENTRES = ((93, 157), (162, 157), (112, 77), (143, 77))  # x, y: cheeks, forehead left and right
+_COUNTED = 2
+"""Places of a face that count."""
+BANDS = {"low": (0.0625, 0.125), "mid": (0.125, 0.25), "high": (0.25, 0.5)}
+"""Radial frequencies in cycles per pixel."""
+_BATCH = 32
+
 
 def psnr(picture: Picture, target: Picture) -> float:
     """Decibels, over RGB in [0, 255]."""
@@ -95,17 +106,6 @@ class SqueezeDistance:
         return F.conv2d(x, self.state[f"{name}.weight"], self.state[f"{name}.bias"], stride, padding)
 
 
-_SIDE_PX = 256
-_CHEEK = ((78, 142), (104, 142), (107, 152), (99, 172), (88, 176), (79, 164))
-_FOREHEAD = ((96, 66), (159, 66), (159, 88), (96, 88))
-PATCH_PX = 24
-_PATCH_CENTRES = ((93, 157), (162, 157), (112, 77), (143, 77))  # x, y: cheeks, forehead left and right
-_COUNTED = 2
-"""Places of a face that count."""
-BANDS = {"low": (0.0625, 0.125), "mid": (0.125, 0.25), "high": (0.25, 0.5)}
-"""Radial frequencies in cycles per pixel."""
-
-
 def skin_ratio(picture: Picture, target: Picture) -> float:
     """Gradient energy on the calmest two of cheeks and forehead, of `picture` in parts of the target's."""
     own, wanted = _region_energies(picture), _region_energies(target)
@@ -160,9 +160,6 @@ def _without_plane(patch: NDArray[np.float64]) -> NDArray[np.float64]:
     coefficients, *_ = np.linalg.lstsq(terms, patch.ravel(), rcond=None)
     rest: NDArray[np.float64] = patch - (terms @ coefficients).reshape(patch.shape)
     return rest
-
-
-_BATCH = 32
 
 
 class Judge:

@@ -22,6 +22,9 @@ from models.pictures import Picture
 
 _LABEL_PX = 28
 _BLACK, _PAPER = (0, 0, 0), 255
+_WIDTH, _HEIGHT = 860, 330
+_INK, _BAND, _DOT = "#1f4e79", "#9dc3e6", "#c55a11"
+_BINS = 8
 
 
 def write_sheet(path: Path, kinds: dict[str, list[Picture]], rows: int) -> None:
@@ -47,11 +50,6 @@ def _label(text: str, width: int) -> Picture:
     label = np.full((_LABEL_PX, width, 3), _PAPER, np.uint8)
     cv2.putText(label, text, (6, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.5, _BLACK, 1, cv2.LINE_AA)
     return label
-
-
-_WIDTH, _HEIGHT = 860, 330
-_INK, _BAND, _DOT = "#1f4e79", "#9dc3e6", "#c55a11"
-_BINS = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,20 @@ from models.weights import EMBEDDED, Checkpoint, CheckpointError, load_checkpoin
 
 _CODE = ("*.py", "fast/*.py", "iconface/*.py")
 """All that restorers are written in, and some more: better one result too many worked out again."""
+DEGRADED = "degraded"
+_NONE, _RIGHT, _WRONG = "no reference", "right reference", "wrong reference"
+_THREE_RIGHT, _THREE_WRONG = "three right references", "three wrong references"
+_OF_REFERENCES = (
+    (_RIGHT, _NONE),
+    (_WRONG, _NONE),
+    (_RIGHT, _WRONG),
+    (_THREE_RIGHT, _NONE),
+    (_THREE_RIGHT, _RIGHT),
+    (_THREE_WRONG, _NONE),
+)
+"""What is compared for each restorer."""
+_OF_METHODS = ("", _NONE, _RIGHT, _THREE_RIGHT)
+"""With which references the restorers are compared."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,22 +121,6 @@ def _key(
         files.append(checkpoint.path)
     contents = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
     return key_of(name, settings, str(precision), torch.get_num_threads(), contents)
-
-
-DEGRADED = "degraded"
-_NONE, _RIGHT, _WRONG = "no reference", "right reference", "wrong reference"
-_THREE_RIGHT, _THREE_WRONG = "three right references", "three wrong references"
-_OF_REFERENCES = (
-    (_RIGHT, _NONE),
-    (_WRONG, _NONE),
-    (_RIGHT, _WRONG),
-    (_THREE_RIGHT, _NONE),
-    (_THREE_RIGHT, _RIGHT),
-    (_THREE_WRONG, _NONE),
-)
-"""What is compared for each restorer."""
-_OF_METHODS = ("", _NONE, _RIGHT, _THREE_RIGHT)
-"""With which references the restorers are compared."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,28 +6,28 @@ Shapes: B requests, R references, D width of an embedding, S = 192, 256 or 512.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.align import ffhq_to_arcface
 from models.engine import Engine, EngineConfig
 from models.engine_builders import Run
 from models.fast.network import CROP_PX, FastNetwork, FastShape
 from models.packing import pack_convolutions
+from models.pictures import recogniser_crop, to_codes, to_floats
 from models.precision import Mixed
-from models.protocols import References, Request, Result, check_previous
+from models.protocols import References, Request, Result, check_crop, check_previous
 from models.recogniser import EmbeddedRecogniser, identity_anchor
-from models.weights import Checkpoint, CheckpointError, load_embedded
+from models.weights import Checkpoint, built, load_embedded
 
 CROP_SIZES = (192, CROP_PX, 2 * CROP_PX)
 SMALLER = {2 * CROP_PX: CROP_PX, CROP_PX: 192}
 """What takes the place of the crops that the network was trained for where time is short. Of the gradient energy that
 it adds to a face, 192 keeps about four fifths and 128 a third; they take .68 and .47 of the time of 256."""
 _KEPT_ANCHORS = 64
+_REDUCTIONS = (1, 2, 4, 8)
 
 
 class FastRestorer:
@@ -82,7 +82,7 @@ class FastRestorer:
         the same to the bit in any company. On a GPU they form one batch, equal within one code value.
         """
         for request in requests:
-            _check(request.crop, self.crop_size)
+            check_crop(request.crop, self.crop_size)
             check_previous(request)
         size = len(requests) if self.device.type != "cpu" else 1
         results: list[Result] = []
@@ -95,10 +95,9 @@ class FastRestorer:
         anchors = torch.stack([self._anchor(request.references) for request in requests]).to(self.device)
         inputs = [crops.contiguous(memory_format=torch.channels_last), anchors]
         if self.uses_previous:
-            inputs.append(torch.stack([_told(request) for request in requests]).to(self.device))
+            inputs.append(torch.stack([_previous(request) for request in requests]).to(self.device))
         restored = self._run(*inputs)  # (B, 3, S, S)
-        images = restored.mul_(255).round_().clamp_(0, 255).to(torch.uint8).contiguous().cpu()
-        return [Result(image) for image in images]
+        return [Result(image) for image in to_codes(restored).contiguous().cpu()]
 
     def _anchor(self, references: References) -> Tensor:
         width = self.network.shape.anchor
@@ -116,50 +115,25 @@ class FastRestorer:
                 self._encoder = EmbeddedRecogniser(device=self.device)
             if len(self._own_anchors) >= _KEPT_ANCHORS:
                 self._own_anchors.pop(next(iter(self._own_anchors)))
-            crops = [
-                cv2.warpAffine(
-                    crop.permute(1, 2, 0).numpy(),
-                    # Their own side: views may be larger than the crops that are restored.
-                    ffhq_to_arcface(crop.shape[-1]),
-                    (112, 112),
-                    flags=cv2.INTER_AREA,
-                )
-                for crop in references.crops
-            ]
-            embeddings = self._encoder.embed(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2))
+            embeddings = self._encoder.embed(
+                torch.stack([recogniser_crop(crop) for crop in references.crops])
+            )
             # The crops are kept beside the anchor, so that their ids stay theirs.
             self._own_anchors[key] = references.crops, identity_anchor(embeddings)
         return self._own_anchors[key][1]
 
 
 def build_fast(checkpoint: Checkpoint) -> FastNetwork:
-    """A `FastNetwork` in evaluation mode from a checkpoint that carries its shape."""
-    parameters: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in checkpoint.parameters.items()
-    }
-    try:
-        network = FastNetwork(FastShape(**parameters))
-        network.load_state_dict(checkpoint.state)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{checkpoint.path}: not the weights of a `fast` restorer") from error
-    return network.eval().requires_grad_(False)
+    """A `FastNetwork` in evaluation mode. Raises `CheckpointError` for the weights of something else."""
+    return built(checkpoint, lambda shape: FastNetwork(FastShape(**shape)), "a `fast` restorer")
 
 
-def _told(request: Request) -> Tensor:
+def _previous(request: Request) -> Tensor:
     """What was restored before and its gate, (4, S, S) in [0, 1]; a closed gate where nothing was."""
     previous = request.previous
     if previous is None:
         return torch.zeros(4, *request.crop.shape[1:])
     return torch.cat([previous.image.float().div(255), previous.gate[None]])
-
-
-def _check(crop: Tensor, side: int) -> None:
-    if crop.dtype != torch.uint8 or tuple(crop.shape) != (3, side, side):
-        raise ValueError(f"crop must be uint8 (3, {side}, {side}), got {crop.dtype} {tuple(crop.shape)}")
-
-
-_REDUCTIONS = (1, 2, 4, 8)
 
 
 def sample_inputs(side: int, anchor: int, *, previous: bool = False) -> tuple[Tensor, ...]:
@@ -179,7 +153,7 @@ def sample_inputs(side: int, anchor: int, *, previous: bool = False) -> tuple[Te
     for reduction in _REDUCTIONS:
         small = cv2.resize(face, (side // reduction, side // reduction), interpolation=cv2.INTER_AREA)
         crops.append(cv2.resize(small, (side, side), interpolation=cv2.INTER_LINEAR))
-    pictures = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 255
+    pictures = to_floats(np.stack(crops))
     draws = torch.randn(len(crops), anchor, generator=torch.Generator().manual_seed(0))
     anchors = torch.cat([torch.zeros_like(draws), torch.nn.functional.normalize(draws)])
     inputs = [pictures.repeat(2, 1, 1, 1), anchors]

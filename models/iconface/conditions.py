@@ -36,6 +36,11 @@ from torch import Tensor, nn
 from models.iconface.tiny_autoencoder import Features
 from models.recogniser import identity_anchor
 
+__all__ = ["IdentityModulation", "identity_anchor"]
+POOLED_WIDTH = 128
+_PACE = 10.0
+"""Makes gains of a channel each learn as fast as those that many weights have a part in."""
+
 
 class LearnedPooler(nn.Module):
     """One attention of M learned queries over N tokens whose place is learned as well."""
@@ -54,9 +59,6 @@ class LearnedPooler(nn.Module):
         queries = self.queries.expand(len(tokens), -1, -1)
         drawn = F.scaled_dot_product_attention(queries, self.key(tokens) + self.place, self.value(tokens))
         return drawn + self.slots
-
-
-__all__ = ["IdentityModulation", "identity_anchor"]
 
 
 class IdentityModulation(nn.Module):
@@ -135,9 +137,6 @@ def smooth(tokens: Tensor, rows: int) -> Tensor:
     return F.avg_pool2d(cells, 3, 1, 1, count_include_pad=False).flatten(2).transpose(1, 2)
 
 
-POOLED_WIDTH = 128
-
-
 class CompositeContext(nn.Module):
     """References to context tokens; a learned null where there are none."""
 
@@ -162,10 +161,6 @@ class CompositeContext(nn.Module):
     def without(self, count: int) -> Tensor:
         """The null context, (B, K, J), of `count` faces without references."""
         return self.null.expand(count, -1, -1)
-
-
-_PACE = 10.0
-"""Makes gains of a channel each learn as fast as those that many weights have a part in."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

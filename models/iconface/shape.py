@@ -17,6 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+SCENE_TIME = 0
+PREVIOUS_TIME = 1
+"""What was restored of the frame before, where it takes part."""
+DEGRADED_TIME = 2
+FIRST_REFERENCE_TIME = 10
+"""Reference r stands at 10 + r (FLUX.2 itself uses 10, 20, 30 ...)."""
+
 
 @dataclass(frozen=True, slots=True)
 class AutoencoderShape:
@@ -90,14 +97,6 @@ KLEIN = IconFaceShape(
     clean=False,
 )
 """FLUX.2 klein 4B at 512 pixels."""
-
-
-SCENE_TIME = 0
-PREVIOUS_TIME = 1
-"""What was restored of the frame before, where it takes part."""
-DEGRADED_TIME = 2
-FIRST_REFERENCE_TIME = 10
-"""Reference r stands at 10 + r (FLUX.2 itself uses 10, 20, 30 ...)."""
 
 
 def pack(latents: Tensor) -> Tensor:

@@ -22,6 +22,9 @@ from models.recogniser import Encoder, build_encoder
 from models.training.losses import PerceptualLoss
 from models.weights import CheckpointError, load_checkpoint, load_state
 
+TAEF2_WIDTH = 64
+TAEF2_LATENT = 32
+
 
 def load_encoder(path: Path, device: torch.device) -> Encoder:
     """The identity encoder on `device`. Raises `CheckpointError` for the weights of something else."""
@@ -148,10 +151,6 @@ def embed_clean(teacher: Teacher, crops: Tensor, batch_size: int = 64) -> Tensor
     return torch.cat(parts).clone()
 
 
-WIDTH = 64
-LATENT_CHANNELS = 32
-
-
 class Taef2(nn.Module):
     """Pictures to FLUX.2 latents and back; frozen.
 
@@ -161,8 +160,8 @@ class Taef2(nn.Module):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        self.encoder = _load(_encoder(), folder / "taef2_encoder.safetensors")
-        self.decoder = _load(_decoder(), folder / "taef2_decoder.safetensors")
+        self.encoder = _load(taef2_encoder(), folder / "taef2_encoder.safetensors")
+        self.decoder = _load(taef2_decoder(), folder / "taef2_decoder.safetensors")
         self.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def encode(self, pictures: Tensor) -> Tensor:
@@ -176,20 +175,23 @@ class Taef2(nn.Module):
         return pictures
 
 
-def _encoder() -> nn.Sequential:
-    layers: list[nn.Module] = [_convolution(3, WIDTH), _Block()]
+def taef2_encoder() -> nn.Sequential:
+    layers: list[nn.Module] = [_convolution(3, TAEF2_WIDTH), _Block()]
     for pool in (False, False, True):
-        layers += [_convolution(WIDTH, WIDTH, stride=2, bias=False), *(_Block(pool) for _ in range(3))]
-    return nn.Sequential(*layers, _convolution(WIDTH, LATENT_CHANNELS))
+        layers += [
+            _convolution(TAEF2_WIDTH, TAEF2_WIDTH, stride=2, bias=False),
+            *(_Block(pool) for _ in range(3)),
+        ]
+    return nn.Sequential(*layers, _convolution(TAEF2_WIDTH, TAEF2_LATENT))
 
 
-def _decoder() -> nn.Sequential:
-    layers: list[nn.Module] = [_Bounded(), _convolution(LATENT_CHANNELS, WIDTH), nn.ReLU()]
+def taef2_decoder() -> nn.Sequential:
+    layers: list[nn.Module] = [_Bounded(), _convolution(TAEF2_LATENT, TAEF2_WIDTH), nn.ReLU()]
     layers += [_Block(pool=True) for _ in range(3)]
     for count in (3, 3, 1):
-        layers += [nn.Upsample(scale_factor=2), _convolution(WIDTH, WIDTH, bias=False)]
+        layers += [nn.Upsample(scale_factor=2), _convolution(TAEF2_WIDTH, TAEF2_WIDTH, bias=False)]
         layers += [_Block() for _ in range(count)]
-    return nn.Sequential(*layers, _convolution(WIDTH, 3))
+    return nn.Sequential(*layers, _convolution(TAEF2_WIDTH, 3))
 
 
 class _Bounded(nn.Module):
@@ -203,19 +205,19 @@ class _Block(nn.Module):
     def __init__(self, pool: bool = False) -> None:
         super().__init__()
         self.conv = nn.Sequential(
-            _convolution(WIDTH, WIDTH),
+            _convolution(TAEF2_WIDTH, TAEF2_WIDTH),
             nn.ReLU(),
-            _convolution(WIDTH, WIDTH),
+            _convolution(TAEF2_WIDTH, TAEF2_WIDTH),
             nn.ReLU(),
-            _convolution(WIDTH, WIDTH),
+            _convolution(TAEF2_WIDTH, TAEF2_WIDTH),
         )
         self.pool = None
         if pool:
             self.pool = nn.Sequential(
-                nn.Conv2d(WIDTH, 4 * WIDTH, 1, bias=False),
-                nn.GroupNorm(4, 4 * WIDTH),
+                nn.Conv2d(TAEF2_WIDTH, 4 * TAEF2_WIDTH, 1, bias=False),
+                nn.GroupNorm(4, 4 * TAEF2_WIDTH),
                 nn.ReLU(),
-                nn.Conv2d(4 * WIDTH, WIDTH, 1, bias=False),
+                nn.Conv2d(4 * TAEF2_WIDTH, TAEF2_WIDTH, 1, bias=False),
             )
 
     def forward(self, x: Tensor) -> Tensor:

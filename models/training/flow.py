@@ -57,6 +57,8 @@ from models.training.rollout import Step, frames_before, moved, steadiness
 from models.training.views import other_views
 from models.weights import load_checkpoint
 
+CROP_PX = 256
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FlowBatch:
@@ -78,9 +80,6 @@ class FlowBatch:
     """bool (), whether the degraded face is left out."""
     steps: tuple[Step, ...]
     """Frames before, the oldest first; none for a face that is new."""
-
-
-CROP_PX = 256
 
 
 class FlowTask:

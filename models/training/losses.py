@@ -21,6 +21,9 @@ from torch import Tensor, nn
 from configs import ConfigError
 from models.pictures import gradient_energy
 
+SMALLEST_WEIGHT = 0.25
+MOST_HARD = 0.25
+
 
 def charbonnier(restored: Tensor, target: Tensor) -> Tensor:
     """Mean of sqrt(d^2 + eps^2), a smooth absolute difference (Charbonnier et al., ICIP 1994)."""
@@ -109,10 +112,6 @@ class PerceptualLoss(nn.Module):
             if name in self.taps:
                 features.append(x)
         return features
-
-
-SMALLEST_WEIGHT = 0.25
-MOST_HARD = 0.25
 
 
 def flow_matching(velocity: Tensor, clean: Tensor, noise: Tensor) -> Tensor:

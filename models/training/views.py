@@ -25,6 +25,9 @@ from models.recogniser import Encoder
 from models.training.dataset import Faces
 from models.training.pairs import PairSource
 
+VIEW_STRENGTHS = (0.0, 0.25, 0.6)
+"""How strongly the K kept views of a picture are degraded before they are embedded."""
+
 
 def other_views(pictures: list[Picture], random: np.random.Generator) -> Tensor:
     """One view of another moment for each picture, at times a little degraded: float32 (R, 3, S, S) in [0, 1]."""
@@ -90,10 +93,6 @@ def _lit(picture: Picture, random: np.random.Generator) -> Picture:
     values = (picture / 255.0) ** random.uniform(0.75, 1.35) * light[:, :, None]
     codes: Picture = np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
     return codes
-
-
-VIEW_STRENGTHS = (0.0, 0.25, 0.6)
-"""How strongly the K kept views of a picture are degraded before they are embedded."""
 
 
 def embedded_views(

@@ -23,11 +23,26 @@ from torch import Tensor, nn
 
 from models.iconface.network import IconFace
 from models.iconface.shape import IconFaceShape
-from models.weights import CheckpointError, is_own, load_checkpoint, load_state, save_checkpoint
+from models.weights import CheckpointError, is_own, load_checkpoint, load_state, save_checkpoint, tupled
 
 LORA_FILE = "lora_weights.safetensors"
 _NOT_OURS = ("backbone.", "prompt")
 """What of an `IconFace` comes from the klein folder."""
+RANK = 16
+ALPHA = 16.0
+"""Where the file does not say."""
+# diffusers keeps what is one matrix there in as many as stand here, one below the other.
+_LAYERS = {
+    r"double_blocks\.(\d+)\.img_attn\.qkv": (
+        "transformer_blocks.{}.attn.to_q",
+        "transformer_blocks.{}.attn.to_k",
+        "transformer_blocks.{}.attn.to_v",
+    ),
+    r"double_blocks\.(\d+)\.img_attn\.proj": ("transformer_blocks.{}.attn.to_out.0",),
+    r"single_blocks\.(\d+)\.linear1": ("single_transformer_blocks.{}.attn.to_qkv_mlp_proj",),
+    r"single_blocks\.(\d+)\.linear2": ("single_transformer_blocks.{}.attn.to_out",),
+}
+_PART = re.compile(r"(?P<layer>.+)\.(?:lora_(?P<factor>[AB])\.weight|(?P<alpha>alpha))")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,8 +70,7 @@ def load_adapter(path: Path) -> Adapter:
         return Adapter(str(path), read_lora(load_state(path), path))
     checkpoint = load_checkpoint(path)
     try:
-        given = dict(_table(_table(checkpoint.parameters)["klein"]))
-        shape = IconFaceShape(**{key: _untouched(value) for key, value in given.items()})
+        shape = IconFaceShape(**tupled(checkpoint.parameters["klein"]))
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: not an adapter for klein") from error
     low_rank = {name: tensor for name, tensor in checkpoint.state.items() if is_lora(name)}
@@ -95,35 +109,6 @@ def check_shape(adapter: Adapter, config: Mapping[str, Any]) -> None:
 def values_of(adapter: Adapter) -> int:
     """Numbers in the additional modules; low-rank changes are merged and take no room."""
     return sum(torch.Size(tensor.shape).numel() for tensor in adapter.modules.values())
-
-
-def _table(value: object) -> dict[str, object]:
-    if not isinstance(value, dict):
-        raise TypeError("expected a table")
-    return value
-
-
-def _untouched(value: Any) -> Any:
-    """JSON knows no tuples."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-RANK = 16
-ALPHA = 16.0
-"""Where the file does not say."""
-
-# diffusers keeps what is one matrix there in as many as stand here, one below the other.
-_LAYERS = {
-    r"double_blocks\.(\d+)\.img_attn\.qkv": (
-        "transformer_blocks.{}.attn.to_q",
-        "transformer_blocks.{}.attn.to_k",
-        "transformer_blocks.{}.attn.to_v",
-    ),
-    r"double_blocks\.(\d+)\.img_attn\.proj": ("transformer_blocks.{}.attn.to_out.0",),
-    r"single_blocks\.(\d+)\.linear1": ("single_transformer_blocks.{}.attn.to_qkv_mlp_proj",),
-    r"single_blocks\.(\d+)\.linear2": ("single_transformer_blocks.{}.attn.to_out",),
-}
-_PART = re.compile(r"(?P<layer>.+)\.(?:lora_(?P<factor>[AB])\.weight|(?P<alpha>alpha))")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -32,6 +32,12 @@ from models.weights import CheckpointError
 PROMPT_FILE = "prompt.safetensors"
 TRANSFORMER = "Flux2Transformer2DModel"
 AUTOENCODER = "AutoencoderKLFlux2"
+PROMPT = (
+    "A sharp, natural, high-quality portrait photograph of the same person, with the pose, expression, "
+    "light and framing of the degraded photograph kept as they are."
+)
+_WORDS = 512
+_LAYERS = (9, 18, 27)
 
 
 class KleinFolder:
@@ -116,14 +122,6 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a table of settings")
     return content
-
-
-PROMPT = (
-    "A sharp, natural, high-quality portrait photograph of the same person, with the pose, expression, "
-    "light and framing of the degraded photograph kept as they are."
-)
-_WORDS = 512
-_LAYERS = (9, 18, 27)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,6 +25,9 @@ and values in two precisions, both halves of the MLP, what goes into the last pr
 _PLANES = 8
 """Pictures in the decoder's second width that its last, full-sized block holds at once."""
 _MARGIN = 1.1
+GIGA = 1e9
+_MOST_HEADER_BYTES = 100_000_000
+"""The limit that safetensors itself sets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +150,6 @@ def _suffice(needed: int, free: int | None, device: torch.device, model: str) ->
             f"{model}: klein needs about {needed / GIGA:.1f} GB of memory on {device}, {free / GIGA:.1f} GB are "
             f"free; {remedy}, or choose --restorer fast"
         )
-
-
-GIGA = 1e9
-_MOST_HEADER_BYTES = 100_000_000
-"""The limit that safetensors itself sets."""
 
 
 def tensor_sizes(paths: Sequence[Path]) -> dict[str, int]:
