@@ -78,6 +78,12 @@ def recogniser_view(pictures: Tensor, jitter: Tensor | None = None) -> Tensor:
     return F.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)
 
 
+def recogniser_codes(pictures: NDArray[np.uint8]) -> Tensor:
+    """`recogniser_view` rounded to code values: uint8 (B, 3, 112, 112) of uint8 (B, S, S, 3)."""
+    views = recogniser_view(torch.from_numpy(pictures).movedim(-1, -3).float())
+    return views.round().clamp(0, 255).byte()
+
+
 def gradient_energy(pictures: Tensor, cell: int) -> Tensor:
     """Mean squared brightness gradient of each `cell` x `cell` square of (B, C, H, W): (B, 1, H/cell, W/cell)."""
     grey = pictures.mean(1, keepdim=True)

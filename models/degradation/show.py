@@ -10,12 +10,11 @@ Shapes: B pictures, H W pixels, S side of the aligned crop.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -35,11 +34,11 @@ from models.degradation.film import (
     scratches,
 )
 from models.degradation.kernels import RESIZING
-from models.degradation.passage import through
+from models.degradation.passage import Passage, through
 from models.degradation.presets import MODERATE, REFERENCE_SIDE_PX, SEVERE
 from models.degradation.tone import TONES
 from models.detector import CenterFaceDetector
-from models.pictures import Picture
+from models.pictures import Picture, to_floats, to_picture
 
 SIDE_PX = 256
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -51,76 +50,71 @@ _SEEDS = {"interlacing": 3, "scan lines": 0, "film grain": 2, "scratches": 3}
 """Where another seed shows more than the first."""
 
 
-def _blur(lens: str) -> Degradation:
+def _passing(plan: Callable[[Numbers, float, Draws], Passage]) -> Degradation:
+    """The degradation whose passage `plan` makes of strengths, the crop's side and each sample's random numbers."""
+
     def degradation(
         pictures: Tensor, strengths: ArrayLike, seeds: Sequence[int], side_px: ArrayLike
     ) -> Tensor:
-        strength, side = numbers(strengths, len(pictures)), _side(side_px)
-        passage = plain_passage(
-            len(pictures),
-            lens=lens,
-            sigma=strength * 14 * side / REFERENCE_SIDE_PX,
-            angle=Draws(seeds, "angle").uniform(0, np.pi),
-            grid_px=side,
-        )
+        side = float(np.asarray(side_px, np.float64).reshape(-1)[0])
+        passage = plan(numbers(strengths, len(pictures)), side, Draws(seeds, "angle"))
         return through(pictures, seeds, passage, side)
 
     return degradation
+
+
+def _blur(lens: str) -> Degradation:
+    return _passing(
+        lambda strength, side, draws: plain_passage(
+            len(strength),
+            lens=lens,
+            sigma=strength * 14 * side / REFERENCE_SIDE_PX,
+            angle=draws.uniform(0, np.pi),
+            grid_px=side,
+        )
+    )
 
 
 def _resized(kind: str) -> Degradation:
     """Down by up to 16 with the kernel `kind`, and up again with it where it is no box."""
-
-    def degradation(
-        pictures: Tensor, strengths: ArrayLike, seeds: Sequence[int], side_px: ArrayLike
-    ) -> Tensor:
-        side, count = _side(side_px), len(pictures)
-        passage = plain_passage(
-            count,
-            grid_px=_grid(numbers(strengths, count), side),
+    return _passing(
+        lambda strength, side, draws: plain_passage(
+            len(strength),
+            grid_px=_grid(strength, side),
             reducing=RESIZING.index(kind),
             enlarging=RESIZING.index("bilinear" if kind == "area" else kind),
         )
-        return through(pictures, seeds, passage, side)
-
-    return degradation
+    )
 
 
 def _noise(spread: float) -> Degradation:
-    def degradation(
-        pictures: Tensor, strengths: ArrayLike, seeds: Sequence[int], side_px: ArrayLike
-    ) -> Tensor:
-        side, count = _side(side_px), len(pictures)
-        noise = numbers(strengths, count) * 26 / 255
-        passage = plain_passage(count, grid_px=side, noise=noise, noise_spread=spread)
-        return through(pictures, seeds, passage, side)
-
-    return degradation
+    return _passing(
+        lambda strength, side, draws: plain_passage(
+            len(strength), grid_px=side, noise=strength * 26 / 255, noise_spread=spread
+        )
+    )
 
 
-def jpeg(pictures: Tensor, strengths: ArrayLike, seeds: Sequence[int], side_px: ArrayLike) -> Tensor:
+def _jpeg(strength: Numbers, side: float, draws: Draws) -> Passage:
     """JPEG from quality 95 to 20."""
-    side, count = _side(side_px), len(pictures)
-    passage = plain_passage(count, grid_px=side, quality=np.round(95 - 75 * numbers(strengths, count)))
-    return through(pictures, seeds, passage, side)
+    return plain_passage(len(strength), grid_px=side, quality=np.round(95 - 75 * strength))
 
 
-def video(pictures: Tensor, strengths: ArrayLike, seeds: Sequence[int], side_px: ArrayLike) -> Tensor:
+def _video(strength: Numbers, side: float, draws: Draws) -> Passage:
     """Blocks of a video codec with dead zone and loop filter, from quantiser 14 to 42."""
-    side, count = _side(side_px), len(pictures)
-    tables = video_tables(14 + 28 * numbers(strengths, count), np.full(count, 0.5))
-    return through(pictures, seeds, plain_passage(count, grid_px=side, video=tables), side)
+    tables = video_tables(14 + 28 * strength, np.full(len(strength), 0.5))
+    return plain_passage(len(strength), grid_px=side, video=tables)
 
 
-def low_bitrate_video(
-    pictures: Tensor, strengths: ArrayLike, seeds: Sequence[int], side_px: ArrayLike
-) -> Tensor:
+def _small_video(strength: Numbers, side: float, draws: Draws) -> Passage:
     """A small picture, coded, enlarged: the blocks are as large as in an old stream."""
-    side, count = _side(side_px), len(pictures)
-    strength = numbers(strengths, count)
-    tables = video_tables(14 + 20 * strength, np.full(count, 0.5))
-    passage = plain_passage(count, grid_px=_grid(0.5 * strength, side), video=tables)
-    return through(pictures, seeds, passage, side)
+    tables = video_tables(14 + 20 * strength, np.full(len(strength), 0.5))
+    return plain_passage(len(strength), grid_px=_grid(0.5 * strength, side), video=tables)
+
+
+def _grid(strength: Numbers, side: float) -> Numbers:
+    """Grid for a reduction from 1 to 16 of what the crop has."""
+    return np.floor(side / 16**strength)
 
 
 DEGRADATIONS: dict[str, Degradation] = {
@@ -133,9 +127,9 @@ DEGRADATIONS: dict[str, Degradation] = {
     "nearest resizing": _resized("nearest"),
     "white noise": _noise(0.0),
     "grainy noise": _noise(1.0),
-    "JPEG": jpeg,
-    "video blocks": video,
-    "small coded video": low_bitrate_video,
+    "JPEG": _passing(_jpeg),
+    "video blocks": _passing(_video),
+    "small coded video": _passing(_small_video),
     "interlacing": interlacing,
     "scan lines": scan_lines,
     "chroma bleed": chroma_bleed,
@@ -147,15 +141,6 @@ DEGRADATIONS: dict[str, Degradation] = {
 """Onto the degraded picture alone; changes of tone are in `tone.TONES`."""
 
 
-def _side(side_px: ArrayLike) -> float:
-    return float(np.asarray(side_px, np.float64).reshape(-1)[0])
-
-
-def _grid(strength: Numbers, side: float) -> Numbers:
-    """Grid for a reduction from 1 to 16 of what the crop has."""
-    return np.floor(side / 16**strength)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the clip, writes both sheets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -164,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--frame", type=int, default=0, help="which frame of the clip")
     options = parser.parse_args(arguments)
     face = aligned_face(options.clip, options.frame)
-    pictures = torch.from_numpy(face).permute(2, 0, 1)[None].float() / 255
+    pictures = to_floats(face[None])
     _write(options.out, strength_sheet(pictures))
     presets = options.out.with_name(f"{options.out.stem}_presets{options.out.suffix}")
     _write(presets, preset_sheet(pictures))
@@ -213,8 +198,7 @@ def _middle(pictures: Tensor) -> Picture:
     """The features of the face side by side, (P, B P, 3)."""
     left, top = (SIDE_PX - _SHOWN_PX) // 2, (SIDE_PX - _SHOWN_PX) * 5 // 8
     parts = pictures[:, :, top : top + _SHOWN_PX, left : left + _SHOWN_PX]
-    codes = (parts.clamp(0, 1) * 255).round().byte().permute(2, 0, 3, 1)
-    return np.ascontiguousarray(codes.reshape(_SHOWN_PX, -1, 3).numpy())
+    return np.concatenate(list(to_picture(parts)), 1)
 
 
 def _sheet(rows: Sequence[Picture], names: Sequence[str], columns: Sequence[str]) -> Picture:

@@ -13,7 +13,7 @@ from torch import Tensor
 from models.degradation import presets
 from models.degradation.presets import MODERATE, SEVERE, Preset, preset_sample
 from models.evaluation.cache import Cache, key_of
-from models.pictures import Picture, recogniser_view
+from models.pictures import Picture, recogniser_codes
 from models.recogniser import EmbeddedRecogniser
 from models.training.dataset import read_face, read_index
 
@@ -98,8 +98,7 @@ def degraded(sources: list[Picture], preset: Preset, first_seed: int, cache: Cac
 
 def recogniser_crops(pictures: list[Picture]) -> Tensor:
     """The recogniser's crops, uint8 (N, 3, 112, 112), of FFHQ-aligned pictures, uint8 (H, W, 3) each."""
-    stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float()
-    return recogniser_view(stacked).round().clamp(0, 255).byte()
+    return recogniser_codes(np.stack(pictures))
 
 
 def embed_pictures(recogniser: EmbeddedRecogniser, pictures: list[Picture]) -> Tensor:

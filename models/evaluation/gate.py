@@ -27,7 +27,7 @@ from configs import ConfigError
 from models.evaluation.cache import Cache
 from models.evaluation.faces import PRESETS, degraded, read_pairs, reduced
 from models.evaluation.restoration import fast_method, restored
-from models.pictures import Picture, recogniser_crop
+from models.pictures import Picture, recogniser_crop, to_tensor
 from models.protocols import References
 from models.recogniser import EmbeddedRecogniser, identity_anchor, likeness
 from models.weights import CheckpointError
@@ -83,7 +83,7 @@ def measure(people: list[list[Picture]], fast: Path | None, cache: Cache) -> lis
     strangers = [(index + 2) % len(sources) for index in range(len(sources))]
     encoder = EmbeddedRecogniser()
     clean = _embed(encoder, targets)
-    references = [References((_tensor(targets[k]),), clean[k : k + 1], 1) for k in others]
+    references = [References((to_tensor(targets[k]),), clean[k : k + 1], 1) for k in others]
     found = []
     for damage, preset in PRESETS.items():
         inputs = degraded(sources, preset, _FIRST_SEED, cache)
@@ -188,15 +188,11 @@ def _losses(before: Tensor, after: Tensor, known: Tensor | None) -> NDArray[np.f
 
 
 def _embed(encoder: EmbeddedRecogniser, pictures: list[Picture]) -> Tensor:
-    return torch.cat([encoder.embed(recogniser_crop(_tensor(picture))[None]) for picture in pictures])
+    return torch.cat([encoder.embed(recogniser_crop(to_tensor(picture))[None]) for picture in pictures])
 
 
 def _mean(first: Picture, second: Picture) -> Picture:
     return ((first.astype(np.uint16) + second) // 2).astype(np.uint8)
-
-
-def _tensor(picture: Picture) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).contiguous()
 
 
 if __name__ == "__main__":

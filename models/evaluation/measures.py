@@ -24,7 +24,7 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from models.evaluation.cache import Cache, key_of
-from models.pictures import Picture, gradient_energy
+from models.pictures import Picture, gradient_energy, to_tensor
 
 _SIDE_PX = 256
 _CHEEK = ((78, 142), (104, 142), (107, 152), (99, 172), (88, 176), (79, 164))
@@ -54,10 +54,7 @@ def ssim(picture: Picture, target: Picture) -> float:
 
 def gradient_ratio(picture: Picture, target: Picture) -> float:
     """Ratio of the mean gradient energies of the inner face, eyes to chin."""
-    inner = [
-        torch.from_numpy(image[80:210, 70:186].astype(np.float32)).permute(2, 0, 1)[None]
-        for image in (picture, target)
-    ]
+    inner = [to_tensor(image[80:210, 70:186]).float()[None] for image in (picture, target)]
     energies: list[float] = [float(gradient_energy(part, 1).mean()) for part in inner]
     return energies[0] / max(energies[1], 1e-9)
 
@@ -86,8 +83,8 @@ class SqueezeDistance:
     @torch.inference_mode()
     def features(self, picture: Picture) -> list[Tensor]:
         """Unit features of each tapped layer, float32 (1, C, h, w)."""
-        mean_bgr = torch.tensor([103.939, 116.779, 123.68])
-        x = (torch.from_numpy(picture[..., ::-1].astype(np.float32)) - mean_bgr).permute(2, 0, 1)[None]
+        mean_bgr = torch.tensor([103.939, 116.779, 123.68])[:, None, None]
+        x = (to_tensor(picture[..., ::-1]).float() - mean_bgr)[None]
         features: list[Tensor] = []
         for name in ("conv1", "fire2", "fire3", "fire4", "fire5", "fire6", "fire7", "fire8", "fire9"):
             if name in self.pools:
@@ -133,8 +130,7 @@ def skin_regions() -> NDArray[np.bool_]:
 
 def _region_energies(image: Picture) -> NDArray[np.float64]:
     """Mean gradient energy of each region, (3,)."""
-    tensor = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None]
-    energy = gradient_energy(tensor, 1)[0, 0].numpy()
+    energy = gradient_energy(to_tensor(image).float()[None], 1)[0, 0].numpy()
     return np.array([energy[region].mean() for region in skin_regions()], np.float64)
 
 

@@ -25,7 +25,7 @@ from models.evaluation.meter import Difference, Measured, Meter, Scores, differe
 from models.fast.restorer import FastRestorer
 from models.iconface.restorer import IconFaceRestorer
 from models.iconface.sampling import SamplingSettings
-from models.pictures import Picture
+from models.pictures import Picture, to_picture, to_tensor
 from models.protocols import References, Request, Restorer
 from models.recogniser import EmbeddedRecogniser, identity_anchor
 from models.weights import EMBEDDED, Checkpoint, CheckpointError, load_checkpoint, load_embedded
@@ -102,9 +102,8 @@ def restored(
         key = key_of(method.key, picture, own.embeddings.numpy(), *(crop.numpy() for crop in own.crops))
         found = cache.find(key)
         if found is None:
-            crop = torch.from_numpy(picture).permute(2, 0, 1).contiguous()
-            (result,) = method.restorer.restore([Request(crop, own)])
-            found = np.ascontiguousarray(result.image.permute(1, 2, 0).numpy())
+            (result,) = method.restorer.restore([Request(to_tensor(picture), own)])
+            found = to_picture(result.image)
             cache.keep(key, found)
         results.append(np.asarray(found, np.uint8))
     return results
@@ -175,7 +174,7 @@ def _references(
         return {"": nothing}
     if len(people) == 1:
         raise ConfigError("a wrong person's reference needs a second person, but there is only one")
-    crops = [torch.from_numpy(target).permute(2, 0, 1).contiguous() for target in targets]
+    crops = [to_tensor(target) for target in targets]
     embeddings = embed_pictures(recogniser, targets)
     told = {_NONE: nothing}
     for count, right_words, wrong_words in ((1, _RIGHT, _WRONG), (3, _THREE_RIGHT, _THREE_WRONG)):
@@ -228,7 +227,7 @@ def _sheet(
     shown = dict.fromkeys([names[0], *names[1:2], *names[-1:]])
     columns = {DEGRADED: kinds[DEGRADED]} | {name: kinds[_row(name, words)] for name in shown}
     if words:
-        columns["reference"] = [each.crops[0].permute(1, 2, 0).numpy() for each in told[words]]
+        columns["reference"] = [to_picture(each.crops[0]) for each in told[words]]
     return columns | {"target": targets}
 
 

@@ -23,9 +23,9 @@ from models.iconface.tiny_autoencoder import TinyAutoencoder
 from models.pictures import Picture, to_picture
 from models.training.dataset import load_targets
 from models.training.fixed_networks import Taef2, load_draft, load_perceptual
-from models.training.flow_settings import AutoencoderSettings
 from models.training.losses import charbonnier, texture
 from models.training.pairs import PairSource
+from models.training.settings import AutoencoderSettings
 
 CROP_PX = 256
 CELL_PX = 16

@@ -27,7 +27,7 @@ from models.align import crop_matrix, scale_of
 from models.decord_library import load_decord
 from models.detector import CenterFaceDetector
 from models.face import Face
-from models.pictures import Picture
+from models.pictures import Picture, to_tensor
 from models.protocols import Detector
 from models.quality import pose, sharpness
 
@@ -158,7 +158,7 @@ def view_of(frame: Picture, faces: Sequence[Face], seconds: float, size_px: int)
     if abs(head.yaw) > _MAX_YAW or abs(head.pitch) > _MAX_PITCH or crop_px < _MIN_CROP_PX:
         return None
     crop, inside = aligned(frame, face, size_px)
-    detail = sharpness(torch.from_numpy(crop).permute(2, 0, 1))
+    detail = sharpness(to_tensor(crop))
     if inside < _MIN_INSIDE or detail < _MIN_SHARPNESS:
         return None
     true_px = min(int(crop_px) // _TRUE_STEP_PX * _TRUE_STEP_PX, size_px)

@@ -35,7 +35,6 @@ from models.pictures import Picture, recogniser_view, to_picture
 from models.recogniser import identity_anchor
 from models.training.dataset import load_targets
 from models.training.fixed_networks import load_draft, load_encoder, load_perceptual, load_teacher
-from models.training.flow_settings import FlowSettings
 from models.training.losses import (
     Critic,
     adversarial_losses,
@@ -54,6 +53,7 @@ from models.training.losses import (
 )
 from models.training.pairs import PairSource
 from models.training.rollout import Step, frames_before, moved, steadiness
+from models.training.settings import FlowSettings
 from models.training.views import other_views
 from models.weights import load_checkpoint
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.degradation.batch import degrade_batch
-from models.pictures import Picture, recogniser_view
+from models.pictures import Picture, recogniser_view, to_floats
 from models.recogniser import Encoder
 from models.training.dataset import Faces
 from models.training.pairs import PairSource
@@ -32,7 +32,7 @@ VIEW_STRENGTHS = (0.0, 0.25, 0.6)
 def other_views(pictures: list[Picture], random: np.random.Generator) -> Tensor:
     """One view of another moment for each picture, at times a little degraded: float32 (R, 3, S, S) in [0, 1]."""
     views = np.stack([another_view(picture, random) for picture in pictures])
-    tensor = torch.from_numpy(views).permute(0, 3, 1, 2).float().div_(255)
+    tensor = to_floats(views)
     strengths = random.uniform(0, 0.25, len(pictures)) * (random.random(len(pictures)) < 0.5)
     seeds = [int(seed) for seed in random.integers(2**62, size=len(pictures))]
     some = np.flatnonzero(strengths)

@@ -27,10 +27,10 @@ from models.training import fixed_networks
 from models.training.autoencoder import AutoencoderTask
 from models.training.fixed_networks import Teacher
 from models.training.flow import FlowTask
-from models.training.flow_settings import AutoencoderSettings
 from models.training.loop import TrainingConfig, train
 from models.training.pairs import Pairs
 from models.training.publish import publish
+from models.training.settings import AutoencoderSettings
 from models.training.views import another_view, other_views
 from models.weights import load_checkpoint, load_embedded
 from support.training_networks import (

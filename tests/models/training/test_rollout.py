@@ -18,11 +18,11 @@ from models.fast.network import FastNetwork
 from models.iconface.model import IconFaceModel
 from models.iconface.sampling import Condition, velocity
 from models.training import fixed_networks
-from models.training.fast import FastSettings, FastTask
+from models.training.fast import FastTask
 from models.training.flow import FlowTask
-from models.training.flow_settings import FlowSettings
 from models.training.pairs import PairSource
 from models.training.rollout import Step, frames_before, moved, steadiness
+from models.training.settings import FastSettings, FlowSettings
 from models.training.state import begin_with
 from models.weights import load_checkpoint, save_checkpoint
 from support.training_networks import (
