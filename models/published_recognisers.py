@@ -141,7 +141,7 @@ def _layers_of(state: dict[str, Tensor], path: str | Path) -> int:
 class ArcFaceRecogniser:
     """A network that takes float32 (N, 3, 112, 112) RGB, (value - 127.5) / 127.5, and gives (N, D).
 
-    Not for several threads at once.
+    Not thread-safe.
     """
 
     same_person = 0.3
@@ -199,7 +199,7 @@ def _normalises_itself(path: Path) -> bool:
 
 @cache
 def _say_licence(path: str) -> None:
-    """Once for each file: the cache is what makes it once."""
+    """Logs once for each file, by the cache."""
     logging.getLogger(__name__).warning(
         "%s: if this is one of InsightFace's pretrained models, it is for non-commercial research only", path
     )

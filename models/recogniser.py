@@ -65,7 +65,7 @@ class EmbeddedRecogniser:
         pictures = _exposed(crops.to(self.device).float().div_(255))
         # In one batch, so that the weights are read once for a crop and its mirrored twin.
         both = torch.cat([pictures, pictures.flip(3)]).contiguous(memory_format=torch.channels_last)
-        # Also where a restorer calls that computes in less: what is a person is decided by small differences.
+        # In float32 also within a restorer of lower precision: small differences decide who a person is.
         with torch.autocast(self.device.type, enabled=False):
             embeddings: Tensor = self.network(both).unflatten(0, (2, -1)).mean(0)  # (N, D)
         return embeddings.cpu()
@@ -97,7 +97,7 @@ def check_crops(crops: Tensor) -> None:
 
 
 def _exposed(pictures: Tensor) -> Tensor:
-    """`pictures` (N, 3, H, W) in [0, 1], the dark ones brought to the light that the encoder was taught with.
+    """`pictures` (N, 3, H, W) in [0, 1], dark ones brightened to what the encoder was trained with.
 
     Without it all faces of a dark scene look alike to the encoder (cosine 0.93 between strangers at an eighth of
     the light, 0.07 with it).
@@ -161,23 +161,23 @@ class _Block(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """What restoration made of one person's face; cosines of embeddings in [-1, 1]."""
+    """How like a person a face is before and after restoration; cosines of embeddings in [-1, 1]."""
 
     before: float
     """The degraded face to the person's anchor; 1 where there are no references, as it is its own anchor then."""
     after: float
     """The restored face to the same anchor."""
     loss: float
-    """How much less the restored face than the degraded one is like both, anchor and degraded face, taken together;
-    negative where it is more like them."""
+    """By how much less the restored face than the degraded one is like the mean of anchor and degraded face; negative
+    where it is more like it."""
 
 
 class LikenessMeter:
-    """Measures faces one by one, so that no figure depends on what stands beside a face. Not for several threads."""
+    """Measures faces one by one, so that no figure depends on other faces. Not thread-safe."""
 
     def __init__(self, encoder: Recogniser) -> None:
         self._encoder = encoder
-        # Of references, which many faces share: kept as long as somebody holds the reference itself.
+        # Embeddings of references, which many faces share: kept as long as the reference itself is.
         self._embeddings = WeakIdKeyDictionary()
 
     def measure(self, degraded: Tensor, restored: Tensor, references: References) -> Likeness:
@@ -206,8 +206,8 @@ def likeness(degraded: Tensor, restored: Tensor, anchor: Tensor | None) -> Liken
     """From raw embeddings (D,) of the degraded and the restored face, and the references' anchor (D,), if any.
 
     The loss is measured against the direction half way between the anchor and the degraded face. So a result between
-    the two loses nothing, be it nearer to the film or to the references; the anchor alone would not do, as a severely
-    degraded face is nearly as far from it as a stranger is.
+    the two loses nothing, whichever it is nearer to. The anchor alone would not do, as a severely degraded face is nearly
+    as far from it as a stranger is.
     """
     before, after = F.normalize(degraded, dim=0), F.normalize(restored, dim=0)
     known = before if anchor is None else anchor

@@ -36,7 +36,7 @@ class Checkpoint:
     """The contents of one weights file."""
 
     state: dict[str, Tensor]
-    """Floating point weights as float32, whatever the file keeps."""
+    """Floating point weights as float32."""
     parameters: dict[str, object]
     """What the network is built from, out of the file's header."""
     images_seen: int
@@ -153,7 +153,7 @@ def load_state(path: Path, *, allow_pickle: bool = False) -> dict[str, Tensor]:
                 return {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # torch's own words tell how to run such a file; nobody should.
+        # torch's own message says how to run such a file, which is unsafe.
         raise CheckpointError(
             f"{path}: the weights cannot be read: damaged, or with objects besides tensors, which are not unpickled"
         ) from error

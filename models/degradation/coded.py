@@ -97,8 +97,8 @@ def coded_faces(
 ) -> CodedFaces:
     """`count` coded pictures of the faces `indices` of `pictures` (M, S, S, 3), made at the first call.
 
-    Every face comes equally often, each time with another codec, size and strength. `name` tells the set of
-    faces from others in `cache`: pictures are not looked at to find that out. A function of the arguments.
+    Every face comes equally often, each time with another codec, size and strength. `name` identifies the set of
+    faces in `cache`, as pictures are not compared. A function of the arguments.
     Raises `ValueError` without faces, or below 32 pixels.
     """
     side = pictures.shape[1]

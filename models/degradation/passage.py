@@ -35,7 +35,7 @@ from models.degradation.kernels import (
 LENSES = (*BLURS, "gaussian")
 """Kinds of blur; the last is separable and costs nothing beside the resizing."""
 _CANVAS_PARTS = (1, 2, 4)
-"""A grid that is so many times smaller gets a canvas that is so many times smaller."""
+"""Factors by which a canvas may be smaller than the picture: the largest that the grid's own factor reaches."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -144,13 +144,15 @@ def _arguments() -> argparse.Namespace:
         type=Path,
         help="people of clips with many views each (python -m models.training.clips)",
     )
-    parser.add_argument("--count", type=int, help="only the first so many faces, of restoration people too")
+    parser.add_argument(
+        "--count", type=int, help="only the first COUNT faces, or people where pairs are restored"
+    )
     parser.add_argument("--fast", type=Path, help="checkpoint instead of the embedded one")
     parser.add_argument(
         "--iconface", type=Path, help="flow restorer's checkpoint instead of the embedded one, if any"
     )
     parser.add_argument("--steps", type=_steps, default="1,2,4", help="of iconface; default %(default)s")
-    parser.add_argument("--guidance", type=float, help="of iconface by references; default as it is used")
+    parser.add_argument("--guidance", type=float, help="guidance of iconface by references; default: its own")
     parser.add_argument("--encoder", type=Path, help="checkpoint instead of the embedded one")
     parser.add_argument("--perceptual", type=Path, help="SqueezeNet 1.1 features (safetensors)")
     parser.add_argument("--teacher", type=Path, help="the encoder's teacher, to compare with")

@@ -21,7 +21,7 @@ SIDE_PX = 256
 SOURCE_PX = 512
 PRESETS = {"moderate": MODERATE, "severe": SEVERE}
 CLIP_VIEWS = 4
-"""Of each person of clips: one to be restored and three references, in turn."""
+"""Views of each person of clips: each is restored in turn with the other three as references."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

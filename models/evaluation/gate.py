@@ -1,9 +1,9 @@
 """How the thresholds of the identity gate were found: `python -m models.evaluation.gate --pairs VAL_PAIRS`.
 
-Held-out people with two pictures each are degraded, restored by `fast` with the other picture as reference, and each
-result is measured as the gate does it (`models/likeness.py`): told a clear reference of the person, another degraded
-view (what a film gives by itself), or nothing. Against them stand results that are another person's, half way to
-another person, and the clean face itself, which is what perfect restoration would give.
+Held-out people with two pictures each are degraded and restored by `fast` with the other picture as reference. Each
+result is measured as the gate does it (`models/recogniser.py`), with one of three anchors: a clear reference, another
+degraded view (what a film offers), or none. They are compared with results of another person, half way to another
+person, and the clean face, the result of a perfect restoration.
 
 Shapes: N faces, D width of an embedding.
 """
@@ -55,7 +55,7 @@ def main() -> None:
     """Prints a table, and writes the drawing with `--plot`."""
     parser = argparse.ArgumentParser(prog="python -m models.evaluation.gate", description=__doc__)
     parser.add_argument("--pairs", type=Path, required=True, help="held-out people, two pictures each")
-    parser.add_argument("--count", type=int, help="only the first so many people")
+    parser.add_argument("--count", type=int, help="only the first COUNT people")
     parser.add_argument("--fast", type=Path, help="checkpoint instead of the embedded one")
     parser.add_argument("--cache", type=Path, help="folder for results that are used again")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg")
@@ -104,7 +104,7 @@ def table(measured: list[Losses], thresholds: tuple[float, float]) -> str:
     """Markdown: percentiles of the losses, and how the gate takes them."""
     none_at, all_at = thresholds
     lines = [
-        "| damage | told | result | loss: 5 % / median / 95 % / most | used fully | in part | not at all |",
+        "| damage | anchor | result | loss: 5 % / median / 95 % / most | used fully | in part | not at all |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in measured:

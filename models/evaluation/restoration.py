@@ -143,12 +143,12 @@ def experiment(
     """
     sources = [picture for views in people for picture in views]
     targets = [reduced(source) for source in sources]
-    told = _references(people, targets, meter.recogniser)
+    given = _references(people, targets, meter.recogniser)
     damaged = degraded(sources, preset, first_seed, meter.cache)
     kinds = {DEGRADED: damaged}
     anchors: dict[str, NDArray[np.float64]] = {}
     for method in methods:
-        for words, references in told.items():
+        for words, references in given.items():
             name = _row(method.name, words)
             kinds[name] = restored(method, damaged, references, meter.cache)
             if len(references[0]):
@@ -156,16 +156,16 @@ def experiment(
     measured = meter.measure(targets, kinds, anchors)
     names = [method.name for method in methods]
     return Experiment(
-        _sheet(targets, kinds, told, names),
+        _sheet(targets, kinds, given, names),
         [score(name, row) for name, row in measured.items()],
-        _differences(measured, names, list(told)),
+        _differences(measured, names, list(given)),
     )
 
 
 def _references(
     people: list[list[Picture]], targets: list[Picture], recogniser: EmbeddedRecogniser
 ) -> dict[str, list[References]]:
-    """What restorers are told of each face, (N) each, by its name in the tables."""
+    """The references of each face, (N) each, by their name in the tables."""
     if not people:
         raise ConfigError("there are no faces to restore; see which people and views the folders need")
     views = len(people[0])
@@ -176,17 +176,17 @@ def _references(
         raise ConfigError("a wrong person's reference needs a second person, but there is only one")
     crops = [to_tensor(target) for target in targets]
     embeddings = embed_pictures(recogniser, targets)
-    told = {_NONE: nothing}
+    given = {_NONE: nothing}
     for count, right_words, wrong_words in ((1, _RIGHT, _WRONG), (3, _THREE_RIGHT, _THREE_WRONG)):
         if count < views:
             chosen = [other_views(index, views)[:count] for index in range(len(targets))]
             right = [References(tuple(crops[k] for k in each), embeddings[each], 1) for each in chosen]
-            told |= {right_words: right, wrong_words: right[views:] + right[:views]}
-    return told
+            given |= {right_words: right, wrong_words: right[views:] + right[:views]}
+    return given
 
 
 def other_views(index: int, views: int) -> list[int]:
-    """Places of the same person's other pictures, the farthest in turn first; `views` of each stand together."""
+    """Places of the same person's other pictures, the farthest first; each person's `views` are adjacent."""
     steps = sorted(range(1, views), key=lambda step: abs(step - views / 2))
     return [index - index % views + (index + step) % views for step in steps]
 
@@ -196,21 +196,21 @@ def _anchors(references: list[References]) -> NDArray[np.float64]:
     return np.asarray(anchors.numpy(), np.float64)
 
 
-def _differences(measured: dict[str, Measured], names: list[str], told: list[str]) -> list[Difference]:
+def _differences(measured: dict[str, Measured], names: list[str], given: list[str]) -> list[Difference]:
     """Each restorer against the damage, its references against each other, and the restorers."""
     fast, *flows = names
-    pairs = [(_row(name, words), DEGRADED) for name in names for words in told[:2]]
+    pairs = [(_row(name, words), DEGRADED) for name in names for words in given[:2]]
     pairs += [
         (_row(name, words), _row(name, others))
         for name in names
         for words, others in _OF_REFERENCES
-        if words in told
+        if words in given
     ]
     others = [(flow, fast) for flow in flows] + [(flow, flows[0]) for flow in flows[1:]]
     pairs += [
         (_row(name, words), _row(other, words))
         for words in _OF_METHODS
-        if words in told
+        if words in given
         for name, other in others
     ]
     return [difference(f"{one} - {other}", measured[one], measured[other]) for one, other in pairs]
@@ -219,15 +219,15 @@ def _differences(measured: dict[str, Measured], names: list[str], told: list[str
 def _sheet(
     targets: list[Picture],
     kinds: dict[str, list[Picture]],
-    told: dict[str, list[References]],
+    given: dict[str, list[References]],
     names: list[str],
 ) -> dict[str, list[Picture]]:
     """Damage, `fast`, `iconface` with its fewest and most steps, reference and target; each at its best informed."""
-    words = [words for words in ("", _RIGHT, _THREE_RIGHT) if words in told][-1]
+    words = [words for words in ("", _RIGHT, _THREE_RIGHT) if words in given][-1]
     shown = dict.fromkeys([names[0], *names[1:2], *names[-1:]])
     columns = {DEGRADED: kinds[DEGRADED]} | {name: kinds[_row(name, words)] for name in shown}
     if words:
-        columns["reference"] = [to_picture(each.crops[0]) for each in told[words]]
+        columns["reference"] = [to_picture(each.crops[0]) for each in given[words]]
     return columns | {"target": targets}
 
 

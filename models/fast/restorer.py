@@ -1,4 +1,4 @@
-"""`FastRestorer`: one pass, no state, the same answer whatever stands beside a request.
+"""`FastRestorer`: one pass, no state; a result depends on its request alone.
 
 Shapes: B requests, R references, D width of an embedding, S = 192, 256 or 512.
 """
@@ -24,8 +24,8 @@ from models.weights import Checkpoint, built, load_embedded
 
 CROP_SIZES = (192, CROP_PX, 2 * CROP_PX)
 SMALLER = {2 * CROP_PX: CROP_PX, CROP_PX: 192}
-"""What takes the place of the crops that the network was trained for where time is short. Of the gradient energy that
-it adds to a face, 192 keeps about four fifths and 128 a third; they take .68 and .47 of the time of 256."""
+"""The crop size to fall back to where time is short. Of the gradient energy that the network adds to a face, 192 keeps
+about four fifths and 128 a third; they take .68 and .47 of the time of 256."""
 _KEPT_ANCHORS = 64
 _REDUCTIONS = (1, 2, 4, 8)
 
@@ -43,8 +43,8 @@ class FastRestorer:
     ) -> None:
         """Raises `CheckpointError` for weights of another network, `ValueError` for a `crop_size` it is not for.
 
-        `engine`: how the network runs on a GPU, None = as it is; a CPU takes no notice of it. `precision`: of the
-        convolutions; what they find is added to the crop in float32.
+        `engine`: how the network runs on a GPU, None = eagerly; ignored on a CPU. `precision`: of the convolutions;
+        their result is added to the crop in float32.
         """
         if crop_size not in CROP_SIZES:
             raise ValueError(f"crop_size must be one of {CROP_SIZES}, got {crop_size}")
@@ -66,12 +66,12 @@ class FastRestorer:
             on_device = [tensor.to(self.device) for tensor in samples]
             self._run = Engine(self.network, on_device, engine, eager_precision=precision)
         self._encoder: EmbeddedRecogniser | None = None
-        # Anchors of references, worked out once: the same references always give the same anchor.
+        # By the ids of the crops, which are kept beside the anchor so that their ids stay theirs.
         self._own_anchors: dict[tuple[int, ...], tuple[tuple[Tensor, ...], Tensor]] = {}
 
     @property
     def uses_previous(self) -> bool:
-        """Whether what was restored before can change a result."""
+        """Whether the previous restoration can change a result."""
         return self.network.shape.previous
 
     @torch.inference_mode()
@@ -108,7 +108,7 @@ class FastRestorer:
         return self._own_anchor(references)
 
     def _own_anchor(self, references: References) -> Tensor:
-        """The anchor out of the crops, where the embeddings are not those of the embedded encoder."""
+        """The anchor from the crops, where the embeddings are another recogniser's."""
         key = tuple(id(crop) for crop in references.crops)
         if key not in self._own_anchors:
             if self._encoder is None:
@@ -118,7 +118,6 @@ class FastRestorer:
             embeddings = self._encoder.embed(
                 torch.stack([recogniser_crop(crop) for crop in references.crops])
             )
-            # The crops are kept beside the anchor, so that their ids stay theirs.
             self._own_anchors[key] = references.crops, identity_anchor(embeddings)
         return self._own_anchors[key][1]
 
@@ -129,7 +128,7 @@ def build_fast(checkpoint: Checkpoint) -> FastNetwork:
 
 
 def _previous(request: Request) -> Tensor:
-    """What was restored before and its gate, (4, S, S) in [0, 1]; a closed gate where nothing was."""
+    """The previous restoration and its gate, (4, S, S) in [0, 1]; a closed gate where there is none."""
     previous = request.previous
     if previous is None:
         return torch.zeros(4, *request.crop.shape[1:])

@@ -49,7 +49,7 @@ class LearnedPooler(nn.Module):
         super().__init__()
         self.queries = nn.Parameter(torch.randn(count, width))
         self.place = nn.Parameter(torch.randn(tokens, width))
-        # What the reader knows a drawn token by; its content alone would not tell where it was drawn.
+        # Marks each drawn token, as its content does not say where it was drawn.
         self.slots = nn.Parameter(torch.randn(count, width))
         self.key = nn.Linear(channels, width, bias=False)
         self.value = nn.Linear(channels, width, bias=False)

@@ -1,4 +1,4 @@
-"""What restorers that take references have in common: checks, order, and what is kept of each set of references.
+"""What restorers with references share: checks, batches, and results kept for each set of references.
 
 Shapes: B requests, R references, E width of an embedding, S side of a crop.
 """
@@ -19,23 +19,23 @@ from models.protocols import References, Request, Result, check_crop, check_prev
 from models.recogniser import EmbeddedRecogniser
 
 MOST_REFERENCES = 3
-"""As many as in training; of more, the clearest are taken."""
+"""As in training; of more, the clearest are taken."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Kept(Generic[T]):
-    """What was worked out of one set of references; holds its crops, so that their ids stay theirs."""
+    """A result for one set of references; holds its crops, so that their ids stay theirs."""
 
     crops: tuple[Tensor, ...]
     content: T
 
 
 class ReferenceRestorer(ABC, Generic[T]):
-    """Restores aligned faces with 0 to N references; T is what it works out of a set of references."""
+    """Restores aligned faces with 0 to N references; T is what it computes from a set of references."""
 
     kept_sets = 8
-    """Sets of references of which that is kept."""
+    """Maximum number of sets of references whose results are kept."""
 
     def __init__(self, crop_size: int, device: str | torch.device) -> None:
         self.crop_size = crop_size
@@ -77,11 +77,11 @@ class ReferenceRestorer(ABC, Generic[T]):
         return list(groups.values())
 
     def _kind(self, request: Request) -> Hashable:
-        """What requests of one batch have in common."""
+        """Requests of the same kind may form a batch."""
         return min(len(request.references), MOST_REFERENCES)
 
     def _known(self, references: References) -> T:
-        """What a set of references gives, worked out once for the set."""
+        """What `_worked_out` makes of a set of references, computed once for the set."""
         key = (references.version, *(id(crop) for crop in references.crops))
         if key not in self._kept:
             if len(self._kept) >= self.kept_sets:

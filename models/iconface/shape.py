@@ -2,7 +2,7 @@
 
 Shapes are kept in the headers of checkpoints; reading them needs no diffusers. The sequence is `[scene; degraded;
 previous; references]` and the context, as in FLUX.2. A token is a square of 2 x 2 latent cells. Its place has four
-axes: t tells whose picture it is of, h and w where in the picture, l the number of a context token. All pictures
+axes: t says which picture, h and w where in the picture, l the number of a context token. All pictures
 share one grid, so degraded and scene tokens of one spot differ in t alone. Source: IConFace (arXiv 2605.02814),
 rotary ids.
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 SCENE_TIME = 0
 PREVIOUS_TIME = 1
-"""What was restored of the frame before, where it takes part."""
+"""The previous restoration, where it takes part."""
 DEGRADED_TIME = 2
 FIRST_REFERENCE_TIME = 10
 """Reference r stands at 10 + r (FLUX.2 itself uses 10, 20, 30 ...)."""
@@ -67,13 +67,13 @@ class IconFaceShape:
     memory_width: int = 128
     read_width: int = 64
     clean: bool = True
-    """Whether the answer is the clean face's offset from the degraded one, or else the velocity itself.
+    """Whether the network predicts the clean face's offset from the degraded one, or else the velocity.
 
     A small network cannot hand 128 channels of noise through its width, which predicting the velocity asks for.
     Source: "Back to Basics: Let Denoising Generative Models Denoise" (arXiv 2511.13720).
     """
     previous: bool = False
-    """Whether what was restored of the frame before takes part (`recurrence`); only with `clean`."""
+    """Whether the previous restoration takes part (`conditions`); only with `clean`."""
 
     @property
     def width(self) -> int:

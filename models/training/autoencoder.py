@@ -106,8 +106,8 @@ class AutoencoderTask:
         """What stands for `degraded`, parts (B, 3, H, W) at `corners`: their drafts where the recipe has them."""
         if self.draft is None:
             return degraded
-        nobody = degraded.new_zeros(len(degraded), self.draft.shape.anchor)
-        drafts: Tensor = self.draft(degraded, nobody, corners=corners.to(self.device))
+        no_anchor = degraded.new_zeros(len(degraded), self.draft.shape.anchor)
+        drafts: Tensor = self.draft(degraded, no_anchor, corners=corners.to(self.device))
         return drafts.clamp(0, 1)
 
     def losses(

@@ -31,7 +31,7 @@ from models.training.dataset import Faces, load_faces
 from models.training.fixed_networks import Teacher, embed_clean
 from models.training.settings import EncoderSettings
 
-VIEW_PX = 160
+TAUGHT_PX = 160
 EMBEDDING_SCALE = 12.0
 """Mean norm of the teacher's embeddings; brings the squared error to the order of one."""
 
@@ -99,7 +99,7 @@ def _views(pictures: Tensor, seeds: list[int], clean_part: float) -> Tensor:
     kind = draws.choice((clean_part, 0.1 * rest, 0.1 * rest, 0.8 * rest))
     strength, mirrored = draws.uniform() ** 1.7, torch.from_numpy(draws.uniform() < 0.5)
     # Its kinds are clean, moderate, severe and the free course.
-    views = degrade_by_kind(tone(pictures, seeds), np.array([3, 1, 2, 0])[kind], strength, seeds, VIEW_PX)
+    views = degrade_by_kind(tone(pictures, seeds), np.array([3, 1, 2, 0])[kind], strength, seeds, TAUGHT_PX)
     return torch.where(mirrored.to(pictures.device)[:, None, None, None], views.flip(3), views)
 
 
@@ -117,7 +117,7 @@ def _taught_pictures(
     settings: EncoderSettings, faces: Faces, cache: Path
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Pictures (V, 160, 160, 3) with the teacher's embeddings (V, D), made once and cached."""
-    text = f"{settings.teacher.name} {settings.invented_people} {faces.folder} {faces.files} {VIEW_PX} 1"
+    text = f"{settings.teacher.name} {settings.invented_people} {faces.folder} {faces.files} {TAUGHT_PX} 1"
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     pictures_path, embeddings_path = cache / f"taught_{key}.npy", cache / f"taught_{key}_embeddings.npy"
     if not embeddings_path.exists():
@@ -134,13 +134,13 @@ def _teach(settings: EncoderSettings, faces: Faces) -> tuple[NDArray[np.uint8], 
     teacher = Teacher(settings.teacher)
     usable = faces.targets(1)
     count = len(usable) + settings.invented_people
-    pictures = np.empty((count, VIEW_PX, VIEW_PX, 3), np.uint8)
+    pictures = np.empty((count, TAUGHT_PX, TAUGHT_PX, 3), np.uint8)
     embeddings = np.empty((count, 128), np.float32)
     for start in range(0, count, 64):
         stop = min(start + 64, count)
         large = np.stack([_person(faces.pictures, usable, index) for index in range(start, stop)])
         for index, picture in enumerate(large, start):
-            pictures[index] = cv2.resize(picture, (VIEW_PX, VIEW_PX), interpolation=cv2.INTER_AREA)
+            pictures[index] = cv2.resize(picture, (TAUGHT_PX, TAUGHT_PX), interpolation=cv2.INTER_AREA)
         embeddings[start:stop] = embed_clean(teacher, recogniser_codes(large)).numpy()
     return pictures, embeddings
 

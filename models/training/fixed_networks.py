@@ -1,4 +1,4 @@
-"""Networks that the tasks use as they are: who judges identity and features, who drafts, and who is learned from.
+"""Frozen networks of the tasks: judges of identity and features, the drafting `fast`, and teachers.
 
 The two teachers are used in training only, never shipped, and read from safetensors files that are not part of this
 project: MobileFaceNet for the identity encoder, and TAEF2, the tiny autoencoder of FLUX.2's latents, for ours.

@@ -71,7 +71,7 @@ class FlowBatch:
     references: Tensor
     """float32 (B, R, 3, S, S) in [0, 1]."""
     strangers: Tensor
-    """bool (B,), whose references show somebody else."""
+    """bool (B,), whether the references show another person."""
     noise: Tensor
     """float32 (B, N, C)."""
     sigma: Tensor
@@ -166,11 +166,11 @@ class FlowTask:
         with torch.no_grad():
             clean = autoencoder.tokens(autoencoder.encode(batch.targets)[0])
         condition, anchors = self._condition(network, batch.degraded, batch.references)
-        told = self._told(batch.references, anchors)
-        earlier = rolled(network, batch.steps, condition, told, batch.noise)
+        draft_anchors = self._draft_anchors(batch.references, anchors)
+        earlier = rolled(network, batch.steps, condition, draft_anchors, batch.noise)
         before = None if earlier is None else earlier.before
         with torch.set_grad_enabled(settings.draft_learns and torch.is_grad_enabled()):
-            latents, features = autoencoder.encode(network.drafted(batch.degraded, told, before))
+            latents, features = autoencoder.encode(network.drafted(batch.degraded, draft_anchors, before))
         degraded = autoencoder.tokens(latents)
         with torch.no_grad():
             scene, noise = begun(clean, degraded, batch.noise, batch.sigma, before)
@@ -221,7 +221,7 @@ class FlowTask:
         losses["perceptual"] = settings.perceptual_weight * feature_distance(got, wanted)
         if critic is not None:
             # Only at sigma = 1, where the guess is what a restorer of one step shows. Below, the noised scene holds
-            # the target already, and the critic would learn from faces that nobody is shown.
+            # the target already, and the critic would learn from faces that are never shown.
             weights = known(restored, targets) * (sigma == 1)
             places = sigma.new_tensor([0, 0, 1, 1]).expand(len(sigma), 4)
             losses |= adversarial_losses(critic, got, wanted, places, weights, settings.adversarial_weight)
@@ -243,7 +243,7 @@ class FlowTask:
             own = (weight * identity_distance(got, wanted)).mean()
             losses["own_identity"] = settings.own_identity_weight * own
         if referred:
-            # Nobody is drawn towards a stranger.
+            # No face is drawn towards a stranger.
             reference = torch.where(batch.strangers[seen, None], F.normalize(wanted, dim=1), anchors[seen])
             if settings.identity == "iconface":
                 distance = anchored_identity(got, reference, wanted)
@@ -256,7 +256,7 @@ class FlowTask:
     def _condition(
         self, model: IconFaceModel, degraded: Tensor, references: Tensor
     ) -> tuple[Condition, Tensor]:
-        """What the network is told of the person, and the anchors (B, E) in it."""
+        """The condition on the person, and the anchors (B, E) in it."""
         count, views = references.shape[:2]
         if not views:
             with torch.no_grad():
@@ -275,8 +275,8 @@ class FlowTask:
         return Condition(anchors, model.network.remember(tokens, embeddings)), anchors
 
     @staticmethod
-    def _told(references: Tensor, anchors: Tensor) -> Tensor:
-        """The anchors that `fast` is told for its drafts: those of references only."""
+    def _draft_anchors(references: Tensor, anchors: Tensor) -> Tensor:
+        """The anchors of `fast` for its drafts: those of references only."""
         return anchors if references.shape[1] else torch.zeros_like(anchors)
 
     def _embed(self, pictures: Tensor) -> Tensor:
@@ -286,7 +286,7 @@ class FlowTask:
         return embeddings
 
     def _references(self, index: int, stranger: bool, views: int, random: np.random.Generator) -> Tensor:
-        """float32 (R, 3, S, S), views of the person of a picture, or of somebody else."""
+        """float32 (R, 3, S, S), views of the person of a picture, or of a stranger."""
         if not views:
             return torch.zeros(0, 3, CROP_PX, CROP_PX, device=self.device)
         person = int(random.choice(self.targets.indices)) if stranger else index
@@ -321,7 +321,7 @@ class FlowTask:
                 settings = replace(SamplingSettings(), steps=steps)
                 start = noise.to(degraded)
                 shown = references[None] if views else references[None, :0]
-                draft = network.drafted(degraded, self._told(shown, view.anchors))
+                draft = network.drafted(degraded, self._draft_anchors(shown, view.anchors))
                 latents, features = autoencoder.encode(draft)
                 tokens = sample(network.network, start, autoencoder.tokens(latents), alone, views, settings)
                 columns.append(network.decoded(tokens, features))
@@ -346,7 +346,7 @@ def rolled(
 ) -> Rolled | None:
     """The model's own restorations of `steps`, in one step each and with one `noise`, (B, N, C); None without steps.
 
-    `anchors`: (B, E), what `fast` is told of the person. Without gradients.
+    `anchors`: (B, E), of the person, for `fast`. Without gradients.
     """
     result: Rolled | None = None
     for step in steps:

@@ -93,7 +93,7 @@ class TrainingConfig:
 
 
 class TrainingError(RuntimeError):
-    """A run went wrong by itself."""
+    """A run diverged."""
 
 
 class Task(Protocol[B]):

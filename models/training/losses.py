@@ -45,8 +45,8 @@ def grid(restored: Tensor, target: Tensor, period: int = 16) -> Tensor:
     """Size of what the error repeats every `period` pixels: dots and stripes from the network's own cells.
 
     A perceptual term with pooling and a critic both invite them. The period is a multiple of the cells' sides.
-    Pictures float32 (B, 3, H, W). Errors are averaged over all cells of `period` x `period` pixels; whatever a
-    cell then still holds, apart from its own mean, is a pattern and not a face.
+    Pictures float32 (B, 3, H, W). Errors are averaged over all cells of `period` x `period` pixels; what is then
+    left apart from the mean is a pattern and not a face.
     """
     batch, channels, *sides = restored.shape
     rows, columns = (side // period for side in sides)
@@ -58,8 +58,8 @@ def grid(restored: Tensor, target: Tensor, period: int = 16) -> Tensor:
 def embedding_distance(got: Tensor, wanted: Tensor) -> Tensor:
     """Squared distance of raw embeddings (B, E), relative to the target's own length: (B,).
 
-    Where the person cannot be known, a face that says little is better than one that is surely somebody else. A
-    cosine would not know.
+    Where the person cannot be known, an uncertain face is better than one that is surely another person's; a cosine
+    does not distinguish them.
     """
     return (got - wanted).square().sum(1) / wanted.square().sum(1)
 

@@ -134,7 +134,7 @@ class FlowSettings(PersonSettings):
     references: tuple[float, ...] = (0.3, 0.3, 0.2, 0.2)
     """How often a batch has 0, 1, 2 ... references (IConFace's supplement)."""
     stranger: float = 0.08
-    """Share of the samples whose references show somebody else."""
+    """Share of the samples whose references show another person."""
     no_degraded: float = 0.02
     """Share of the batches that do not see the degraded face: what image guidance is measured from."""
     pure_noise: float = 0.5

@@ -174,7 +174,7 @@ def tensor_sizes(paths: Sequence[Path]) -> dict[str, int]:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that is free on a GPU, or that the system can give on a CPU; None where nobody says."""
+    """Free memory of a GPU, or available memory of the system; None where unknown."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:

@@ -33,7 +33,7 @@ Velocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class KleinNetwork(Protocol):
-    """A transformer that can be told who the person is."""
+    """A transformer that can be conditioned on a person."""
 
     rows: int
 
