@@ -2,9 +2,9 @@
 
 import os
 
-# Read once, when torch brings its OpenMP along: threads that spin while they wait take the cores from decoding, from
-# the other stages and from whatever else runs. Where another program kept one of two cores busy, `fast` took 151 ms
-# and 73 ms of processor time with spinning, and 10 ms of both without. Who sets the variable has the last word.
+# Read once, when torch loads OpenMP. Threads that spin while they wait take cores from decoding, from the other stages
+# and from other programs: with one of two cores busy elsewhere, `fast` took 151 ms and 73 ms of processor time with
+# spinning, and 10 ms of both without. A value set from outside wins.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __project__ = "anchorface"

@@ -1,7 +1,7 @@
-"""Networks run as compiled engines of one fixed shape, and as they are wherever that does not work.
+"""Networks run as compiled engines of one fixed shape, or eagerly where that does not work.
 
 An engine is built while the network itself serves, is compared with it on samples, and takes over between two
-calls; whatever fails on the way is told in one sentence and costs nothing but speed.
+calls. A failure is logged in one sentence and costs only speed.
 
 Shapes: N items of a call, B items of the fixed batch. Networks take tensors (N, ...) and give float32 pictures
 (N, 3, H, W) in which 0 to 1 are the code values 0 to 255.
@@ -23,13 +23,16 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from models.engine_builders import BUILDERS, Builder, Run, has_tensorrt
-from models.engine_cache import (
+from models.engine_builders import (
+    BUILDERS,
+    Builder,
     EngineCache,
+    Run,
     cache_folder,
     cache_key,
     compiler_versions,
     device_identity,
+    has_tensorrt,
     state_hash,
 )
 from models.precision import CAPABILITY, PRECISIONS, Mixed, check_capability
@@ -75,7 +78,7 @@ class EngineConfig:
 
 
 class Engine:
-    """A network that becomes faster on the way. Called by one thread at a time."""
+    """A network that is replaced by its engine once that is ready. Called by one thread at a time."""
 
     def __init__(
         self,
@@ -122,7 +125,7 @@ class Engine:
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The network's output, float32 (N, 3, H, W), for inputs (N, ...) shaped like the samples.
 
-        Each item's result is its own, whatever stands beside it, within float tolerance. Raises ValueError for
+        Each item's result depends on that item alone, within float tolerance. Raises ValueError for
         inputs of another form, and torch.OutOfMemoryError where half a batch is still too much.
         """
         self._check(inputs)

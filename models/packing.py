@@ -1,9 +1,9 @@
-"""Trained networks made ready for a CPU: normalisations folded away, weights of convolutions packed once.
+"""Trained networks prepared for a CPU: normalisations folded into convolutions, weights of convolutions packed once.
 
-`nn.Conv2d` keeps its weights as they are trained, and oneDNN brings them into the blocks of its kernels anew in
-every call: a tenth of the time of `fast`, more where pictures are small. The operators that keep packed weights
-are the ones TorchInductor writes into frozen graphs. They are used directly, because a compiler is not on every
-machine and compiling takes longer than restoring a short clip.
+`nn.Conv2d` keeps its weights as trained, and oneDNN reorders them for its kernels in every call: a tenth of the time of
+`fast`, more where pictures are small. The operators with packed weights are those TorchInductor writes into frozen
+graphs. They are called directly, because not every machine has a compiler, and compiling takes longer than restoring a
+short clip.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def fold_norms(network: nn.Module) -> None:
 def pack_convolutions(network: nn.Module, *inputs: Tensor, precision: torch.dtype = torch.float32) -> None:
     """Replaces the convolutions of `network`, on a CPU, by packed ones that compute in `precision`; for inference only.
 
-    They are packed for pictures of the size of `inputs`, an example of what the network is called with; others
-    give right results as well, but more slowly. Where torch is built without oneDNN nothing is changed.
+    They are packed for the sizes of `inputs`, an example of the network's inputs; other sizes give right results too,
+    but more slowly. Without oneDNN nothing is changed.
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return

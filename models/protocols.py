@@ -28,7 +28,7 @@ class References:
     version: int = 0
     """Grows whenever the set changes: the key of everything cached from it."""
     sources: tuple[str, ...] = ()
-    """Where each view comes from, in words; empty where nobody knows. No restorer looks at it."""
+    """Where each view comes from, in words; empty where unknown. Restorers ignore it."""
 
     def __post_init__(self) -> None:
         if len(self.crops) != len(self.embeddings):
@@ -42,16 +42,16 @@ class References:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Previous:
-    """What a restorer made of the same face before, moved to where the face lies in the crop of a request.
+    """The previous restoration of the same face, moved to where the face lies in the crop of a request.
 
-    The picture is the state: whoever needs latents encodes it again (as KEEP does, arXiv 2408.05205), since a picture
-    can be moved by parts of a pixel, and cells of latents cannot.
+    The picture is the state. A restorer that needs latents encodes it again (as KEEP does, arXiv 2408.05205), since a
+    picture can be moved by parts of a pixel, and cells of latents cannot.
     """
 
     image: Tensor
     """uint8 (3, S, S) RGB full range: an earlier `Result.image`, moved."""
     gate: Tensor
-    """float32 (S, S) in [0, 1]: how surely each pixel of it still holds; 0 = it says nothing here."""
+    """float32 (S, S) in [0, 1]: how surely each pixel of it still holds; 0 = not at all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,12 +62,12 @@ class Request:
     """uint8 (3, S, S) RGB full range, the degraded face in the FFHQ alignment."""
     references: References
     previous: Previous | None = None
-    """Where the face was restored before. A restorer that makes no use of it says so, see `uses_previous`."""
+    """None = the face was not restored before. See `uses_previous`."""
     restorer: str = ""
     """The restorer that is wanted for this face, where a run has several; empty = the run's own."""
     kept: Tensor | None = None
-    """`Result.kept` of the face before in the same track and with the same references, given back as it was; None =
-    there is none. Only a restorer that asks for it is given it, see `uses_kept`."""
+    """`Result.kept` of the previous face of the same track with the same references; None = there is none. Given only
+    to a restorer that asks for it, see `uses_kept`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,8 +77,14 @@ class Result:
     image: Tensor
     """uint8 (3, S, S) RGB full range, in the alignment of the request's crop."""
     kept: Tensor | None = None
-    """float32 of any shape: what the restorer wants to be given back with the next face of the track. State by value:
-    nobody else looks at it, and the restorer itself keeps nothing."""
+    """float32 of any shape: state that the restorer gets back with the next face of the track. It goes by value: only
+    the restorer reads it, and it keeps nothing itself."""
+
+
+def check_crop(crop: Tensor, side: int) -> None:
+    """Raises `ValueError` unless `crop` is uint8 (3, side, side)."""
+    if crop.dtype != torch.uint8 or tuple(crop.shape) != (3, side, side):
+        raise ValueError(f"crop must be uint8 (3, {side}, {side}), got {crop.dtype} {tuple(crop.shape)}")
 
 
 def check_previous(request: Request) -> None:
@@ -107,13 +113,13 @@ class Recogniser(Protocol):
     """Tells people apart."""
 
     name: str
-    """Says which embedding space this is; embeddings of different names cannot be compared."""
+    """The embedding space; embeddings of different names cannot be compared."""
 
     same_person: float
     """Cosine similarity above which two clear views are taken for the same person."""
 
     clear_norm: float
-    """Norm of a clear view's raw embedding; 0 where it is not known, and each film is its own measure."""
+    """Norm of a clear view's raw embedding; 0 = unknown, so each film is its own measure."""
 
     def embed(self, crops: Tensor) -> Tensor:
         """Raw embeddings, float32 (N, D), of `crops`, uint8 (N, 3, 112, 112) RGB in the ArcFace alignment."""
@@ -123,8 +129,8 @@ class Recogniser(Protocol):
 class Restorer(Protocol):
     """Restores faces; keeps nothing between calls.
 
-    One that ignores references says `uses_references = False`, one that looks at `Request.previous` says
-    `uses_previous = True`, and one that wants `Request.kept` says `uses_kept = True`.
+    One that ignores references sets `uses_references = False`, one that uses `Request.previous` sets
+    `uses_previous = True`, and one that uses `Request.kept` sets `uses_kept = True`.
     """
 
     crop_size: int
@@ -136,17 +142,17 @@ class Restorer(Protocol):
 
 
 def uses_references(restorer: Restorer) -> bool:
-    """Whether references can change what `restorer` gives; those that do not say so use them."""
+    """Whether references can change the results of `restorer`; the default is yes."""
     return bool(getattr(restorer, "uses_references", True))
 
 
 def uses_previous(restorer: Restorer) -> bool:
-    """Whether `Request.previous` can change what `restorer` gives; those that do not say so make no use of it."""
+    """Whether `Request.previous` can change the results of `restorer`; the default is no."""
     return bool(getattr(restorer, "uses_previous", False))
 
 
 def uses_kept(restorer: Restorer, name: str | None = None) -> bool:
-    """Whether `restorer` wants its own `Result.kept` back; those that do not say so do not.
+    """Whether `restorer` wants its own `Result.kept` back; the default is no.
 
     One made of several (`restorer_of`) may want it for some faces alone: those with this `Request.restorer`.
     """
@@ -156,7 +162,7 @@ def uses_kept(restorer: Restorer, name: str | None = None) -> bool:
 
 
 class Masker(Protocol):
-    """Says where in a crop the face is free: hands, microphones and hair before it are left as they are."""
+    """Finds where a face is not covered: hands, microphones and hair in front of it are not restored."""
 
     def mask(self, crops: Tensor) -> Tensor:
         """float32 (N, S, S) in [0, 1], 1 = restore here, of degraded `crops`, uint8 (N, 3, S, S) RGB."""

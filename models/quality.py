@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.pictures import to_picture
+
 _SIDE_PX = 256
 _BAND_EDGES_PX = (0.7, 1.4, 2.8, 5.6, 11.2)
 _TILE_PX = 16
@@ -49,7 +51,7 @@ def sharpness(crop: Tensor) -> float:
     """
     if crop.ndim != 3 or crop.shape[0] != 3 or crop.shape[1] != crop.shape[2]:
         raise ValueError(f"crop must be uint8 (3, S, S), got {crop.dtype} {tuple(crop.shape)}")
-    luma = cv2.cvtColor(np.ascontiguousarray(crop.permute(1, 2, 0).numpy()), cv2.COLOR_RGB2GRAY)
+    luma = cv2.cvtColor(to_picture(crop), cv2.COLOR_RGB2GRAY)
     interpolation = cv2.INTER_AREA if luma.shape[0] > _SIDE_PX else cv2.INTER_LINEAR
     luma = cv2.resize(luma, (_SIDE_PX, _SIDE_PX), interpolation=interpolation).astype(np.float32)
     smoothed = [cv2.GaussianBlur(luma, (0, 0), edge)[_ROWS, _COLUMNS] for edge in _BAND_EDGES_PX]

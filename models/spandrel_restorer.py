@@ -1,7 +1,7 @@
 """`SpandrelRestorer`: other people's face restorers, by the path of their weights.
 
-spandrel (https://github.com/chaiNNer-org/spandrel) tells the architecture from the names of the weights. It comes
-with the extra `spandrel` and is imported here alone, when such a model is asked for: it needs torchvision, and each
+spandrel (https://github.com/chaiNNer-org/spandrel) recognises the architecture by the names of the weights. It comes
+with the extra `spandrel` and is imported only here, when such a model is asked for: it needs torchvision, and each
 torchvision needs exactly one torch.
 
 Shapes: B crops, S = 512. GFPGAN (arXiv 2101.04061), RestoreFormer (CVPR 2022) and CodeFormer (arXiv 2206.11253) all
@@ -21,13 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from configs import ConfigError
-from models.protocols import Request, Result
+from models.pictures import to_codes
+from models.protocols import Request, Result, check_crop
 from models.weights import CheckpointError, load_state
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What is known of an architecture beyond what spandrel says."""
+    """What spandrel does not say of an architecture."""
 
     licence: str
     """That of the weights which its authors published."""
@@ -35,7 +36,7 @@ class _Known:
     """Network and float32 (B, 3, S, S) in [-1, 1] to the same, as in the authors' own scripts."""
 
 
-# The networks are called directly: for GFPGAN and CodeFormer, spandrel 0.4.2 hands on [0, 1] as it is.
+# The networks are called directly: for GFPGAN and CodeFormer, spandrel 0.4.2 passes [0, 1] on unchanged.
 _KNOWN = {
     # The noise that lies with the weights, not new noise at each call, which would flicker.
     "GFPGAN": _Known("Apache-2.0", lambda network, x: network(x, return_rgb=False, randomize_noise=False)[0]),
@@ -76,7 +77,7 @@ class SpandrelRestorer:
         form one batch.
         """
         for request in requests:
-            self._check(request.crop)
+            check_crop(request.crop, self.crop_size)
         size = len(requests) if self.device.type != "cpu" and self._known else 1
         results: list[Result] = []
         for start in range(0, len(requests), max(size, 1)):
@@ -92,12 +93,7 @@ class SpandrelRestorer:
             restored = self._model(pictures)  # spandrel's own contract: [0, 1] to [0, 1]
         if restored.shape[-1] > self.crop_size:
             restored = F.interpolate(restored, size=(self.crop_size, self.crop_size), mode="area")
-        return restored.mul(255).round_().clamp_(0, 255).to(torch.uint8).cpu()
-
-    def _check(self, crop: Tensor) -> None:
-        size = self.crop_size
-        if crop.dtype != torch.uint8 or tuple(crop.shape) != (3, size, size):
-            raise ValueError(f"crop must be uint8 (3, {size}, {size}), got {crop.dtype} {tuple(crop.shape)}")
+        return to_codes(restored).cpu()
 
 
 def _load(path: Path, state: dict[str, Tensor]) -> Any:
@@ -110,7 +106,7 @@ def _load(path: Path, state: dict[str, Tensor]) -> Any:
             f"{path}: no architecture that spandrel {spandrel.__version__} knows; {_FACE_RESTORERS}"
         ) from error
     except Exception as error:
-        # An architecture raises whatever its code meets first in weights that do not fit it.
+        # Weights that do not fit raise any exception, by the architecture.
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(
             f"{path}: the weights do not fit the architecture that their names point to ({reason})"
@@ -124,7 +120,7 @@ def _load(path: Path, state: dict[str, Tensor]) -> Any:
 
 
 def _spandrel(path: Path) -> tuple[Any, Any]:
-    """spandrel, and a registry of all architectures; its own global one is left as it is."""
+    """spandrel, and a registry of all architectures; its global one is not changed."""
     try:
         import spandrel
         import spandrel_extra_arches

@@ -10,14 +10,17 @@ import hashlib
 import json
 import pickle
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
+
+N = TypeVar("N", bound=nn.Module)
 
 EMBEDDED = Path(__file__).with_name("embedded")
 WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt")
@@ -33,7 +36,7 @@ class Checkpoint:
     """The contents of one weights file."""
 
     state: dict[str, Tensor]
-    """Floating point weights as float32, whatever the file keeps."""
+    """Floating point weights as float32."""
     parameters: dict[str, object]
     """What the network is built from, out of the file's header."""
     images_seen: int
@@ -85,6 +88,27 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ) from error
 
 
+def built(checkpoint: Checkpoint, build: Callable[[dict[str, Any]], N], what: str) -> N:
+    """The network that `build` makes of the header's parameters, with the checkpoint's weights, in evaluation mode.
+
+    Raises `CheckpointError` where either belongs to something else than `what`.
+    """
+    try:
+        network = build(tupled(checkpoint.parameters))
+        network.load_state_dict(checkpoint.state)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{checkpoint.path}: not the weights of {what}") from error
+    network.eval().requires_grad_(False)
+    return network
+
+
+def tupled(value: Any) -> Any:
+    """`value` out of JSON with tuples for lists, as frozen dataclasses hold them."""
+    if isinstance(value, dict):
+        return {name: tupled(each) for name, each in value.items()}
+    return tuple(tupled(each) for each in value) if isinstance(value, list) else value
+
+
 def is_own(path: Path) -> bool:
     """Whether `path` is a file that `save_checkpoint` wrote: its header carries a network's parameters."""
     try:
@@ -129,7 +153,7 @@ def load_state(path: Path, *, allow_pickle: bool = False) -> dict[str, Tensor]:
                 return {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # torch's own words tell how to run such a file; nobody should.
+        # torch's own message says how to run such a file, which is unsafe.
         raise CheckpointError(
             f"{path}: the weights cannot be read: damaged, or with objects besides tensors, which are not unpickled"
         ) from error

@@ -9,13 +9,12 @@ from typing import Any, TypeVar, cast
 import torch
 
 from configs import ConfigError
-from models.adaface import AdaFaceRecogniser
 from models.aligned.restorer import AlignedRestorer
-from models.arcface import ArcFaceRecogniser
 from models.detector import CenterFaceDetector, InsightFaceDetector
 from models.fast.restorer import FastRestorer
 from models.precision import restorer_precision
 from models.protocols import Detector, Masker, Recogniser, Restorer
+from models.published_recognisers import AdaFaceRecogniser, ArcFaceRecogniser
 from models.recogniser import EmbeddedRecogniser
 from models.spandrel_restorer import SpandrelRestorer
 from models.weights import WEIGHTS, Checkpoint, CheckpointError, is_own, load_checkpoint

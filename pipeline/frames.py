@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.face import Face
-from models.likeness import Likeness
 from models.protocols import References
+from models.recogniser import Likeness
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from models.aligned.network import REFERENCE, AlignedNetwork, AlignedShape
 from models.aligned.warp import similarity_residual, warp_views
-from models.fast.anchor import identity_anchor
 from models.landmarks import DenseLandmarks, DensePoints
 from models.packing import pack_convolutions
 from models.precision import Mixed
 from models.protocols import References, Request, Result
+from models.recogniser import identity_anchor
 from models.weights import Checkpoint, CheckpointError, load_embedded
 
 CROP_PX = 256

@@ -32,16 +32,19 @@ from models.evaluation.encoder import (
     verification_table,
 )
 from models.evaluation.faces import PRESETS, read_album, read_clip_views, read_faces, read_pairs
-from models.evaluation.meter import Meter
-from models.evaluation.methods import aligned_method, fast_method, iconface_methods
-from models.evaluation.plots import write_norm_plot
-from models.evaluation.restoration import Experiment, experiment
-from models.evaluation.scores import difference_table, table
-from models.evaluation.sheet import write_sheet
+from models.evaluation.meter import Meter, difference_table, table
+from models.evaluation.plots import write_norm_plot, write_sheet
+from models.evaluation.restoration import (
+    Experiment,
+    aligned_method,
+    experiment,
+    fast_method,
+    iconface_methods,
+)
 from models.iconface.sampling import SamplingSettings
 from models.precision import PRECISIONS
 from models.recogniser import EmbeddedRecogniser
-from models.training.teacher import Teacher
+from models.training.fixed_networks import Teacher
 from models.weights import CheckpointError, load_checkpoint
 
 log = logging.getLogger("models.evaluation")
@@ -146,7 +149,9 @@ def _arguments() -> argparse.Namespace:
         type=Path,
         help="people of clips with many views each (python -m models.training.clips)",
     )
-    parser.add_argument("--count", type=int, help="only the first so many faces, of restoration people too")
+    parser.add_argument(
+        "--count", type=int, help="only the first COUNT faces, or people where pairs are restored"
+    )
     parser.add_argument("--fast", type=Path, help="checkpoint instead of the embedded one")
     parser.add_argument(
         "--iconface", type=Path, help="flow restorer's checkpoint instead of the embedded one, if any"
@@ -156,7 +161,7 @@ def _arguments() -> argparse.Namespace:
         "--without", action="append", default=[], choices=("aligned", "iconface"), help="leave a restorer out"
     )
     parser.add_argument("--steps", type=_steps, default="1,2,4", help="of iconface; default %(default)s")
-    parser.add_argument("--guidance", type=float, help="of iconface by references; default as it is used")
+    parser.add_argument("--guidance", type=float, help="guidance of iconface by references; default: its own")
     parser.add_argument("--encoder", type=Path, help="checkpoint instead of the embedded one")
     parser.add_argument("--perceptual", type=Path, help="SqueezeNet 1.1 features (safetensors)")
     parser.add_argument("--teacher", type=Path, help="the encoder's teacher, to compare with")

@@ -1,7 +1,7 @@
 """Results kept between evaluations: of pictures alone, and of restorers.
 
-Everything is named by the hash of what it was made from and of the code that made it; after a change elsewhere
-(another release of a library, say) remove the folder, which may be done at any time.
+Everything is named by the hash of its inputs and of the code that made it. After another change, such as a new release
+of a library, remove the folder; that is always safe.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Cache:
         return array
 
     def keep(self, key: str, array: NDArray[np.generic]) -> None:
-        """Keeps `array` under `key`; whoever reads meanwhile sees all of it or nothing."""
+        """Keeps `array` under `key`; a reader sees all of it or nothing."""
         if array.nbytes <= _KEPT_IN_MEMORY_BYTES:
             self._memory[key] = array
         if self.folder is not None:

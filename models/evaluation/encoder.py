@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.degradation.presets import MODERATE, SEVERE, preset_sample
 from models.evaluation.faces import PRESETS, Album, embed_pictures, recogniser_crops, reduced
+from models.pictures import Picture
 from models.recogniser import EmbeddedRecogniser
-from models.training.degrade import MODERATE, SEVERE, Picture, preset_sample
-from models.training.teacher import Teacher
+from models.training.fixed_networks import Teacher
 
 STEPS = (
     ("clean", MODERATE, 0.0),

@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.degradation import presets
+from models.degradation.presets import MODERATE, SEVERE, Preset, preset_sample
 from models.evaluation.cache import Cache, key_of
+from models.pictures import Picture, recogniser_codes
 from models.recogniser import EmbeddedRecogniser
-from models.training import degrade
-from models.training.degrade import MODERATE, SEVERE, Picture, Preset, preset_sample
-from models.training.index import read_face, read_index
-from models.training.views import recogniser_view
+from models.training.dataset import read_face, read_index
 
 SIDE_PX = 256
 SOURCE_PX = 512
 PRESETS = {"moderate": MODERATE, "severe": SEVERE}
 CLIP_VIEWS = 4
-"""Of each person of clips: one to be restored and three references, in turn."""
+"""Views of each person of clips: each is restored in turn with the other three as references."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +87,7 @@ def degraded(sources: list[Picture], preset: Preset, first_seed: int, cache: Cac
     """`sources`, uint8 (512, 512, 3), after `preset` with a seed of their own each, at 256 pixels."""
     damaged: list[Picture] = []
     for seed, source in enumerate(sources, first_seed):
-        key = key_of(degrade, source, preset, seed)
+        key = key_of(presets, source, preset, seed)
         picture = cache.find(key)
         if picture is None:
             picture = reduced(preset_sample(source, seed, preset, None))
@@ -98,8 +98,7 @@ def degraded(sources: list[Picture], preset: Preset, first_seed: int, cache: Cac
 
 def recogniser_crops(pictures: list[Picture]) -> Tensor:
     """The recogniser's crops, uint8 (N, 3, 112, 112), of FFHQ-aligned pictures, uint8 (H, W, 3) each."""
-    stacked = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float()
-    return recogniser_view(stacked).round().clamp(0, 255).byte()
+    return recogniser_codes(np.stack(pictures))
 
 
 def embed_pictures(recogniser: EmbeddedRecogniser, pictures: list[Picture]) -> Tensor:

@@ -1,9 +1,9 @@
 """How the thresholds of the identity gate were found: `python -m models.evaluation.gate --pairs VAL_PAIRS`.
 
-Held-out people with two pictures each are degraded, restored by `fast` with the other picture as reference, and each
-result is measured as the gate does it (`models/likeness.py`): told a clear reference of the person, another degraded
-view (what a film gives by itself), or nothing. Against them stand results that are another person's, half way to
-another person, and the clean face itself, which is what perfect restoration would give.
+Held-out people with two pictures each are degraded and restored by `fast` with the other picture as reference. Each
+result is measured as the gate does it (`models/recogniser.py`), with one of three anchors: a clear reference, another
+degraded view (what a film offers), or none. They are compared with results of another person, half way to another
+person, and the clean face, the result of a perfect restoration.
 
 Shapes: N faces, D width of an embedding.
 """
@@ -26,12 +26,10 @@ import configs
 from configs import ConfigError
 from models.evaluation.cache import Cache
 from models.evaluation.faces import PRESETS, degraded, read_pairs, reduced
-from models.evaluation.methods import fast_method, restored
-from models.fast.anchor import identity_anchor
-from models.likeness import likeness, recogniser_crop
+from models.evaluation.restoration import fast_method, restored
+from models.pictures import Picture, recogniser_crop, to_tensor
 from models.protocols import References
-from models.recogniser import EmbeddedRecogniser
-from models.training.degrade import Picture
+from models.recogniser import EmbeddedRecogniser, identity_anchor, likeness
 from models.weights import CheckpointError
 
 RESTORED, CLEAN, HALF, OTHER = "restored", "the clean face", "half another's", "another's"
@@ -57,7 +55,7 @@ def main() -> None:
     """Prints a table, and writes the drawing with `--plot`."""
     parser = argparse.ArgumentParser(prog="python -m models.evaluation.gate", description=__doc__)
     parser.add_argument("--pairs", type=Path, required=True, help="held-out people, two pictures each")
-    parser.add_argument("--count", type=int, help="only the first so many people")
+    parser.add_argument("--count", type=int, help="only the first COUNT people")
     parser.add_argument("--fast", type=Path, help="checkpoint instead of the embedded one")
     parser.add_argument("--cache", type=Path, help="folder for results that are used again")
     parser.add_argument("--plot", type=Path, metavar="FILE.svg")
@@ -85,7 +83,7 @@ def measure(people: list[list[Picture]], fast: Path | None, cache: Cache) -> lis
     strangers = [(index + 2) % len(sources) for index in range(len(sources))]
     encoder = EmbeddedRecogniser()
     clean = _embed(encoder, targets)
-    references = [References((_tensor(targets[k]),), clean[k : k + 1], 1) for k in others]
+    references = [References((to_tensor(targets[k]),), clean[k : k + 1], 1) for k in others]
     found = []
     for damage, preset in PRESETS.items():
         inputs = degraded(sources, preset, _FIRST_SEED, cache)
@@ -106,7 +104,7 @@ def table(measured: list[Losses], thresholds: tuple[float, float]) -> str:
     """Markdown: percentiles of the losses, and how the gate takes them."""
     none_at, all_at = thresholds
     lines = [
-        "| damage | told | result | loss: 5 % / median / 95 % / most | used fully | in part | not at all |",
+        "| damage | anchor | result | loss: 5 % / median / 95 % / most | used fully | in part | not at all |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in measured:
@@ -190,15 +188,11 @@ def _losses(before: Tensor, after: Tensor, known: Tensor | None) -> NDArray[np.f
 
 
 def _embed(encoder: EmbeddedRecogniser, pictures: list[Picture]) -> Tensor:
-    return torch.cat([encoder.embed(recogniser_crop(_tensor(picture))[None]) for picture in pictures])
+    return torch.cat([encoder.embed(recogniser_crop(to_tensor(picture))[None]) for picture in pictures])
 
 
 def _mean(first: Picture, second: Picture) -> Picture:
     return ((first.astype(np.uint16) + second) // 2).astype(np.uint8)
-
-
-def _tensor(picture: Picture) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1).contiguous()
 
 
 if __name__ == "__main__":

@@ -26,10 +26,10 @@ from configs import ConfigError
 from models.align import transform
 from models.evaluation.cache import Cache
 from models.evaluation.faces import PRESETS, SIDE_PX, degraded, read_faces, reduced
-from models.evaluation.sheet import write_sheet
+from models.evaluation.plots import write_sheet
 from models.landmarks import EYES, DenseLandmarks
-from models.training.degrade import Picture
-from models.training.index import read_index
+from models.pictures import Picture
+from models.training.dataset import read_index
 from models.training.landmarks import draw_points, read_points
 from models.weights import CheckpointError, load_checkpoint
 

@@ -1,8 +1,9 @@
-"""The encoder's norm as a picture: against damage, and against the nearness to the clean embedding.
+"""Drawings of an evaluation: contact sheets of pictures, and the encoder's norm against damage and nearness.
 
-Written as SVG by hand: text, small, sharp at any size.
+Sheets show pictures of several kinds beside each other, a row for each face. The norm is written as SVG by hand: text,
+small, sharp at any size.
 
-Shapes: N faces, K steps of damage, D width of an embedding.
+Shapes: S side of a picture, N faces, K steps of damage, D width of an embedding.
 """
 
 from __future__ import annotations
@@ -12,13 +13,43 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.pictures import Picture
+
+_LABEL_PX = 28
+_BLACK, _PAPER = (0, 0, 0), 255
 _WIDTH, _HEIGHT = 860, 330
 _INK, _BAND, _DOT = "#1f4e79", "#9dc3e6", "#c55a11"
 _BINS = 8
+
+
+def write_sheet(path: Path, kinds: dict[str, list[Picture]], rows: int) -> None:
+    """Writes a PNG with a labelled column for each of `kinds` and `rows` faces spread over the lists.
+
+    Pictures uint8 (S, S, 3) RGB, all of one size. Raises `ValueError` where the file cannot be written.
+    """
+    count = len(next(iter(kinds.values())))
+    chosen = np.unique(np.linspace(0, count - 1, min(rows, count)).round().astype(int))
+    columns = [
+        np.vstack([_label(name, pictures[0].shape[1]), *(pictures[index] for index in chosen)])
+        for name, pictures in kinds.items()
+    ]
+    try:
+        written = cv2.imwrite(str(path), np.hstack(columns)[..., ::-1])
+    except cv2.error:
+        written = False
+    if not written:
+        raise ValueError(f"{path}: the sheet cannot be written; name a .png file in an existing folder")
+
+
+def _label(text: str, width: int) -> Picture:
+    label = np.full((_LABEL_PX, width, 3), _PAPER, np.uint8)
+    cv2.putText(label, text, (6, 19), cv2.FONT_HERSHEY_SIMPLEX, 0.5, _BLACK, 1, cv2.LINE_AA)
+    return label
 
 
 @dataclass(frozen=True, slots=True)

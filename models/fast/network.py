@@ -4,9 +4,9 @@ Most work is done at a quarter of the resolution and below, in dense 3 x 3 convo
 normalisation, which CPUs compute nearly at their peak. Two coordinate channels and a learned map tell where
 in the aligned face a pixel lies, so that the network can be trained on parts of crops. The identity anchor
 modulates the deeper blocks (FiLM, arXiv 1709.07871) through layers without bias: a zero anchor changes
-nothing. A network made for video also takes what it restored before, moved here and gated: by how far it differs from
-the crop, beside the crop, and by a learned gain towards it (the Kalman gain of KEEP, arXiv 2408.05205); a closed gate
-leaves everything as it is for a face that was never seen.
+nothing. A network made for video also takes its previous restoration, moved and gated: its difference from the crop is
+a further input, and a learned gain draws the result towards it (the Kalman gain of KEEP, arXiv 2408.05205). A closed
+gate gives the result of a face without a previous one.
 
 Shapes: B crops, C channels, H W pixels of a crop or of an aligned part of it, D width of the anchor.
 """
@@ -42,7 +42,7 @@ class FastShape:
     anchor: int = 128
     """D."""
     grain: bool = False
-    """Fixed noise beside the crop, out of which texture can grow that stays where it is in the face."""
+    """Fixed noise as a further input, from which texture can grow that keeps its place in the face."""
     previous: bool = False
     """Whether what was restored of the frame before takes part."""
 
@@ -98,7 +98,7 @@ class FastNetwork(nn.Module):
 
         `crops`: float32 (B, 3, H, W) in [0, 1], RGB, H and W multiples of 32. `anchors`: float32 (B, D),
         unit length or zero. `previous`: float32 (B, 4, H, W), RGB in [0, 1] of what was restored before and its gate
-        in [0, 1]; a network that is not made for it takes no notice. `corners`: int64 (B, 2), x and y of the upper
+        in [0, 1]; ignored by a network without `shape.previous`. `corners`: int64 (B, 2), x and y of the upper
         left pixel within the aligned crop of `side_px`, a multiple of 32, both multiples of 16; None for whole crops.
         """
         if side_px is None:
@@ -138,7 +138,7 @@ class FastNetwork(nn.Module):
 
 
 def _beside(crops: Tensor, previous: Tensor | None) -> Tensor:
-    """What is told of `previous`, (B, 49, H/4, W/4): its gated difference from the crops, and the gate."""
+    """The input made of `previous`, (B, 49, H/4, W/4): its gated difference from the crops, and the gate."""
     if previous is None:
         count, _, height, width = crops.shape
         return crops.new_zeros(count, 3 * UNSHUFFLE**2 + 1, height // UNSHUFFLE, width // UNSHUFFLE)

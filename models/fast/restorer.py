@@ -1,35 +1,33 @@
-"""`FastRestorer`: one pass, no state, the same answer whatever stands beside a request.
+"""`FastRestorer`: one pass, no state; a result depends on its request alone.
 
-Shapes: R references, D width of an embedding, S = 192, 256 or 512.
+Shapes: B requests, R references, D width of an embedding, S = 192, 256 or 512.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.align import ffhq_to_arcface
 from models.engine import Engine, EngineConfig
 from models.engine_builders import Run
-from models.fast.anchor import identity_anchor
 from models.fast.network import CROP_PX, FastNetwork, FastShape
-from models.fast.samples import sample_inputs
 from models.packing import pack_convolutions
+from models.pictures import recogniser_crop, to_codes, to_floats
 from models.precision import Mixed
-from models.protocols import References, Request, Result, check_previous
-from models.recogniser import EmbeddedRecogniser
-from models.weights import Checkpoint, CheckpointError, load_embedded
+from models.protocols import References, Request, Result, check_crop, check_previous
+from models.recogniser import EmbeddedRecogniser, identity_anchor
+from models.weights import Checkpoint, built, load_embedded
 
 CROP_SIZES = (192, CROP_PX, 2 * CROP_PX)
 SMALLER = {2 * CROP_PX: CROP_PX, CROP_PX: 192}
-"""What takes the place of the crops that the network was trained for where time is short. Of the gradient energy that
-it adds to a face, 192 keeps about four fifths and 128 a third; they take .68 and .47 of the time of 256."""
+"""The crop size to fall back to where time is short. Of the gradient energy that the network adds to a face, 192 keeps
+about four fifths and 128 a third; they take .68 and .47 of the time of 256."""
 _KEPT_ANCHORS = 64
+_REDUCTIONS = (1, 2, 4, 8)
 
 
 class FastRestorer:
@@ -45,8 +43,8 @@ class FastRestorer:
     ) -> None:
         """Raises `CheckpointError` for weights of another network, `ValueError` for a `crop_size` it is not for.
 
-        `engine`: how the network runs on a GPU, None = as it is; a CPU takes no notice of it. `precision`: of the
-        convolutions; what they find is added to the crop in float32.
+        `engine`: how the network runs on a GPU, None = eagerly; ignored on a CPU. `precision`: of the convolutions;
+        their result is added to the crop in float32.
         """
         if crop_size not in CROP_SIZES:
             raise ValueError(f"crop_size must be one of {CROP_SIZES}, got {crop_size}")
@@ -68,12 +66,12 @@ class FastRestorer:
             on_device = [tensor.to(self.device) for tensor in samples]
             self._run = Engine(self.network, on_device, engine, eager_precision=precision)
         self._encoder: EmbeddedRecogniser | None = None
-        # Anchors of references, worked out once: the same references always give the same anchor.
+        # By the ids of the crops, which are kept beside the anchor so that their ids stay theirs.
         self._own_anchors: dict[tuple[int, ...], tuple[tuple[Tensor, ...], Tensor]] = {}
 
     @property
     def uses_previous(self) -> bool:
-        """Whether what was restored before can change a result."""
+        """Whether the previous restoration can change a result."""
         return self.network.shape.previous
 
     @torch.inference_mode()
@@ -84,7 +82,7 @@ class FastRestorer:
         the same to the bit in any company. On a GPU they form one batch, equal within one code value.
         """
         for request in requests:
-            _check(request.crop, self.crop_size)
+            check_crop(request.crop, self.crop_size)
             check_previous(request)
         size = len(requests) if self.device.type != "cpu" else 1
         results: list[Result] = []
@@ -97,10 +95,9 @@ class FastRestorer:
         anchors = torch.stack([self._anchor(request.references) for request in requests]).to(self.device)
         inputs = [crops.contiguous(memory_format=torch.channels_last), anchors]
         if self.uses_previous:
-            inputs.append(torch.stack([_told(request) for request in requests]).to(self.device))
+            inputs.append(torch.stack([_previous(request) for request in requests]).to(self.device))
         restored = self._run(*inputs)  # (B, 3, S, S)
-        images = restored.mul_(255).round_().clamp_(0, 255).to(torch.uint8).contiguous().cpu()
-        return [Result(image) for image in images]
+        return [Result(image) for image in to_codes(restored).contiguous().cpu()]
 
     def _anchor(self, references: References) -> Tensor:
         width = self.network.shape.anchor
@@ -111,51 +108,55 @@ class FastRestorer:
         return self._own_anchor(references)
 
     def _own_anchor(self, references: References) -> Tensor:
-        """The anchor out of the crops, where the embeddings are not those of the embedded encoder."""
+        """The anchor from the crops, where the embeddings are another recogniser's."""
         key = tuple(id(crop) for crop in references.crops)
         if key not in self._own_anchors:
             if self._encoder is None:
                 self._encoder = EmbeddedRecogniser(device=self.device)
             if len(self._own_anchors) >= _KEPT_ANCHORS:
                 self._own_anchors.pop(next(iter(self._own_anchors)))
-            crops = [
-                cv2.warpAffine(
-                    crop.permute(1, 2, 0).numpy(),
-                    # Their own side: views may be larger than the crops that are restored.
-                    ffhq_to_arcface(crop.shape[-1]),
-                    (112, 112),
-                    flags=cv2.INTER_AREA,
-                )
-                for crop in references.crops
-            ]
-            embeddings = self._encoder.embed(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2))
-            # The crops are kept beside the anchor, so that their ids stay theirs.
+            embeddings = self._encoder.embed(
+                torch.stack([recogniser_crop(crop) for crop in references.crops])
+            )
             self._own_anchors[key] = references.crops, identity_anchor(embeddings)
         return self._own_anchors[key][1]
 
 
 def build_fast(checkpoint: Checkpoint) -> FastNetwork:
-    """A `FastNetwork` in evaluation mode from a checkpoint that carries its shape."""
-    parameters: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in checkpoint.parameters.items()
-    }
-    try:
-        network = FastNetwork(FastShape(**parameters))
-        network.load_state_dict(checkpoint.state)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{checkpoint.path}: not the weights of a `fast` restorer") from error
-    return network.eval().requires_grad_(False)
+    """A `FastNetwork` in evaluation mode. Raises `CheckpointError` for the weights of something else."""
+    return built(checkpoint, lambda shape: FastNetwork(FastShape(**shape)), "a `fast` restorer")
 
 
-def _told(request: Request) -> Tensor:
-    """What was restored before and its gate, (4, S, S) in [0, 1]; a closed gate where nothing was."""
+def _previous(request: Request) -> Tensor:
+    """The previous restoration and its gate, (4, S, S) in [0, 1]; a closed gate where there is none."""
     previous = request.previous
     if previous is None:
         return torch.zeros(4, *request.crop.shape[1:])
     return torch.cat([previous.image.float().div(255), previous.gate[None]])
 
 
-def _check(crop: Tensor, side: int) -> None:
-    if crop.dtype != torch.uint8 or tuple(crop.shape) != (3, side, side):
-        raise ValueError(f"crop must be uint8 (3, {side}, {side}), got {crop.dtype} {tuple(crop.shape)}")
+def sample_inputs(side: int, anchor: int, *, previous: bool = False) -> tuple[Tensor, ...]:
+    """Crops, float32 (8, 3, side, side) in [0, 1], RGB, and identity anchors, float32 (8, anchor).
+
+    With `previous` also what was restored before, (8, 4, side, side): the clear face, behind a gate that is open on
+    the left.
+
+    The face is Eileen Collins in NASA's picture (public domain, part of scikit-image), roughly aligned. Reduced
+    up to eightfold and enlarged again; the second half has random anchors of unit length. The same at each call.
+    """
+    from skimage.data import astronaut
+
+    picture = astronaut()[56:206, 146:296]  # type: ignore[no-untyped-call]
+    face = cv2.resize(picture, (side, side), interpolation=cv2.INTER_CUBIC)
+    crops = []
+    for reduction in _REDUCTIONS:
+        small = cv2.resize(face, (side // reduction, side // reduction), interpolation=cv2.INTER_AREA)
+        crops.append(cv2.resize(small, (side, side), interpolation=cv2.INTER_LINEAR))
+    pictures = to_floats(np.stack(crops))
+    draws = torch.randn(len(crops), anchor, generator=torch.Generator().manual_seed(0))
+    anchors = torch.cat([torch.zeros_like(draws), torch.nn.functional.normalize(draws)])
+    inputs = [pictures.repeat(2, 1, 1, 1), anchors]
+    if previous:
+        gate = (torch.arange(side) < side // 2).float().expand(8, 1, side, side)
+        inputs.append(torch.cat([pictures[:1].expand(8, -1, -1, -1), gate], 1))
+    return tuple(inputs)

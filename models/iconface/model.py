@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.fast.network import FastNetwork, FastShape
+from models.iconface.conditions import Before, FeatureRecurrence
 from models.iconface.network import IconFace
-from models.iconface.recurrence import Before, FeatureRecurrence
 from models.iconface.shape import AutoencoderShape, IconFaceShape
 from models.iconface.tiny_autoencoder import Features, TinyAutoencoder
-from models.weights import Checkpoint, CheckpointError
+from models.weights import Checkpoint, built
 
 
 class IconFaceModel(nn.Module):
@@ -80,32 +80,18 @@ class IconFaceModel(nn.Module):
 
 def build_iconface(checkpoint: Checkpoint) -> IconFaceModel:
     """An `IconFaceModel` in evaluation mode. Raises `CheckpointError` for the weights of something else."""
-    try:
-        network, autoencoder = (_shape(checkpoint.parameters[name]) for name in ("network", "autoencoder"))
-        draft = checkpoint.parameters.get("draft")
-        model = IconFaceModel(
-            IconFaceShape(**network),
-            AutoencoderShape(**autoencoder),
-            None if draft is None else FastShape(**_shape(draft)),
+
+    def build(shapes: dict[str, Any]) -> IconFaceModel:
+        draft = shapes.get("draft")
+        return IconFaceModel(
+            IconFaceShape(**shapes["network"]),
+            AutoencoderShape(**shapes["autoencoder"]),
+            None if draft is None else FastShape(**draft),
         )
-        model.load_state_dict(checkpoint.state)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{checkpoint.path}: not the weights of an `iconface` restorer") from error
-    return model.eval().requires_grad_(False)
+
+    return built(checkpoint, build, "an `iconface` restorer")
 
 
 def build_autoencoder(checkpoint: Checkpoint) -> TinyAutoencoder:
     """A `TinyAutoencoder` in evaluation mode. Raises `CheckpointError` for the weights of something else."""
-    try:
-        autoencoder = TinyAutoencoder(AutoencoderShape(**_shape(checkpoint.parameters)))
-        autoencoder.load_state_dict(checkpoint.state)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{checkpoint.path}: not the weights of an autoencoder") from error
-    return autoencoder.eval().requires_grad_(False)
-
-
-def _shape(parameters: Any) -> dict[str, Any]:
-    """JSON knows no tuples."""
-    return {
-        key: tuple(value) if isinstance(value, list) else value for key, value in dict(parameters).items()
-    }
+    return built(checkpoint, lambda shape: TinyAutoencoder(AutoencoderShape(**shape)), "an autoencoder")

@@ -1,9 +1,8 @@
 """The transformer: FLUX.2's, with the identity and the structure anchor attached.
 
-The backbone is diffusers' own class at both sizes; its blocks and its attention with kept reference keys are
-used as they are, only the way through them is ours. Reference tokens attend to themselves alone and are
-modulated as at sigma 0, so their keys and values depend on nothing but the references: they are computed by
-`remember` and serve every step and every frame.
+The backbone is diffusers' own class at both sizes, with its blocks and its attention with kept reference keys; only the
+forward pass is ours. Reference tokens attend only to each other and are modulated as at sigma 0, so their keys and
+values depend on the references alone: `remember` computes them for every step and every frame.
 
 Shapes: B faces, N tokens of a picture, C token channels, R references, E width of an embedding, K context
 tokens, J width of the context, D width of the transformer.
@@ -23,17 +22,21 @@ from diffusers.models.transformers.transformer_flux2 import (
 )
 from torch import Tensor, nn
 
-from models.iconface.anchor import IdentityModulation
-from models.iconface.context import CompositeContext
-from models.iconface.recurrence import Before, TokenRecurrence
-from models.iconface.sequence import context_ids, reference_ids, scene_ids
-from models.iconface.shape import IconFaceShape
-from models.iconface.structure import InputResidual, StructureRead, TwoRouteMemory
+from models.iconface.conditions import (
+    Before,
+    CompositeContext,
+    IdentityModulation,
+    InputResidual,
+    StructureRead,
+    TokenRecurrence,
+    TwoRouteMemory,
+)
+from models.iconface.shape import IconFaceShape, context_ids, reference_ids, scene_ids
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReferenceMemory:
-    """All that is kept of the references of a batch; the same for every step and every frame."""
+    """What is kept of the references of a batch; the same for every step and every frame."""
 
     context: Tensor
     """(B, R * K, J) Composite Context, or the null one, (B, K, J)."""
@@ -96,8 +99,8 @@ class IconFace(nn.Module):
 
         `scene`: noisy tokens (B, N, C). `sigma`: (B,) in [0, 1]. `degraded`: tokens (B, N, C), or None: then
         they are removed from the sequence and the structure anchor rests. `anchors`: (B, E), unit length.
-        `before`: the previous restoration; a network that is not made for it, and one without `degraded`, takes no
-        notice of it. Without it the sequence is as if there were no such group.
+        `before`: the previous restoration; ignored without `shape.previous` or `degraded`. Without it the sequence has
+        no such group.
         """
         backbone, tokens = self.backbone, scene.shape[1]
         recurrence = None if before is None or degraded is None else self.recurrence

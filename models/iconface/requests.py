@@ -1,4 +1,4 @@
-"""What restorers that take references have in common: checks, order, and what is kept of each set of references.
+"""What restorers with references share: checks, batches, and results kept for each set of references.
 
 Shapes: B requests, R references, E width of an embedding, S side of a crop.
 """
@@ -11,33 +11,31 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor
 
-from models.align import ffhq_to_arcface
-from models.protocols import References, Request, Result, check_previous
-from models.recogniser import CROP_PX, EmbeddedRecogniser
+from models.pictures import recogniser_crop, to_codes
+from models.protocols import References, Request, Result, check_crop, check_previous
+from models.recogniser import EmbeddedRecogniser
 
 MOST_REFERENCES = 3
-"""As many as in training; of more, the clearest are taken."""
+"""As in training; of more, the clearest are taken."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Kept(Generic[T]):
-    """What was worked out of one set of references; holds its crops, so that their ids stay theirs."""
+    """A result for one set of references; holds its crops, so that their ids stay theirs."""
 
     crops: tuple[Tensor, ...]
     content: T
 
 
 class ReferenceRestorer(ABC, Generic[T]):
-    """Restores aligned faces with 0 to N references; T is what it works out of a set of references."""
+    """Restores aligned faces with 0 to N references; T is what it computes from a set of references."""
 
     kept_sets = 8
-    """Sets of references of which that is kept."""
+    """Maximum number of sets of references whose results are kept."""
 
     def __init__(self, crop_size: int, device: str | torch.device) -> None:
         self.crop_size = crop_size
@@ -55,7 +53,7 @@ class ReferenceRestorer(ABC, Generic[T]):
         for request in requests:
             check_previous(request)
             for crop in (request.crop, *request.references.crops):
-                self._check(crop)
+                check_crop(crop, self.crop_size)
         results: list[Result | None] = [None] * len(requests)
         for group in self._groups(requests):
             for index, result in zip(group, self._batch([requests[index] for index in group]), strict=True):
@@ -79,11 +77,11 @@ class ReferenceRestorer(ABC, Generic[T]):
         return list(groups.values())
 
     def _kind(self, request: Request) -> Hashable:
-        """What requests of one batch have in common."""
+        """Requests of the same kind may form a batch."""
         return min(len(request.references), MOST_REFERENCES)
 
     def _known(self, references: References) -> T:
-        """What a set of references gives, worked out once for the set."""
+        """What `_worked_out` makes of a set of references, computed once for the set."""
         key = (references.version, *(id(crop) for crop in references.crops))
         if key not in self._kept:
             if len(self._kept) >= self.kept_sets:
@@ -104,25 +102,14 @@ class ReferenceRestorer(ABC, Generic[T]):
 
     def _embeddings(self, crops: list[Tensor]) -> Tensor:
         """Raw embeddings, float32 (B, E), of aligned crops."""
-        matrix = ffhq_to_arcface(self.crop_size)
-        faces = [
-            cv2.warpAffine(crop.permute(1, 2, 0).numpy(), matrix, (CROP_PX, CROP_PX), flags=cv2.INTER_AREA)
-            for crop in crops
-        ]
-        embeddings = self._encoder.embed(torch.from_numpy(np.stack(faces)).permute(0, 3, 1, 2))
+        embeddings = self._encoder.embed(torch.stack([recogniser_crop(crop) for crop in crops]))
         return embeddings.to(self.device)
 
     def _pictures(self, crops: list[Tensor]) -> Tensor:
         """float32 (B, 3, S, S) in [0, 1]."""
         return torch.stack(crops).to(self.device).float().div_(255)
 
-    def _check(self, crop: Tensor) -> None:
-        size = self.crop_size
-        if crop.dtype != torch.uint8 or tuple(crop.shape) != (3, size, size):
-            raise ValueError(f"crop must be uint8 (3, {size}, {size}), got {crop.dtype} {tuple(crop.shape)}")
-
 
 def images_of(pictures: Tensor) -> list[Tensor]:
     """uint8 (3, S, S) each, on the CPU, of `pictures`, float (B, 3, S, S), about [0, 1]."""
-    rounded = pictures.float().mul(255).round_().clamp_(0, 255).to(torch.uint8)
-    return list(rounded.contiguous().cpu())
+    return list(to_codes(pictures).contiguous().cpu())

@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.iconface.anchor import identity_anchor
+from models.iconface.conditions import Before
 from models.iconface.model import build_iconface
 from models.iconface.network import stack
-from models.iconface.recurrence import Before
 from models.iconface.requests import ReferenceRestorer, images_of
 from models.iconface.sampling import Condition, SamplingSettings, fixed_noise, sample
 from models.packing import pack_convolutions
 from models.precision import computing, lower_weights
 from models.protocols import References, Request, Result
+from models.recogniser import identity_anchor
 from models.weights import Checkpoint, load_embedded
 
 _MOST = 0.6

@@ -15,8 +15,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from models.iconface.conditions import Before
 from models.iconface.network import IconFace, ReferenceMemory
-from models.iconface.recurrence import Before
 
 SMALLEST_SIGMA = 0.05
 """Below, a predicted clean face says little about the velocity (arXiv 2511.13720 clips at the same place)."""
@@ -72,7 +72,7 @@ class SamplingSettings:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Condition:
-    """Who the face is taken to be, and what it looked like."""
+    """The identity, the references and the previous restoration that condition a velocity."""
 
     anchors: Tensor
     """float32 (B, E), unit length."""
@@ -93,7 +93,7 @@ def sigmas(steps: int, shift: float = 1.0, start: float = 1.0) -> list[float]:
 
 
 def klein_shift(tokens: int, steps: int) -> float:
-    """The shift of FLUX.2 klein for a picture of so many tokens: e^mu, mu linear in tokens and in steps.
+    """The shift of FLUX.2 klein for a picture of `tokens` tokens: e^mu, mu linear in tokens and in steps.
 
     The two lines, for 10 and for 200 steps, are those of diffusers' pipeline, which cannot be imported without its
     language model. Above 4300 tokens the second holds for any number of steps.
@@ -123,7 +123,7 @@ def cleaned(scene: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
 def velocity(
     network: IconFace, scene: Tensor, sigma: Tensor, degraded: Tensor | None, condition: Condition
 ) -> Tensor:
-    """The velocity (B, N, C) at `scene`, whatever it is that the network predicts."""
+    """The velocity (B, N, C) at `scene`, whether the network predicts it or the clean face."""
     answer: Tensor = network(scene, sigma, degraded, condition.anchors, condition.memory, condition.before)
     if not network.shape.clean:
         return answer
@@ -152,8 +152,8 @@ def guided_velocity(
     ]
     terms += [(guidance / len(views), degraded, view) for view in views]
     if image != 1:
-        nobody = Condition(torch.zeros_like(alone.anchors), alone.memory)
-        terms.append((1 - image, None, nobody))
+        unconditional = Condition(torch.zeros_like(alone.anchors), alone.memory)
+        terms.append((1 - image, None, unconditional))
     total = torch.zeros_like(scene)
     for weight, picture, condition in terms:
         if weight:

@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.iconface.sequence import pack, unpack
-from models.iconface.shape import AutoencoderShape
+from models.iconface.shape import AutoencoderShape, pack, unpack
 
 UNSHUFFLE = 4
 Features = tuple[Tensor, Tensor]

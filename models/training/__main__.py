@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import sys
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from torch import Tensor
 
@@ -19,8 +19,6 @@ from models.training.landmarks import LandmarkTask
 from models.training.loop import Task, TrainingConfig, TrainingError, train, training_device
 from models.weights import CheckpointError
 
-B = TypeVar("B")
-
 log = logging.getLogger("models.training")
 
 
@@ -28,7 +26,9 @@ def main() -> None:
     """Reads the recipe, then trains; `--dry-run` shows settings, parameter count and one batch instead."""
     parser = argparse.ArgumentParser(prog="python -m models.training", description=__doc__)
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so many minutes")
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), help="stop after MINUTES minutes of training"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="changes")
     parser.add_argument("--dry-run", action="store_true")
     arguments = parser.parse_args()
@@ -41,48 +41,45 @@ def main() -> None:
 
 
 def _start(config: TrainingConfig, arguments: argparse.Namespace) -> None:
-    device = training_device(config.device)
-    if config.task == "aligned":
-        _run(AlignedTask(config.aligned, config.faces, config.cache, config.seed, device), config, arguments)
-    elif config.task == "encoder":
-        _run(EncoderTask(config.encoder, config.faces, config.cache, config.seed, device), config, arguments)
-    elif config.task == "fast":
-        _run(FastTask(config.fast, config.faces, config.cache, config.seed, device), config, arguments)
-    elif config.task == "landmarks":
-        _run(
-            LandmarkTask(config.landmarks, config.faces, config.cache, config.seed, device), config, arguments
-        )
-    elif config.task == "autoencoder":
-        from models.training.autoencoder import (
-            AutoencoderTask,  # what does not need diffusers trains without it
-        )
-
-        task = AutoencoderTask(config.autoencoder, config.faces, config.cache, config.seed, device)
-        _run(task, config, arguments)
-    elif config.task == "flow":
-        from models.training.flow import FlowTask
-
-        _run(FlowTask(config.flow, config.faces, config.cache, config.seed, device), config, arguments)
-    else:
-        raise ConfigError(
-            f"task must be aligned, encoder, fast, landmarks, autoencoder or flow, got {config.task!r}"
-        )
-
-
-def _run(task: Task[B], config: TrainingConfig, arguments: argparse.Namespace) -> None:
+    task = _task(config)
     if arguments.dry_run:
         _show(task, config)
     else:
         log.info("checkpoint: %s", train(task, config, arguments.minutes))
 
 
-def _show(task: Task[B], config: TrainingConfig) -> None:
+def _task(config: TrainingConfig) -> Task[Any]:
+    """The task that the recipe names. Those that need diffusers are imported only when asked for."""
+    common = config.faces, config.cache, config.seed, training_device(config.device)
+    match config.task:
+        case "aligned":
+            return AlignedTask(config.aligned, *common)
+        case "encoder":
+            return EncoderTask(config.encoder, *common)
+        case "fast":
+            return FastTask(config.fast, *common)
+        case "landmarks":
+            return LandmarkTask(config.landmarks, *common)
+        case "autoencoder":
+            from models.training.autoencoder import AutoencoderTask
+
+            return AutoencoderTask(config.autoencoder, *common)
+        case "flow":
+            from models.training.flow import FlowTask
+
+            return FlowTask(config.flow, *common)
+    raise ConfigError(
+        f"task must be aligned, encoder, fast, landmarks, autoencoder or flow, got {config.task!r}"
+    )
+
+
+def _show(task: Task[Any], config: TrainingConfig) -> None:
     for name, value in dataclasses.asdict(config).items():
         log.info("%s = %s", name, value)
     count = sum(parameter.numel() for parameter in task.network().parameters())
     log.info("network: %.2f million parameters", count / 1e6)
     batch = task.batch(0, config.batch_size)
-    for part in dataclasses.fields(batch):  # type: ignore[arg-type]
+    for part in dataclasses.fields(batch):
         value = getattr(batch, part.name)
         shown = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else value
         shown = len(value) if isinstance(value, tuple) else shown

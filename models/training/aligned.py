@@ -24,20 +24,19 @@ from torch import Tensor, nn
 
 from models.aligned.network import CELL_PX, NEIGHBOUR, REFERENCE, AlignedNetwork, AlignedShape
 from models.aligned.warp import warp_views
-from models.fast.anchor import identity_anchor
-from models.training.batch_degrade import degrade_batch, plain_passage, preset_batch
+from models.degradation.batch import degrade_batch, plain_passage, preset_batch
+from models.degradation.draws import Draws
+from models.degradation.passage import through
+from models.degradation.presets import MODERATE, SEVERE
+from models.degradation.tone import tone
+from models.pictures import Picture, recogniser_view
+from models.recogniser import identity_anchor
 from models.training.companions import load_partners, load_points
-from models.training.critic import known
 from models.training.dataset import load_targets
-from models.training.degrade import MODERATE, SEVERE, Picture
-from models.training.draws import Draws
-from models.training.embedded_views import embedded_views
 from models.training.fixed_networks import load_encoder, load_perceptual, load_teacher
-from models.training.losses import charbonnier, embedding_distance, feature_distance
+from models.training.losses import charbonnier, embedding_distance, feature_distance, known
 from models.training.pairs import PairSource
-from models.training.passage import through
-from models.training.tone import tone
-from models.training.views import recogniser_view
+from models.training.views import embedded_views
 
 SIDE_PX = 256
 KINDS = (0.4, 0.2, 0.22, 0.13, 0.05)

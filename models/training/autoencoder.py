@@ -18,15 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.iconface.sequence import pack
+from models.iconface.shape import pack
 from models.iconface.tiny_autoencoder import TinyAutoencoder
+from models.pictures import Picture, to_picture
 from models.training.dataset import load_targets
-from models.training.degrade import Picture
-from models.training.fixed_networks import load_draft, load_perceptual
-from models.training.flow_settings import AutoencoderSettings
+from models.training.fixed_networks import Taef2, load_draft, load_perceptual
 from models.training.losses import charbonnier, texture
-from models.training.pairs import PairSource, to_picture
-from models.training.taef2 import Taef2
+from models.training.pairs import PairSource
+from models.training.settings import AutoencoderSettings
 
 CROP_PX = 256
 CELL_PX = 16
@@ -107,8 +106,8 @@ class AutoencoderTask:
         """What stands for `degraded`, parts (B, 3, H, W) at `corners`: their drafts where the recipe has them."""
         if self.draft is None:
             return degraded
-        nobody = degraded.new_zeros(len(degraded), self.draft.shape.anchor)
-        drafts: Tensor = self.draft(degraded, nobody, corners=corners.to(self.device))
+        no_anchor = degraded.new_zeros(len(degraded), self.draft.shape.anchor)
+        drafts: Tensor = self.draft(degraded, no_anchor, corners=corners.to(self.device))
         return drafts.clamp(0, 1)
 
     def losses(

@@ -27,9 +27,9 @@ from models.align import crop_matrix, scale_of
 from models.decord_library import load_decord
 from models.detector import CenterFaceDetector
 from models.face import Face
+from models.pictures import Picture, to_tensor
 from models.protocols import Detector
 from models.quality import pose, sharpness
-from models.training.degrade import Picture
 
 log = logging.getLogger("models.training.clips")
 
@@ -40,7 +40,7 @@ _MIN_SCORE = 0.6
 _MAX_YAW = 50.0  # degrees: half profile, and the five points' uncertainty
 _MAX_PITCH = 45.0
 _MIN_SHARPNESS = 0.12
-_MIN_SHARPNESS_IN_CLIP = 0.6  # of the clip's sharpest tenth: motion blur, whatever the clip's own detail
+_MIN_SHARPNESS_IN_CLIP = 0.6  # of the clip's sharpest tenth: leaves out motion blur
 _MIN_CROP_PX = 128  # of the source, side of the crop
 _MIN_INSIDE = 0.7  # part of the crop that lies in the frame; the rest is mirrored
 _OTHER_FACE = 0.6  # of the main face's size: which of two is the person is then not known
@@ -124,7 +124,7 @@ def clip_views(
 
 
 def frames_of(path: Path, every_seconds: float) -> Iterator[tuple[float, Picture]]:
-    """Seconds and picture, uint8 (H, W, 3) RGB, of a frame every so many seconds, by random access.
+    """Seconds and picture, uint8 (H, W, 3) RGB, of a frame every `every_seconds`, by random access.
 
     Raises `ValueError` where the clip cannot be read, `ImportError` without decord.
     """
@@ -158,7 +158,7 @@ def view_of(frame: Picture, faces: Sequence[Face], seconds: float, size_px: int)
     if abs(head.yaw) > _MAX_YAW or abs(head.pitch) > _MAX_PITCH or crop_px < _MIN_CROP_PX:
         return None
     crop, inside = aligned(frame, face, size_px)
-    detail = sharpness(torch.from_numpy(crop).permute(2, 0, 1))
+    detail = sharpness(to_tensor(crop))
     if inside < _MIN_INSIDE or detail < _MIN_SHARPNESS:
         return None
     true_px = min(int(crop_px) // _TRUE_STEP_PX * _TRUE_STEP_PX, size_px)

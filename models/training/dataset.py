@@ -1,27 +1,41 @@
-"""Aligned training faces, decoded once and kept as one uint8 array.
+"""Folders of aligned faces, decoded once and kept as one uint8 array.
 
-A folder of faces holds pictures aligned to the FFHQ-512 template with their index, or shards of them. The
-decoded array lies in a cache folder outside the repository and is read
-through a memory map, so that several runs share it.
+A folder holds pictures aligned to the FFHQ-512 template with an `index.csv` of the columns `file, identity, origin,
+true_px`, or shards of both (`models.training.shards`). The decoded array lies in a cache folder outside the
+repository and is read through a memory map, so that several runs share it.
 
 Shapes: N pictures, S side in pixels.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError, safe_open
 
 from configs import ConfigError
-from models.training import shards
-from models.training.index import read_face
+from models.weights import CheckpointError
+
+
+@dataclass(frozen=True, slots=True)
+class IndexRow:
+    """What the index says about one picture."""
+
+    file: str
+    identity: str
+    origin: str
+    true_px: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +115,8 @@ def load_faces(folder: Path, size_px: int, cache: Path, smallest_true_px: int = 
     Those that are really sharp below `smallest_true_px` are left out.
     Raises `FileNotFoundError` where the folder has neither an `index.csv` nor shards.
     """
-    packed = bool(shards.shards(folder))
-    rows = shards.read_rows(folder)
+    packed = bool(shards(folder))
+    rows = read_rows(folder)
     wanted = [row.true_px >= smallest_true_px for row in rows]
     rows = list(compress(rows, wanted))
     files = tuple(row.file for row in rows)
@@ -121,7 +135,7 @@ def _decoded(
 ) -> NDArray[np.uint8]:
     """`packed`: for a folder of shards, which of their pictures are wanted."""
     # Shards may be packed anew under the same names.
-    packed_sizes = [path.stat().st_size for path in shards.shards(folder)] or None
+    packed_sizes = [path.stat().st_size for path in shards(folder)] or None
     described = [str(folder.resolve()), size_px, files, *([packed_sizes] if packed_sizes else [])]
     key = hashlib.sha256(json.dumps(described).encode()).hexdigest()[:16]
     path = cache / f"faces_{size_px}_{key}.npy"
@@ -134,7 +148,7 @@ def _decoded(
         decoded = (
             (read_face(folder / file, size_px) for file in files)
             if packed is None
-            else compress(shards.read_pictures(folder, size_px), packed)
+            else compress(read_pictures(folder, size_px), packed)
         )
         for index, picture in enumerate(decoded):
             pictures[index] = picture
@@ -142,3 +156,60 @@ def _decoded(
         part.rename(path)
     array: NDArray[np.uint8] = np.load(path, mmap_mode="r")
     return array
+
+
+def read_index(folder: Path) -> list[IndexRow]:
+    """The rows of `index.csv` in `folder`, in its order. Raises `FileNotFoundError` without one,
+    `ConfigError` where a column is missing."""
+    path = folder / "index.csv"
+    with path.open(newline="", encoding="utf-8") as stream:
+        try:
+            return [
+                IndexRow(row["file"], row["identity"], row["origin"], int(float(row["true_px"] or 0)))
+                for row in csv.DictReader(stream)
+            ]
+        except (KeyError, ValueError) as error:
+            raise ConfigError(f"{path}: a column is missing or holds no number ({error})") from error
+
+
+def read_face(path: Path, size_px: int) -> NDArray[np.uint8]:
+    """One picture as uint8 (S, S, 3) RGB, reduced by area averaging."""
+    with Image.open(path) as picture:
+        image = np.asarray(picture.convert("RGB"))
+    if image.shape[0] != size_px or image.shape[1] != size_px:
+        image = cv2.resize(image, (size_px, size_px), interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(image, dtype=np.uint8)
+
+
+def shards(folder: Path) -> list[Path]:
+    """The shards in `folder`, in order; none if it is a folder of pictures."""
+    return sorted(folder.glob("faces_*.safetensors"))
+
+
+def read_rows(folder: Path) -> list[IndexRow]:
+    """The rows of all shards in `folder`, or of its `index.csv` where there are none."""
+    if not shards(folder):
+        return read_index(folder)
+    rows: list[IndexRow] = []
+    for path in shards(folder):
+        try:
+            with safe_open(path, framework="pt") as stream:
+                rows += [IndexRow(*row) for row in json.loads(stream.metadata()["rows"])]
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: not a shard of faces, or damaged ({error})") from error
+    return rows
+
+
+def read_pictures(folder: Path, side_px: int) -> Iterator[NDArray[np.uint8]]:
+    """All pictures, uint8 (S, S, 3) RGB, in the order of `read_rows`."""
+    for path in shards(folder):
+        with safe_open(path, framework="pt") as stream:
+            codes, ends = stream.get_tensor("codes").numpy(), stream.get_tensor("ends").tolist()
+        for start, end in zip([0, *ends[:-1]], ends, strict=True):
+            image_bgr = cv2.imdecode(codes[start:end], cv2.IMREAD_COLOR)
+            if image_bgr is None:
+                raise CheckpointError(f"{path}: a picture cannot be decoded; bring the shard again")
+            image = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB)
+            if image.shape[0] != side_px:
+                image = cv2.resize(image, (side_px, side_px), interpolation=cv2.INTER_AREA)
+            yield np.asarray(image, np.uint8)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
@@ -22,33 +22,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.recogniser import Encoder, EncoderShape
-from models.training.batch_degrade import degrade_batch, preset_batch
+from models.degradation.batch import degrade_by_kind
+from models.degradation.draws import Draws
+from models.degradation.tone import tone
+from models.pictures import Picture, recogniser_codes, recogniser_view, to_floats
+from models.recogniser import Encoder
 from models.training.dataset import Faces, load_faces
-from models.training.degrade import MODERATE, SEVERE, Picture
-from models.training.draws import Draws
-from models.training.teacher import Teacher, embed_clean
-from models.training.tone import tone
-from models.training.views import recogniser_view
+from models.training.fixed_networks import Teacher, embed_clean
+from models.training.settings import EncoderSettings
 
-VIEW_PX = 160
+TAUGHT_PX = 160
 EMBEDDING_SCALE = 12.0
 """Mean norm of the teacher's embeddings; brings the squared error to the order of one."""
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderSettings:
-    """What is special to the encoder's recipe."""
-
-    teacher: Path = Path("mobilefacenet_112x96_128d.safetensors")
-    """Weights of the recogniser to learn from."""
-    invented_people: int = 8000
-    """Blended or stretched faces beside the real ones."""
-    clean_part: float = 0.35
-    """Part of the views left clean."""
-    cosine_weight: float = 0.3
-    """Weight of (1 - cosine) beside the squared error."""
-    shape: EncoderShape = field(default_factory=EncoderShape)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,7 +66,7 @@ class EncoderTask:
 
     def parameters(self) -> dict[str, object]:
         """What rebuilds the network, for the checkpoint's header."""
-        return {key: getattr(self.settings.shape, key) for key in self.settings.shape.__slots__}
+        return asdict(self.settings.shape)
 
     def batch(self, images_seen: int, batch_size: int) -> EncoderBatch:
         """The batch that follows after `images_seen` images; a function of the seed and this number."""
@@ -89,7 +74,7 @@ class EncoderTask:
         indices = random.integers(0, len(self.pictures), batch_size)
         seeds = [int(seed) for seed in random.integers(2**62, size=batch_size)]
         stacked = np.stack([self.pictures[index] for index in indices])
-        pictures = torch.from_numpy(stacked).to(self.device).permute(0, 3, 1, 2).float() / 255
+        pictures = to_floats(torch.from_numpy(stacked).to(self.device))
         views = _views(pictures, seeds, self.settings.clean_part)
         crops = recogniser_view(views, _jitter(random, batch_size).to(self.device)).clamp_(0, 1)
         crops = crops.contiguous(memory_format=torch.channels_last)
@@ -113,18 +98,8 @@ def _views(pictures: Tensor, seeds: list[int], clean_part: float) -> Tensor:
     rest = 1 - clean_part
     kind = draws.choice((clean_part, 0.1 * rest, 0.1 * rest, 0.8 * rest))
     strength, mirrored = draws.uniform() ** 1.7, torch.from_numpy(draws.uniform() < 0.5)
-    views = tone(pictures, seeds)
-    for number in (1, 2, 3):
-        chosen = np.flatnonzero(kind == number)
-        if not len(chosen):
-            continue
-        index = torch.from_numpy(chosen).to(pictures.device)
-        some = [seeds[place] for place in chosen]
-        if number == 3:
-            views[index] = degrade_batch(views[index], some, strength[chosen], VIEW_PX)
-        else:
-            preset = MODERATE if number == 1 else SEVERE
-            views[index] = preset_batch(views[index], some, preset, VIEW_PX)
+    # Its kinds are clean, moderate, severe and the free course.
+    views = degrade_by_kind(tone(pictures, seeds), np.array([3, 1, 2, 0])[kind], strength, seeds, TAUGHT_PX)
     return torch.where(mirrored.to(pictures.device)[:, None, None, None], views.flip(3), views)
 
 
@@ -142,7 +117,7 @@ def _taught_pictures(
     settings: EncoderSettings, faces: Faces, cache: Path
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Pictures (V, 160, 160, 3) with the teacher's embeddings (V, D), made once and cached."""
-    text = f"{settings.teacher.name} {settings.invented_people} {faces.folder} {faces.files} {VIEW_PX} 1"
+    text = f"{settings.teacher.name} {settings.invented_people} {faces.folder} {faces.files} {TAUGHT_PX} 1"
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     pictures_path, embeddings_path = cache / f"taught_{key}.npy", cache / f"taught_{key}_embeddings.npy"
     if not embeddings_path.exists():
@@ -159,15 +134,14 @@ def _teach(settings: EncoderSettings, faces: Faces) -> tuple[NDArray[np.uint8], 
     teacher = Teacher(settings.teacher)
     usable = faces.targets(1)
     count = len(usable) + settings.invented_people
-    pictures = np.empty((count, VIEW_PX, VIEW_PX, 3), np.uint8)
+    pictures = np.empty((count, TAUGHT_PX, TAUGHT_PX, 3), np.uint8)
     embeddings = np.empty((count, 128), np.float32)
     for start in range(0, count, 64):
         stop = min(start + 64, count)
         large = np.stack([_person(faces.pictures, usable, index) for index in range(start, stop)])
         for index, picture in enumerate(large, start):
-            pictures[index] = cv2.resize(picture, (VIEW_PX, VIEW_PX), interpolation=cv2.INTER_AREA)
-        crops = recogniser_view(torch.from_numpy(large).permute(0, 3, 1, 2).float())
-        embeddings[start:stop] = embed_clean(teacher, crops.round().clamp(0, 255).byte()).numpy()
+            pictures[index] = cv2.resize(picture, (TAUGHT_PX, TAUGHT_PX), interpolation=cv2.INTER_AREA)
+        embeddings[start:stop] = embed_clean(teacher, recogniser_codes(large)).numpy()
     return pictures, embeddings
 
 

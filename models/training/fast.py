@@ -11,7 +11,7 @@ Shapes: N pictures of the set, B of a batch, H W pixels, D width of an embedding
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,77 +19,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.fast.anchor import identity_anchor
-from models.fast.network import CELL_PX, CROP_PX, FastNetwork, FastShape
+from models.degradation.coded import coded_faces
+from models.fast.network import CELL_PX, CROP_PX, FastNetwork
 from models.packing import fold_norms
-from models.training.coded import coded_faces
-from models.training.critic import Critic, adversarial_losses, fresh_critic, known
+from models.pictures import Picture, recogniser_view, to_picture
+from models.recogniser import identity_anchor
 from models.training.dataset import load_faces, load_targets
-from models.training.degrade import Picture
-from models.training.embedded_views import embedded_views
 from models.training.fixed_networks import load_encoder, load_perceptual, load_teacher
 from models.training.losses import (
+    Critic,
     PerceptualLoss,
+    adversarial_losses,
     charbonnier,
     embedding_distance,
     feature_distance,
+    fresh_critic,
     grid,
+    known,
     texture,
 )
 from models.training.pairs import PairSource
 from models.training.rollout import Step, frames_before, moved, steadiness
-from models.training.views import recogniser_view
-
-
-@dataclass(frozen=True, slots=True)
-class FastSettings:
-    """What is special to the recipe of `fast`."""
-
-    encoder: Path = Path("encoder.safetensors")
-    """Checkpoint of the identity encoder: anchors and identity term."""
-    perceptual: Path | None = None
-    """Pruned VGG-19 for the perceptual term; without it the term is left out."""
-    part_px: int = 128
-    """Side of the parts."""
-    whole_every: int = 4
-    """One batch in so many holds whole crops."""
-    no_anchor: float = 0.4
-    """Part of the samples without an anchor."""
-    wrong_anchor: float = 0.08
-    """Part of the samples with a stranger's anchor."""
-    large_part: float = 0.2
-    """Part of the batches of parts that are cut from crops of 512 pixels."""
-    coded_faces: int = 6000
-    """Faces that go through a real video encoder beforehand; 0 leaves video to the model of a codec."""
-    smallest_true_px: int = 192
-    """Pictures below are no targets."""
-    soft_weight: float = 0.2
-    """How often a picture below 256 true pixels is drawn, against 1 for the others."""
-    perceptual_part: float = 0.5
-    """Part of each batch that the perceptual term sees: it costs as much as the network."""
-    perceptual_weight: float = 0.05
-    texture_weight: float = 0.004
-    identity_weight: float = 0.03
-    grid_weight: float = 0.0
-    """Of the term against patterns that repeat every few pixels."""
-    adversarial_weight: float = 0.0
-    """Of the critic's answer; 0 trains without a critic. It looks at the perceptual term's features."""
-    teacher: Path | None = None
-    """A recogniser of clean faces for a second identity term; without it the term is left out."""
-    teacher_weight: float = 0.05
-    previous: float = 0.0
-    """Part of the batches whose faces were restored before, in a frame or two; asks for `shape.previous`."""
-    previous_frames: int = 2
-    """Frames before, at most."""
-    steady_weight: float = 1.0
-    """Of the term that asks for the same error as in the frame before, moved along."""
-    shape: FastShape = field(default_factory=FastShape)
-
-    def __post_init__(self) -> None:
-        if self.previous > 0 and not self.shape.previous:
-            raise ValueError("previous above 0 asks for shape.previous = true")
-        if self.previous_frames < 1:
-            raise ValueError(f"previous_frames must be at least 1, got {self.previous_frames}")
+from models.training.settings import FastSettings
+from models.training.views import embedded_views
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,7 +105,7 @@ class FastTask:
 
     def parameters(self) -> dict[str, object]:
         """What rebuilds the network, for the checkpoint's header."""
-        return {key: getattr(self.settings.shape, key) for key in self.settings.shape.__slots__}
+        return asdict(self.settings.shape)
 
     def batch(self, images_seen: int, batch_size: int) -> FastBatch:
         """The batch that follows after `images_seen` images; a function of the seed and this number."""
@@ -276,9 +228,8 @@ class FastTask:
             network(pairs.degraded, anchors.to(self.device)),
             pairs.targets,
         ]
-        rows = torch.cat(columns, 3).clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        halves = [np.concatenate(list(rows[:4]), 0), np.concatenate(list(rows[4:]), 0)]
-        return np.concatenate(halves, 1)
+        rows = to_picture(torch.cat(columns, 3))
+        return np.concatenate([np.concatenate(list(half), 0) for half in (rows[:4], rows[4:])], 1)
 
     def _anchor(self, index: int, random: np.random.Generator) -> Tensor:
         kind = random.random()

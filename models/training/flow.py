@@ -8,7 +8,8 @@ Shapes: B faces, R references, S = 256, N tokens of a picture, C their channels,
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,14 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.iconface.anchor import identity_anchor
-from models.iconface.losses import (
-    anchored_identity,
-    flow_matching,
-    hard_example_identity,
-    identity_distance,
-    noise_weight,
-)
+from models.iconface.conditions import Before
 from models.iconface.model import IconFaceModel, build_autoencoder
 from models.iconface.network import start_small
 from models.iconface.sampling import (
@@ -33,24 +27,59 @@ from models.iconface.sampling import (
     SamplingSettings,
     cleaned,
     fixed_noise,
+    noised,
     sample,
     velocity,
 )
-from models.training.critic import Critic, adversarial_losses, fresh_critic, known
+from models.pictures import Picture, recogniser_view, to_picture
+from models.recogniser import identity_anchor
 from models.training.dataset import load_targets
-from models.training.degrade import Picture
 from models.training.fixed_networks import load_draft, load_encoder, load_perceptual, load_teacher
-from models.training.flow_batch import FlowBatch
-from models.training.flow_recurrence import begun, rolled
-from models.training.flow_settings import FlowSettings
-from models.training.losses import charbonnier, embedding_distance, feature_distance, grid, texture
-from models.training.other_views import other_views
-from models.training.pairs import PairSource, to_picture
-from models.training.rollout import frames_before, steadiness
-from models.training.views import recogniser_view
+from models.training.losses import (
+    Critic,
+    adversarial_losses,
+    anchored_identity,
+    charbonnier,
+    embedding_distance,
+    feature_distance,
+    flow_matching,
+    fresh_critic,
+    grid,
+    hard_example_identity,
+    identity_distance,
+    known,
+    noise_weight,
+    texture,
+)
+from models.training.pairs import PairSource
+from models.training.rollout import Step, frames_before, moved, steadiness
+from models.training.settings import FlowSettings
+from models.training.views import other_views
 from models.weights import load_checkpoint
 
 CROP_PX = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FlowBatch:
+    """Whole crops with their references and noise."""
+
+    degraded: Tensor
+    """float32 (B, 3, S, S) in [0, 1]."""
+    targets: Tensor
+    """float32 (B, 3, S, S) in [0, 1]."""
+    references: Tensor
+    """float32 (B, R, 3, S, S) in [0, 1]."""
+    strangers: Tensor
+    """bool (B,), whether the references show another person."""
+    noise: Tensor
+    """float32 (B, N, C)."""
+    sigma: Tensor
+    """float32 (B,)."""
+    blind: Tensor
+    """bool (), whether the degraded face is left out."""
+    steps: tuple[Step, ...]
+    """Frames before, the oldest first; none for a face that is new."""
 
 
 class FlowTask:
@@ -137,11 +166,11 @@ class FlowTask:
         with torch.no_grad():
             clean = autoencoder.tokens(autoencoder.encode(batch.targets)[0])
         condition, anchors = self._condition(network, batch.degraded, batch.references)
-        told = self._told(batch.references, anchors)
-        earlier = rolled(network, batch.steps, condition, told, batch.noise)
+        draft_anchors = self._draft_anchors(batch.references, anchors)
+        earlier = rolled(network, batch.steps, condition, draft_anchors, batch.noise)
         before = None if earlier is None else earlier.before
         with torch.set_grad_enabled(settings.draft_learns and torch.is_grad_enabled()):
-            latents, features = autoencoder.encode(network.drafted(batch.degraded, told, before))
+            latents, features = autoencoder.encode(network.drafted(batch.degraded, draft_anchors, before))
         degraded = autoencoder.tokens(latents)
         with torch.no_grad():
             scene, noise = begun(clean, degraded, batch.noise, batch.sigma, before)
@@ -192,7 +221,7 @@ class FlowTask:
         losses["perceptual"] = settings.perceptual_weight * feature_distance(got, wanted)
         if critic is not None:
             # Only at sigma = 1, where the guess is what a restorer of one step shows. Below, the noised scene holds
-            # the target already, and the critic would learn from faces that nobody is shown.
+            # the target already, and the critic would learn from faces that are never shown.
             weights = known(restored, targets) * (sigma == 1)
             places = sigma.new_tensor([0, 0, 1, 1]).expand(len(sigma), 4)
             losses |= adversarial_losses(critic, got, wanted, places, weights, settings.adversarial_weight)
@@ -214,7 +243,7 @@ class FlowTask:
             own = (weight * identity_distance(got, wanted)).mean()
             losses["own_identity"] = settings.own_identity_weight * own
         if referred:
-            # Nobody is drawn towards a stranger.
+            # No face is drawn towards a stranger.
             reference = torch.where(batch.strangers[seen, None], F.normalize(wanted, dim=1), anchors[seen])
             if settings.identity == "iconface":
                 distance = anchored_identity(got, reference, wanted)
@@ -227,7 +256,7 @@ class FlowTask:
     def _condition(
         self, model: IconFaceModel, degraded: Tensor, references: Tensor
     ) -> tuple[Condition, Tensor]:
-        """What the network is told of the person, and the anchors (B, E) in it."""
+        """The condition on the person, and the anchors (B, E) in it."""
         count, views = references.shape[:2]
         if not views:
             with torch.no_grad():
@@ -246,8 +275,8 @@ class FlowTask:
         return Condition(anchors, model.network.remember(tokens, embeddings)), anchors
 
     @staticmethod
-    def _told(references: Tensor, anchors: Tensor) -> Tensor:
-        """The anchors that `fast` is told for its drafts: those of references only."""
+    def _draft_anchors(references: Tensor, anchors: Tensor) -> Tensor:
+        """The anchors of `fast` for its drafts: those of references only."""
         return anchors if references.shape[1] else torch.zeros_like(anchors)
 
     def _embed(self, pictures: Tensor) -> Tensor:
@@ -257,7 +286,7 @@ class FlowTask:
         return embeddings
 
     def _references(self, index: int, stranger: bool, views: int, random: np.random.Generator) -> Tensor:
-        """float32 (R, 3, S, S), views of the person of a picture, or of somebody else."""
+        """float32 (R, 3, S, S), views of the person of a picture, or of a stranger."""
         if not views:
             return torch.zeros(0, 3, CROP_PX, CROP_PX, device=self.device)
         person = int(random.choice(self.targets.indices)) if stranger else index
@@ -292,9 +321,54 @@ class FlowTask:
                 settings = replace(SamplingSettings(), steps=steps)
                 start = noise.to(degraded)
                 shown = references[None] if views else references[None, :0]
-                draft = network.drafted(degraded, self._told(shown, view.anchors))
+                draft = network.drafted(degraded, self._draft_anchors(shown, view.anchors))
                 latents, features = autoencoder.encode(draft)
                 tokens = sample(network.network, start, autoencoder.tokens(latents), alone, views, settings)
                 columns.append(network.decoded(tokens, features))
             rows.append(torch.cat([*columns, references[:1], pairs.targets[place : place + 1]], 3))
         return to_picture(torch.cat(rows, 2)[0])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rolled:
+    """The end of a rollout."""
+
+    before: Before
+    """The last restoration, moved into the frame that is trained on."""
+    restored: Tensor
+    """float32 (B, 3, S, S) in [0, 1], the same where it was made."""
+    step: Step
+
+
+@torch.no_grad()
+def rolled(
+    model: IconFaceModel, steps: Sequence[Step], condition: Condition, anchors: Tensor, noise: Tensor
+) -> Rolled | None:
+    """The model's own restorations of `steps`, in one step each and with one `noise`, (B, N, C); None without steps.
+
+    `anchors`: (B, E), of the person, for `fast`. Without gradients.
+    """
+    result: Rolled | None = None
+    for step in steps:
+        before = None if result is None else result.before
+        latents, features = model.autoencoder.encode(model.drafted(step.degraded, anchors, before))
+        sigma = noise.new_ones(len(noise))
+        degraded = model.autoencoder.tokens(latents)
+        direction = velocity(model.network, noise, sigma, degraded, replace(condition, before=before))
+        restored = model.decoded(cleaned(noise, direction, sigma), features, before).clamp(0, 1)
+        result = Rolled(model.before(moved(restored, step.measured).clamp(0, 1), step.gate), restored, step)
+    return result
+
+
+def begun(
+    clean: Tensor, degraded: Tensor, noise: Tensor, sigma: Tensor, before: Before | None
+) -> tuple[Tensor, Tensor]:
+    """Scenes (B, N, C) at `sigma`, (B,), and the noise that lies between them and the clean face.
+
+    Of the clean face; or, where the face before is known, as a restorer begins then: what is noised is the previous
+    face where it holds, and the degraded one elsewhere.
+    """
+    if before is None:
+        return noised(clean, noise, sigma), noise
+    scene = noised(before.mixed(degraded), noise, sigma)
+    return scene, clean + (scene - clean) / sigma[:, None, None]

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from configs import ConfigError
+from models.degradation.batch import degrade_batch, preset_batch
+from models.degradation.draws import Draws
+from models.degradation.presets import MODERATE, SEVERE
+from models.degradation.tone import tone
 from models.landmarks import POINTS, VIEW_PX, LandmarkNetwork, LandmarkShape
-from models.training.batch_degrade import degrade_batch, preset_batch
+from models.pictures import Picture
 from models.training.dataset import load_faces
-from models.training.degrade import MODERATE, SEVERE, Picture
-from models.training.draws import Draws
-from models.training.tone import tone
 
 DAMAGE_PX = 128
 """Side at which pictures are degraded."""

@@ -27,10 +27,8 @@ from torch import Tensor, nn
 
 from configs import ConfigError
 from models.training.aligned import AlignedSettings
-from models.training.encoder import EncoderSettings
-from models.training.fast import FastSettings
-from models.training.flow_settings import AutoencoderSettings, FlowSettings
 from models.training.landmarks import LandmarkSettings
+from models.training.settings import AutoencoderSettings, EncoderSettings, FastSettings, FlowSettings
 from models.training.state import Stateful, begin_with, resume, save_state
 from models.weights import load_checkpoint, save_checkpoint
 
@@ -95,7 +93,7 @@ class TrainingConfig:
 
 
 class TrainingError(RuntimeError):
-    """A run went wrong by itself."""
+    """A run diverged."""
 
 
 class Task(Protocol[B]):

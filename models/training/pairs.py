@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.training.batch_degrade import degrade_batch, preset_batch
-from models.training.coded import CodedFaces
+from models.degradation.batch import degrade_by_kind
+from models.degradation.coded import CodedFaces
+from models.degradation.draws import Draws
+from models.degradation.tone import tone
+from models.pictures import to_floats
 from models.training.dataset import Faces
-from models.training.degrade import MODERATE, SEVERE, Picture
-from models.training.draws import Draws
-from models.training.tone import tone
 
 KINDS = (0.56, 0.16, 0.16, 0.04, 0.08)
 """Chances of the free course, moderate, severe, untouched, and of a real video stream made beforehand."""
@@ -67,7 +67,7 @@ class PairSource:
         kind, strength = draws.choice(KINDS), draws.uniform()
         streams = [self._coded_at.get(index, []) for index in indices.tolist()]
         kind[(kind == _CODED) & np.array([not each for each in streams])] = 0
-        degraded = self._degraded(targets, kind, strength, seeds)
+        degraded = degrade_by_kind(targets, kind, strength, seeds, self.side_px)
         for place in np.flatnonzero(kind == _CODED).tolist():
             position = streams[place][int(strength[place] * len(streams[place]))]
             one = [seeds[place]]
@@ -92,7 +92,8 @@ class PairSource:
         """
         draws = Draws(seeds, "degraded")
         kind, strength = draws.choice(KINDS), draws.uniform()
-        return self._degraded(targets, np.where(kind == _CODED, 0, kind), strength, seeds, noise_seeds)
+        kind = np.where(kind == _CODED, 0, kind)
+        return degrade_by_kind(targets, kind, strength, seeds, self.side_px, noise_seeds)
 
     def _widened(self, corners: Tensor, window_px: int) -> tuple[int, Tensor]:
         margin = _MARGIN_PX * self.side_px // 512
@@ -105,13 +106,13 @@ class PairSource:
             chosen = self._resident[torch.from_numpy(indices).to(self.device)]
         else:
             chosen = torch.from_numpy(np.stack([self._mapped[index] for index in indices]))
-        return chosen.permute(0, 3, 1, 2).float().div_(255)
+        return to_floats(chosen)
 
     def _stream(self, position: int) -> Tensor:
         """One coded picture, float32 (1, 3, S, S) in [0, 1]."""
         assert self._coded is not None
         picture = torch.from_numpy(np.array(self._coded.pictures[position])).to(self.device)
-        return picture.permute(2, 0, 1)[None].float().div_(255)
+        return to_floats(picture[None])
 
     def _moved(self, pictures: Tensor, corners: Tensor, window_px: int, seeds: list[int]) -> Tensor:
         """Windows of `pictures` after mirroring and, for every second one, the small motions of inexact landmarks."""
@@ -147,34 +148,6 @@ class PairSource:
         size = (len(corners), window_px, window_px)
         points = torch.stack([x[:, None].expand(size), y[:, :, None].expand(size), torch.ones(size)], -1)
         return torch.einsum("bij,bhwj->bhwi", matrices, points)
-
-    def _degraded(
-        self,
-        targets: Tensor,
-        kind: NDArray[np.int64],
-        strength: NDArray[np.float64],
-        seeds: list[int],
-        noise_seeds: list[int] | None = None,
-    ) -> Tensor:
-        degraded = targets.clone()
-        for number in range(3):
-            chosen = np.flatnonzero(kind == number)
-            if not len(chosen):
-                continue
-            index = torch.from_numpy(chosen).to(targets.device)
-            some, grains = ([each[place] for place in chosen] for each in (seeds, noise_seeds or seeds))
-            if number == 0:
-                degraded[index] = degrade_batch(targets[index], some, strength[chosen], self.side_px, grains)
-            else:
-                preset = MODERATE if number == 1 else SEVERE
-                degraded[index] = preset_batch(targets[index], some, preset, self.side_px, grains)
-        return degraded
-
-
-def to_picture(tensor: Tensor) -> Picture:
-    """uint8 (H, W, 3) of a picture float32 (3, H, W) in [0, 1], clipped; from any device."""
-    picture: Picture = tensor.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
-    return picture
 
 
 def _flags(values: NDArray[np.bool_], like: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ import tomllib
 from pathlib import Path
 
 from configs import ConfigError, load
+from models.training.dataset import read_rows
 from models.training.loop import TrainingConfig
-from models.training.shards import read_rows
 from models.weights import EMBEDDED, CheckpointError, load_checkpoint
 
 ARCHITECTURES = {

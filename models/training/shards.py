@@ -11,18 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from models.training.index import IndexRow, read_face, read_index
-from models.weights import CheckpointError
+from models.training.dataset import IndexRow, read_face, read_index, shards
 
 QUALITY = 92
 """Of WebP, 100 = best. Targets are noisy photographs: nothing that `fast` can learn is lost at this."""
@@ -79,40 +76,6 @@ def _write(out: Path, number: int, pictures: list[tuple[IndexRow, NDArray[np.uin
     rows = [[row.file, row.identity, row.origin, min(row.true_px, side_px)] for row, _ in pictures]
     save_file(tensors, path, {"rows": json.dumps(rows), "side_px": str(side_px)})
     return path
-
-
-def shards(folder: Path) -> list[Path]:
-    """The shards in `folder`, in order; none if it is a folder of pictures."""
-    return sorted(folder.glob("faces_*.safetensors"))
-
-
-def read_rows(folder: Path) -> list[IndexRow]:
-    """The rows of all shards in `folder`, or of its `index.csv` where there are none."""
-    if not shards(folder):
-        return read_index(folder)
-    rows: list[IndexRow] = []
-    for path in shards(folder):
-        try:
-            with safe_open(path, framework="pt") as stream:
-                rows += [IndexRow(*row) for row in json.loads(stream.metadata()["rows"])]
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path}: not a shard of faces, or damaged ({error})") from error
-    return rows
-
-
-def read_pictures(folder: Path, side_px: int) -> Iterator[NDArray[np.uint8]]:
-    """All pictures, uint8 (S, S, 3) RGB, in the order of `read_rows`."""
-    for path in shards(folder):
-        with safe_open(path, framework="pt") as stream:
-            codes, ends = stream.get_tensor("codes").numpy(), stream.get_tensor("ends").tolist()
-        for start, end in zip([0, *ends[:-1]], ends, strict=True):
-            image_bgr = cv2.imdecode(codes[start:end], cv2.IMREAD_COLOR)
-            if image_bgr is None:
-                raise CheckpointError(f"{path}: a picture cannot be decoded; bring the shard again")
-            image = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB)
-            if image.shape[0] != side_px:
-                image = cv2.resize(image, (side_px, side_px), interpolation=cv2.INTER_AREA)
-            yield np.asarray(image, np.uint8)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.training.film import dust, film_grain, scratches
+from models.degradation.film import dust, film_grain, scratches
 from pipeline.config import PipelineConfig
 from pipeline.evaluation.measures import SMALLEST_PX, FlowMeter, Plane, landmark_jitter, warping_error
 from pipeline.flow import run

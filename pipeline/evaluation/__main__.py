@@ -21,8 +21,7 @@ from safetensors import SafetensorError
 import configs
 from configs import ConfigError
 from models.evaluation.cache import Cache
-from models.evaluation.judge import Judge
-from models.evaluation.measures import SqueezeDistance
+from models.evaluation.measures import Judge, SqueezeDistance
 from models.recogniser import EmbeddedRecogniser
 from models.weights import CheckpointError
 from pipeline.build import build_detector

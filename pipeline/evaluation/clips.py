@@ -1,7 +1,7 @@
 """Clips to measure: as they are, or degraded from a ground truth.
 
-Blur, reduction and noise have the ranges of ReF-LDM's presets (`models.training.degrade`). Instead of JPEG, the reduced
-pictures are encoded as H.264 at a constant quality, as old or small video is stored, and enlarged. One draw serves a
+Blur, reduction and noise have the ranges of ReF-LDM's presets (`models.degradation.presets`). Instead of JPEG, the
+reduced pictures are encoded as H.264 at a constant quality, as old or small video is stored, and enlarged. One draw serves a
 clip; noise is drawn for each frame.
 """
 
@@ -19,8 +19,9 @@ import cv2
 import numpy as np
 
 from models.align import scale_of
-from models.training.degrade import MODERATE, REFERENCE_SIDE_PX, SEVERE, Picture
-from models.training.video_code import SMALLEST_PX
+from models.degradation.coded import SMALLEST_PX
+from models.degradation.presets import MODERATE, REFERENCE_SIDE_PX, SEVERE
+from models.pictures import Picture
 from pipeline.config import InputConfig, PipelineConfig
 from pipeline.errors import SourceError
 from pipeline.evaluation.measures import SIDE_PX

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from models.align import invert, transform
 from models.face import Face
-from models.training.losses import gradient_energy
+from models.pictures import gradient_energy
 from pipeline.pixels.blend import crop_mask
 
 Plane = NDArray[np.float32]

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.evaluation.judge import Judge
-from models.evaluation.measures import SqueezeDistance, psnr, ssim
+from models.evaluation.measures import Judge, SqueezeDistance, psnr, ssim
+from models.pictures import Picture
 from models.protocols import Detector, Recogniser
-from models.training.degrade import Picture
 from pipeline.evaluation.measures import (
     FACE_SQUARE,
     SIDE_PX,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from configs import ConfigError
-from models.likeness import recogniser_crop
+from models.pictures import recogniser_crop
 from models.protocols import Recogniser
 from pipeline.config import PipelineConfig
 from pipeline.media.source import FileSource

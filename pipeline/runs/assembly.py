@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from configs import ConfigError
-from models.likeness import LikenessMeter
 from models.protocols import Restorer
-from models.recogniser import EmbeddedRecogniser
+from models.recogniser import EmbeddedRecogniser, LikenessMeter
 from pipeline.build import build_detector, build_masker, build_pixels, build_recogniser
 from pipeline.config import PipelineConfig
 from pipeline.flow import Parts

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from models.likeness import Likeness, LikenessMeter
+from models.recogniser import Likeness, LikenessMeter
 from pipeline.frames import RestoredFace, RestoredFrame
 from pipeline.stages.trust import ramp
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.adaface import AdaFace, AdaFaceRecogniser
+from models.published_recognisers import AdaFace, AdaFaceRecogniser
 from models.weights import CheckpointError
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from models import arcface
-from models.arcface import ArcFaceRecogniser
+from models import published_recognisers
+from models.published_recognisers import ArcFaceRecogniser
 from models.weights import CheckpointError
 
 
@@ -76,7 +76,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 
 def test_the_licence_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    arcface._say_licence.cache_clear()
+    published_recognisers._say_licence.cache_clear()
     path = write_mean_network(tmp_path / "a.onnx")
     with caplog.at_level(logging.WARNING):
         for _ in range(2):

@@ -19,8 +19,7 @@ import models.engine
 from models.detector import available_providers
 from models.engine import Engine, EngineConfig, choose_backend, choose_precision, export
 from models.engine_builders import build_compiled, build_tensorrt, load_tensorrt, save_tensorrt
-from models.fast.restorer import FastRestorer
-from models.fast.samples import sample_inputs
+from models.fast.restorer import FastRestorer, sample_inputs
 from models.protocols import References, Request
 from support.engines import Tint, items, small_fast, warnings_of
 

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from models.engine import Engine
-from models.engine_builders import Builder, Run
-from models.engine_cache import EngineCache, cache_folder, cache_key, state_hash
+from models.engine_builders import Builder, EngineCache, Run, cache_folder, cache_key, state_hash
 from support.engines import Stored, Tint, Workshop, warnings_of
 from support.engines import make as make  # a fixture
 
@@ -160,6 +159,6 @@ def test_the_cache_lies_where_the_platform_keeps_them(
         monkeypatch.delenv(name, raising=False)
     if variable is not None:
         monkeypatch.setenv(variable, str(tmp_path / "place"))
-    monkeypatch.setattr("models.engine_cache.sys.platform", platform)
+    monkeypatch.setattr("models.engine_builders.sys.platform", platform)
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
     assert cache_folder() == tmp_path / expected

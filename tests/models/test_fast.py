@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from models.align import ffhq_to_arcface
-from models.fast.anchor import identity_anchor
+from models.degradation.presets import MODERATE, SEVERE, Preset, preset_sample
 from models.fast.network import FastNetwork, FastShape
 from models.fast.restorer import SMALLER, FastRestorer, build_fast
+from models.pictures import Picture
 from models.protocols import References, Request
-from models.recogniser import EmbeddedRecogniser
-from models.training.degrade import MODERATE, SEVERE, Picture, Preset, preset_sample
+from models.recogniser import EmbeddedRecogniser, identity_anchor
 from models.weights import EMBEDDED, CheckpointError, load_embedded, load_state
 from support.portraits import aligned_astronaut, crop, psnr, references
 

@@ -10,8 +10,9 @@ from skimage.data import astronaut
 from torch import Tensor
 
 from models.align import crop_matrix, template
+from models.degradation.presets import SEVERE, preset_sample
 from models.landmarks import EYES, MOUTH_CORNERS, OVAL, POINTS, DenseLandmarks
-from models.training.degrade import SEVERE, Picture, preset_sample
+from models.pictures import Picture
 from models.weights import EMBEDDED, CheckpointError, load_embedded
 
 ASTRONAUT_LANDMARKS = np.array([[197, 106], [244, 104], [219, 134], [204, 155], [243, 153]], np.float32)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from configs import ConfigError
+from models.degradation.presets import MODERATE, SEVERE, preset_sample
 from models.fast.restorer import FastRestorer
 from models.iconface.restorer import IconFaceRestorer
 from models.packing import PackedConvolution
 from models.precision import computing, lower_weights, restorer_precision
 from models.protocols import References, Request, Restorer
-from models.training.degrade import MODERATE, SEVERE, preset_sample
 from pipeline.build import build_restorer
 from pipeline.config import PipelineConfig, RestorerConfig
 from pipeline.runs.chunks.fingerprint import difference, fingerprint

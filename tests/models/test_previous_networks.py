@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from models.fast.network import FastNetwork
-from models.fast.restorer import FastRestorer
-from models.fast.samples import sample_inputs
+from models.fast.restorer import FastRestorer, sample_inputs
 from models.iconface.model import IconFaceModel
 from models.iconface.network import IconFace
 from models.iconface.restorer import IconFaceRestorer

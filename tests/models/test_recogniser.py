@@ -11,9 +11,9 @@ from skimage.data import astronaut
 from torch import Tensor
 
 from models.align import ARCFACE_112, crop_matrix, embedding_matrix, ffhq_to_arcface, template, transform
+from models.degradation.presets import MODERATE, SEVERE, preset_sample
+from models.pictures import Picture, recogniser_view
 from models.recogniser import EmbeddedRecogniser, build_encoder
-from models.training.degrade import MODERATE, SEVERE, Picture, preset_sample
-from models.training.views import recogniser_view
 from models.weights import load_embedded
 
 ASTRONAUT_LANDMARKS = np.array([[197, 106], [244, 104], [219, 134], [204, 155], [243, 153]], np.float32)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from configs import ConfigError
-from models.arcface import ArcFaceRecogniser
 from models.detector import CenterFaceDetector
+from models.published_recognisers import ArcFaceRecogniser
 from models.recogniser import EmbeddedRecogniser
 from models.weights import EMBEDDED, CheckpointError, load_embedded
 from pipeline.build import AUTO, build_detector, build_recogniser, build_restorer

@@ -9,10 +9,9 @@ from skimage.data import astronaut
 from torch import Tensor
 
 from models.align import crop_matrix, transform
+from models.pictures import Picture, recogniser_view
 from models.protocols import References
 from models.recogniser import EmbeddedRecogniser
-from models.training.degrade import Picture
-from models.training.views import recogniser_view
 
 ASTRONAUT_LANDMARKS = np.array([[197, 106], [244, 104], [219, 134], [204, 155], [243, 153]], np.float32)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from models.iconface.klein import KleinRestorer
 from models.iconface.klein.adapter import save_adapter
-from models.iconface.klein.prompt import Prompts, save_prompts
+from models.iconface.klein.folder import Prompts, save_prompts
 from models.iconface.network import IconFace
 from models.iconface.shape import IconFaceShape
 from models.protocols import References

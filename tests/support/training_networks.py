@@ -13,14 +13,13 @@ from safetensors.torch import save_file
 from skimage.data import astronaut
 
 from models.fast.network import FastNetwork, FastShape
-from models.iconface.sequence import pack
-from models.iconface.shape import AutoencoderShape, IconFaceShape
+from models.iconface.shape import AutoencoderShape, IconFaceShape, pack
 from models.iconface.tiny_autoencoder import TinyAutoencoder
 from models.recogniser import Encoder, EncoderShape
 from models.training.flow import FlowTask
-from models.training.flow_settings import FlowSettings
 from models.training.loop import TrainingConfig
 from models.training.losses import PerceptualLoss
+from models.training.settings import FlowSettings
 from models.weights import save_checkpoint
 
 SMALL_ENCODER = EncoderShape(widths=(4, 8, 8, 8), depths=(0, 0, 0, 1), features=16)

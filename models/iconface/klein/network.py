@@ -1,7 +1,9 @@
-"""klein's transformer under either kind of adapter, as velocities of a scene.
+"""klein's networks: its transformer under either kind of adapter, as velocities of a scene, and its autoencoder.
 
-Shapes: B = 1 face, N tokens of a picture, C their channels, R references, E width of an embedding, K words, J width of
-the context.
+The codec's tokens are patches of 2 x 2 latent cells, normalised by FLUX.2's stored statistics.
+
+Shapes: B = 1 face, S side of a picture, N = (S / 16)^2 tokens, C = 4 * latent channels, R references, E width of an
+embedding, K words, J width of the context.
 """
 
 from __future__ import annotations
@@ -13,16 +15,16 @@ from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
+from diffusers.models.autoencoders.autoencoder_kl_flux2 import AutoencoderKLFlux2
 from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
 from torch import Tensor, nn
 
-from models.iconface.anchor import identity_anchor
-from models.iconface.klein.adapter import Adapter, check_shape
+from models.iconface.klein.adapter import Adapter, check_shape, merge_lora
 from models.iconface.klein.folder import KleinFolder, load_tensors
-from models.iconface.klein.lora import merge_lora
 from models.iconface.network import IconFace, ReferenceMemory
 from models.iconface.sampling import Condition, velocity
-from models.iconface.sequence import context_ids, reference_ids, scene_ids
+from models.iconface.shape import context_ids, pack, reference_ids, scene_ids, unpack
+from models.recogniser import identity_anchor
 from models.weights import CheckpointError
 
 M = TypeVar("M", bound=nn.Module)
@@ -31,7 +33,7 @@ Velocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class KleinNetwork(Protocol):
-    """A transformer that can be told who the person is."""
+    """A transformer that can be conditioned on a person."""
 
     rows: int
 
@@ -180,3 +182,40 @@ def _blocks(transformer: Flux2Transformer2DModel) -> list[nn.Module]:
 def _freeze(module: M) -> M:
     module.eval().requires_grad_(False)
     return module
+
+
+class KleinCodec(nn.Module):
+    """Pictures to klein's tokens and back."""
+
+    def __init__(self, autoencoder: AutoencoderKLFlux2) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        statistics = autoencoder.bn
+        self.register_buffer("mean", statistics.running_mean.float())
+        deviation = (statistics.running_var.float() + autoencoder.config.batch_norm_eps).sqrt()
+        self.register_buffer("deviation", deviation)
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Tokens, float32 (B, N, C), of `pictures`, float32 (B, 3, S, S) in [0, 1], RGB: the mode, not drawn."""
+        posterior = self.autoencoder.encode((pictures * 2 - 1).to(self.autoencoder.dtype)).latent_dist
+        return (pack(posterior.mode().float()) - self.get_buffer("mean")) / self.get_buffer("deviation")
+
+    def decode(self, tokens: Tensor, rows: int) -> Tensor:
+        """Pictures, float32 (B, 3, S, S), about [0, 1] and not clipped, of tokens (B, N, C) in `rows` rows."""
+        latents = unpack(tokens.float() * self.get_buffer("deviation") + self.get_buffer("mean"), rows)
+        pictures: Tensor = self.autoencoder.decode(latents.to(self.autoencoder.dtype)).sample
+        return pictures.float() * 0.5 + 0.5
+
+
+def load_codec(folder: KleinFolder, dtype: torch.dtype, device: torch.device) -> KleinCodec:
+    """The codec of a klein folder. Raises `CheckpointError` for weights that do not fit their config."""
+    state = load_tensors(folder.files("vae"), dtype, device)
+    # A count that only training reads; not every export has it.
+    state.setdefault("bn.num_batches_tracked", torch.tensor(0))
+    try:
+        with torch.device("meta"):
+            autoencoder = AutoencoderKLFlux2.from_config(folder.autoencoder)
+        autoencoder.load_state_dict(state, assign=True)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder.path}/vae: the weights do not fit config.json") from error
+    return KleinCodec(autoencoder).eval().requires_grad_(False)

@@ -18,12 +18,9 @@ import torch
 from torch import Tensor
 
 from models.iconface.klein.adapter import Adapter, load_adapter
-from models.iconface.klein.codec import load_codec
-from models.iconface.klein.folder import KleinFolder
-from models.iconface.klein.memory import keep_away
-from models.iconface.klein.network import Velocity, load_network
-from models.iconface.klein.plan import plan
-from models.iconface.klein.prompt import Prompts, prompts_of
+from models.iconface.klein.folder import KleinFolder, Prompts, prompts_of
+from models.iconface.klein.memory import keep_away, plan
+from models.iconface.klein.network import Velocity, load_codec, load_network
 from models.iconface.requests import ReferenceRestorer, images_of
 from models.iconface.sampling import fixed_noise, klein_shift, sigmas
 from models.protocols import References, Request, Result

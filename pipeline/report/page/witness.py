@@ -15,7 +15,7 @@ _SIDE_PX = 256
 
 
 class Describes(Protocol):
-    """What is needed of `models.evaluation.judge.Judge`."""
+    """What is needed of `models.evaluation.measures.Judge`."""
 
     def describe(
         self, pictures: list[NDArray[np.uint8]], targets: list[NDArray[np.uint8]]
@@ -51,7 +51,7 @@ def find_witness() -> Witness | None:
     """None where dlib or its models are not installed (extra `evaluate`)."""
     try:
         from models.evaluation.cache import Cache
-        from models.evaluation.judge import Judge
+        from models.evaluation.measures import Judge
 
         return Witness(Judge(Cache(None)))
     except ImportError:

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from models.face import Face
-from models.likeness import Likeness
 from models.protocols import References
+from models.recogniser import Likeness
 from pipeline.frames import TrackedFace
 from pipeline.stages.gate import Standing
 from pipeline.stages.motion import Look, Motion

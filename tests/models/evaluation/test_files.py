@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
+from models.degradation.presets import MODERATE, SEVERE
 from models.evaluation import __main__ as evaluate
 from models.evaluation import faces, meter, restoration
 from models.evaluation.cache import Cache, key_of
 from models.evaluation.faces import degraded
-from models.evaluation.judge import Judge
+from models.evaluation.measures import Judge
 from models.evaluation.meter import Meter
-from models.evaluation.plots import write_norm_plot
-from models.evaluation.sheet import write_sheet
+from models.evaluation.plots import write_norm_plot, write_sheet
+from models.pictures import Picture
 from models.recogniser import EmbeddedRecogniser
-from models.training.degrade import MODERATE, SEVERE, Picture
 from support.clips import astronaut
 from support.evaluation import evaluate_with, folder_of_faces
 

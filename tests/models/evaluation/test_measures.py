@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from models.evaluation.encoder import area_under_curve, verify
-from models.evaluation.scores import mean_and_error
-from models.evaluation.skin import skin_ratio, skin_regions, spectrum_ratios
+from models.evaluation.measures import skin_ratio, skin_regions, spectrum_ratios
+from models.evaluation.meter import mean_and_error
 
 Picture = NDArray[np.uint8]
 

@@ -15,18 +15,25 @@ import torch
 from torch import Tensor
 
 from configs import ConfigError
+from models.degradation.presets import MODERATE, SEVERE, Preset
 from models.evaluation import __main__ as evaluate
 from models.evaluation.cache import Cache
 from models.evaluation.faces import PRESETS, read_clip_views
-from models.evaluation.meter import Meter
-from models.evaluation.methods import Method, fast_method, iconface_methods, restored
-from models.evaluation.restoration import Experiment, experiment, other_views
-from models.evaluation.scores import difference_table, table
+from models.evaluation.meter import Meter, difference_table, table
+from models.evaluation.restoration import (
+    Experiment,
+    Method,
+    experiment,
+    fast_method,
+    iconface_methods,
+    other_views,
+    restored,
+)
 from models.iconface.restorer import IconFaceRestorer
 from models.iconface.sampling import SamplingSettings
+from models.pictures import Picture
 from models.protocols import References, Request, Result
 from models.recogniser import EmbeddedRecogniser
-from models.training.degrade import MODERATE, SEVERE, Picture, Preset
 from models.weights import CheckpointError
 from support.clips import astronaut
 from support.evaluation import evaluate_with, folder_of_faces, save_iconface, write_index

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from models.iconface.model import build_autoencoder
 from models.iconface.shape import AutoencoderShape
 from models.iconface.tiny_autoencoder import TinyAutoencoder
-from models.training.taef2 import Taef2
+from models.training.fixed_networks import Taef2
 from models.weights import CheckpointError, load_checkpoint, save_checkpoint
 
 TEACHER = Path(__file__).parents[4] / "shared" / "data" / "weights"

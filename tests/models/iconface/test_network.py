@@ -9,11 +9,19 @@ import torch
 from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
 from torch import Tensor, nn
 
-from models.iconface.anchor import identity_anchor
+from models.iconface.conditions import smooth
 from models.iconface.network import IconFace, ReferenceMemory, stack, start_small
-from models.iconface.sequence import context_ids, image_ids, pack, reference_ids, scene_ids, unpack
-from models.iconface.shape import KLEIN, IconFaceShape
-from models.iconface.structure import smooth
+from models.iconface.shape import (
+    KLEIN,
+    IconFaceShape,
+    context_ids,
+    image_ids,
+    pack,
+    reference_ids,
+    scene_ids,
+    unpack,
+)
+from models.recogniser import identity_anchor
 
 SMALL = IconFaceShape(
     heads=2,

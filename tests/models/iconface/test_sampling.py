@@ -12,13 +12,6 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
-from models.iconface.losses import (
-    anchored_identity,
-    flow_matching,
-    hard_example_identity,
-    identity_distance,
-    noise_weight,
-)
 from models.iconface.network import ReferenceMemory
 from models.iconface.sampling import (
     Condition,
@@ -31,6 +24,13 @@ from models.iconface.sampling import (
     sample,
     sigmas,
     velocity,
+)
+from models.training.losses import (
+    anchored_identity,
+    flow_matching,
+    hard_example_identity,
+    identity_distance,
+    noise_weight,
 )
 
 NOISE, DEGRADED, CLEAN = (torch.randn(1, 4, 2, generator=torch.Generator().manual_seed(s)) for s in range(3))

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from models.degradation.presets import MODERATE, SEVERE, Preset, preset_sample
 from models.iconface.restorer import IconFaceRestorer
 from models.iconface.sampling import SamplingSettings
+from models.pictures import Picture
 from models.protocols import References, Request
-from models.training.degrade import MODERATE, SEVERE, Picture, Preset, preset_sample
 from support.portraits import aligned_astronaut, crop, psnr, references
 
 

@@ -13,8 +13,7 @@ from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DMo
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.iconface.klein.adapter import load_adapter
-from models.iconface.klein.lora import merge_lora, read_lora
+from models.iconface.klein.adapter import load_adapter, merge_lora, read_lora
 from models.iconface.network import IconFace
 from models.weights import EMBEDDED, CheckpointError, load_checkpoint, save_checkpoint
 from support.tiny_klein import (

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from configs import ConfigError
 from models.iconface.klein import KleinRestorer
-from models.iconface.klein.folder import KleinFolder, load_tensors
-from models.iconface.klein.prompt import PROMPT, encode_prompts, save_prompts
+from models.iconface.klein.folder import PROMPT, KleinFolder, encode_prompts, load_tensors, save_prompts
 from models.weights import CheckpointError
 from support.tiny_klein import CONTEXT, CPU, WORDS, restorer, with_text_encoder
 

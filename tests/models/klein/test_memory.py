@@ -14,8 +14,15 @@ from configs import ConfigError
 from models.iconface.klein import KleinRestorer
 from models.iconface.klein.adapter import load_adapter
 from models.iconface.klein.folder import KleinFolder
-from models.iconface.klein.memory import free_bytes, keep_away, largest_block, tensor_sizes
-from models.iconface.klein.plan import Needs, estimate, place
+from models.iconface.klein.memory import (
+    Needs,
+    estimate,
+    free_bytes,
+    keep_away,
+    largest_block,
+    place,
+    tensor_sizes,
+)
 from models.protocols import Request
 from support.tiny_klein import (
     CPU,
@@ -88,7 +95,7 @@ def test_too_little_memory_is_said_before_anything_is_loaded(
         {"weight": {"dtype": "BF16", "shape": [4_000_000, 1000], "data_offsets": [0, 8_000_000_000]}}
     ).encode()
     (copy / "text_encoder" / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
-    monkeypatch.setattr("models.iconface.klein.plan.free_bytes", lambda device: 3_210_000_000)
+    monkeypatch.setattr("models.iconface.klein.memory.free_bytes", lambda device: 3_210_000_000)
     with pytest.raises(
         ConfigError, match=r"about 16\.0 GB of memory on cpu, 3\.2 GB are free; close .*--restorer fast"
     ):
@@ -140,7 +147,7 @@ def test_a_small_gpu_gives_the_same_by_blocks(
     expected = whole.restore([request])[0].image
     needs = estimate(KleinFolder(str(model)), load_adapter(adapter), 2, ROWS**2, torch.bfloat16)
     monkeypatch.setattr(
-        "models.iconface.klein.plan.free_bytes",
+        "models.iconface.klein.memory.free_bytes",
         lambda device: needs.by_blocks if device.type == "cuda" else 10**12,
     )
     small = KleinRestorer(str(model), adapter, "cuda", crop_size=64)

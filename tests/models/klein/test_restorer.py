@@ -11,10 +11,8 @@ from diffusers.models.autoencoders.autoencoder_kl_flux2 import AutoencoderKLFlux
 from torch import Tensor
 
 from models.iconface.klein import KleinRestorer, KleinSettings
-from models.iconface.klein.codec import load_codec
-from models.iconface.klein.folder import KleinFolder
-from models.iconface.klein.network import Anchored, OneSequence
-from models.iconface.klein.prompt import Prompts, save_prompts
+from models.iconface.klein.folder import KleinFolder, Prompts, save_prompts
+from models.iconface.klein.network import Anchored, OneSequence, load_codec
 from models.iconface.sampling import klein_shift, sigmas
 from models.protocols import References, Request, uses_references
 from pipeline.build import build_restorer

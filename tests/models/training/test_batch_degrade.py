@@ -11,14 +11,13 @@ import torch
 from skimage.data import astronaut
 from torch import Tensor
 
-from models.training.batch_degrade import degrade_batch, preset_batch
-from models.training.coding import block_code, jpeg_code, jpeg_tables
-from models.training.degradations import DEGRADATIONS
-from models.training.degrade import MODERATE, SEVERE, Preset, preset_sample
-from models.training.film import Degradation, interlacing
-from models.training.kernels import gaussian_matrix
-from models.training.show_degradations import preset_sheet, strength_sheet
-from models.training.tone import TONES, tone
+from models.degradation.batch import degrade_batch, preset_batch
+from models.degradation.coding import block_code, jpeg_code, jpeg_tables
+from models.degradation.film import Degradation, interlacing
+from models.degradation.kernels import gaussian_matrix
+from models.degradation.presets import MODERATE, SEVERE, Preset, preset_sample
+from models.degradation.show import DEGRADATIONS, preset_sheet, strength_sheet
+from models.degradation.tone import TONES, tone
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from skimage.data import astronaut
 
-from models.training import coded as module
-from models.training.coded import coded_faces, coded_picture
+from models.degradation import coded as module
+from models.degradation.coded import coded_faces, coded_picture
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from skimage.data import astronaut
 
-from models.training.degrade import MODERATE, SEVERE, Picture, Preset, preset_sample
-from models.training.video_code import video_code
+from models.degradation.coded import video_code
+from models.degradation.presets import MODERATE, SEVERE, Preset, preset_sample
+from models.pictures import Picture
 
 
 @pytest.fixture(scope="module")

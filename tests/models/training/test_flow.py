@@ -21,17 +21,17 @@ from configs import ConfigError, load
 from models.iconface.model import build_autoencoder, build_iconface
 from models.iconface.restorer import IconFaceRestorer
 from models.iconface.shape import IconFaceShape
+from models.pictures import recogniser_view
 from models.protocols import References, Request
-from models.training import taef2
+from models.training import fixed_networks
 from models.training.autoencoder import AutoencoderTask
+from models.training.fixed_networks import Teacher
 from models.training.flow import FlowTask
-from models.training.flow_settings import AutoencoderSettings
 from models.training.loop import TrainingConfig, train
-from models.training.other_views import another_view, other_views
 from models.training.pairs import Pairs
 from models.training.publish import publish
-from models.training.teacher import Teacher
-from models.training.views import recogniser_view
+from models.training.settings import AutoencoderSettings
+from models.training.views import another_view, other_views
 from models.weights import load_checkpoint, load_embedded
 from support.training_networks import (
     CPU,
@@ -49,7 +49,7 @@ ROOT = Path(__file__).parents[3]
 def narrow_teacher() -> Iterator[None]:
     """The teacher as it is, but narrow: the real one would take minutes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(taef2, "WIDTH", 8)
+        patch.setattr(fixed_networks, "TAEF2_WIDTH", 8)
         yield
 
 
@@ -58,8 +58,8 @@ def folder(narrow_teacher: None, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """Four faces cut from the astronaut, two of one person; teacher, encoder and autoencoder of random weights."""
     folder = tmp_path_factory.mktemp("faces")
     torch.manual_seed(0)
-    save_file(taef2._encoder().state_dict(), folder / "taef2_encoder.safetensors")
-    save_file(taef2._decoder().state_dict(), folder / "taef2_decoder.safetensors")
+    save_file(fixed_networks.taef2_encoder().state_dict(), folder / "taef2_encoder.safetensors")
+    save_file(fixed_networks.taef2_decoder().state_dict(), folder / "taef2_decoder.safetensors")
     write_flow_folder(folder)
     return folder
 

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from models.fast.network import FastNetwork
 from models.iconface.model import IconFaceModel
 from models.iconface.sampling import Condition, velocity
-from models.training import taef2
-from models.training.fast import FastSettings, FastTask
+from models.training import fixed_networks
+from models.training.fast import FastTask
 from models.training.flow import FlowTask
-from models.training.flow_settings import FlowSettings
 from models.training.pairs import PairSource
 from models.training.rollout import Step, frames_before, moved, steadiness
+from models.training.settings import FastSettings, FlowSettings
 from models.training.state import begin_with
 from models.weights import load_checkpoint, save_checkpoint
 from support.training_networks import (
@@ -40,7 +40,7 @@ RECURRENT = replace(SMALL_FLOW, previous=True)
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(taef2, "WIDTH", 8)
+        patch.setattr(fixed_networks, "TAEF2_WIDTH", 8)
         torch.manual_seed(0)
         folder = tmp_path_factory.mktemp("faces")
         write_flow_folder(folder)

@@ -13,12 +13,11 @@ from PIL import Image
 from torch import nn
 
 from configs import ConfigError
-from models.training.critic import Critic, critic_loss, deceiving_loss
 from models.training.dataset import load_faces
 from models.training.loop import training_device
-from models.training.parts import read_parts, write_parts
+from models.training.losses import Critic, critic_loss, deceiving_loss
 from models.training.shards import write_shards
-from models.training.state import begin_with, resume, save_state
+from models.training.state import begin_with, read_parts, resume, save_state, write_parts
 from models.weights import Checkpoint, CheckpointError
 
 
@@ -37,7 +36,7 @@ def test_an_interrupted_writing_leaves_the_older_state(
 ) -> None:
     write_parts(tmp_path / "state", b"older", 2)
     monkeypatch.setattr(
-        "models.training.parts.json.dumps", lambda _: (_ for _ in ()).throw(OSError("disk full"))
+        "models.training.state.json.dumps", lambda _: (_ for _ in ()).throw(OSError("disk full"))
     )
     with pytest.raises(OSError, match="disk full"):
         write_parts(tmp_path / "state", b"newer", 2)

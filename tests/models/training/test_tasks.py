@@ -15,12 +15,13 @@ from safetensors.torch import save_file
 
 from configs import ConfigError
 from models.recogniser import Encoder, EncoderShape
-from models.training.encoder import EncoderSettings, EncoderTask
-from models.training.fast import FastSettings, FastTask
-from models.training.index import read_index
+from models.training.dataset import read_index
+from models.training.encoder import EncoderTask
+from models.training.fast import FastTask
+from models.training.fixed_networks import MobileFaceNet
 from models.training.loop import TrainingConfig, train
 from models.training.publish import publish
-from models.training.teacher import MobileFaceNet
+from models.training.settings import EncoderSettings, FastSettings
 from models.weights import load_checkpoint, load_embedded, save_checkpoint
 from support.training_networks import write_faces, write_perceptual
 

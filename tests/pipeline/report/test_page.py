@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 
 from configs import ConfigError
-from models.likeness import Likeness
 from models.protocols import References
+from models.recogniser import Likeness
 from models.weights import EMBEDDED
 from pipeline import PipelineConfig, Report, restore_video
 from pipeline.cli import main

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from models.align import ffhq_to_arcface
 from models.detector import CenterFaceDetector
-from models.likeness import Likeness, LikenessMeter, likeness, recogniser_crop
+from models.pictures import recogniser_crop
 from models.protocols import References, Request, Result
-from models.recogniser import EmbeddedRecogniser
+from models.recogniser import EmbeddedRecogniser, Likeness, LikenessMeter, likeness
 from pipeline import PipelineConfig, Report
 from pipeline.flow import Parts, run
 from pipeline.frames import RestoredFace, RestoredFrame

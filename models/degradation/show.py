@@ -1,30 +1,44 @@
-"""Shows what training does to a face: `python -m models.training.show_degradations --clip CLIP --out PICTURE`.
+"""Each kind of damage by name, and sheets of them: `python -m models.degradation.show --clip CLIP --out PICTURE`.
 
 Writes a sheet with a row for each named degradation and a column for each strength, and beside it, named
-`..._presets`, one of the presets and of the whole course at several seeds.
+`..._presets`, one of the presets and of the free course at several seeds. Arguments of a degradation as in
+`models.degradation.film`: strength 0 changes nearly nothing, 1 is the worst that training meets.
 
-Shapes: S side of the aligned crop.
+Shapes: B pictures, H W pixels, S side of the aligned crop.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from models.align import crop_matrix
 from models.decord_library import load_decord
+from models.degradation.batch import degrade_batch, plain_passage, preset_batch
+from models.degradation.coding import video_tables
+from models.degradation.draws import Draws, Numbers, numbers
+from models.degradation.film import (
+    Degradation,
+    chroma_bleed,
+    dust,
+    film_grain,
+    halftone,
+    interlacing,
+    scan_lines,
+    scratches,
+)
+from models.degradation.kernels import RESIZING
+from models.degradation.passage import Passage, through
+from models.degradation.presets import MODERATE, REFERENCE_SIDE_PX, SEVERE
+from models.degradation.tone import TONES
 from models.detector import CenterFaceDetector
-from models.training.batch_degrade import degrade_batch, preset_batch
-from models.training.degradations import DEGRADATIONS
-from models.training.degrade import MODERATE, SEVERE, Picture
-from models.training.tone import TONES
+from models.pictures import Picture, to_floats, to_picture
 
 SIDE_PX = 256
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -36,6 +50,97 @@ _SEEDS = {"interlacing": 3, "scan lines": 0, "film grain": 2, "scratches": 3}
 """Where another seed shows more than the first."""
 
 
+def _passing(plan: Callable[[Numbers, float, Draws], Passage]) -> Degradation:
+    """The degradation whose passage `plan` makes of strengths, the crop's side and each sample's random numbers."""
+
+    def degradation(
+        pictures: Tensor, strengths: ArrayLike, seeds: Sequence[int], side_px: ArrayLike
+    ) -> Tensor:
+        side = float(np.asarray(side_px, np.float64).reshape(-1)[0])
+        passage = plan(numbers(strengths, len(pictures)), side, Draws(seeds, "angle"))
+        return through(pictures, seeds, passage, side)
+
+    return degradation
+
+
+def _blur(lens: str) -> Degradation:
+    return _passing(
+        lambda strength, side, draws: plain_passage(
+            len(strength),
+            lens=lens,
+            sigma=strength * 14 * side / REFERENCE_SIDE_PX,
+            angle=draws.uniform(0, np.pi),
+            grid_px=side,
+        )
+    )
+
+
+def _resized(kind: str) -> Degradation:
+    """Down by up to 16 with the kernel `kind`, and up again with it where it is no box."""
+    return _passing(
+        lambda strength, side, draws: plain_passage(
+            len(strength),
+            grid_px=_grid(strength, side),
+            reducing=RESIZING.index(kind),
+            enlarging=RESIZING.index("bilinear" if kind == "area" else kind),
+        )
+    )
+
+
+def _noise(spread: float) -> Degradation:
+    return _passing(
+        lambda strength, side, draws: plain_passage(
+            len(strength), grid_px=side, noise=strength * 26 / 255, noise_spread=spread
+        )
+    )
+
+
+def _jpeg(strength: Numbers, side: float, draws: Draws) -> Passage:
+    """JPEG from quality 95 to 20."""
+    return plain_passage(len(strength), grid_px=side, quality=np.round(95 - 75 * strength))
+
+
+def _video(strength: Numbers, side: float, draws: Draws) -> Passage:
+    """Blocks of a video codec with dead zone and loop filter, from quantiser 14 to 42."""
+    tables = video_tables(14 + 28 * strength, np.full(len(strength), 0.5))
+    return plain_passage(len(strength), grid_px=side, video=tables)
+
+
+def _small_video(strength: Numbers, side: float, draws: Draws) -> Passage:
+    """A small picture, coded, enlarged: the blocks are as large as in an old stream."""
+    tables = video_tables(14 + 20 * strength, np.full(len(strength), 0.5))
+    return plain_passage(len(strength), grid_px=_grid(0.5 * strength, side), video=tables)
+
+
+def _grid(strength: Numbers, side: float) -> Numbers:
+    """Grid for a reduction from 1 to 16 of what the crop has."""
+    return np.floor(side / 16**strength)
+
+
+DEGRADATIONS: dict[str, Degradation] = {
+    "Gaussian blur": _blur("gaussian"),
+    "anisotropic blur": _blur("anisotropic"),
+    "motion blur": _blur("motion"),
+    "defocus": _blur("defocus"),
+    "area resizing": _resized("area"),
+    "bicubic resizing": _resized("bicubic"),
+    "nearest resizing": _resized("nearest"),
+    "white noise": _noise(0.0),
+    "grainy noise": _noise(1.0),
+    "JPEG": _passing(_jpeg),
+    "video blocks": _passing(_video),
+    "small coded video": _passing(_small_video),
+    "interlacing": interlacing,
+    "scan lines": scan_lines,
+    "chroma bleed": chroma_bleed,
+    "halftone": halftone,
+    "film grain": film_grain,
+    "scratches": scratches,
+    "dust": dust,
+}
+"""Onto the degraded picture alone; changes of tone are in `tone.TONES`."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the clip, writes both sheets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -44,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--frame", type=int, default=0, help="which frame of the clip")
     options = parser.parse_args(arguments)
     face = aligned_face(options.clip, options.frame)
-    pictures = torch.from_numpy(face).permute(2, 0, 1)[None].float() / 255
+    pictures = to_floats(face[None])
     _write(options.out, strength_sheet(pictures))
     presets = options.out.with_name(f"{options.out.stem}_presets{options.out.suffix}")
     _write(presets, preset_sheet(pictures))
@@ -93,8 +198,7 @@ def _middle(pictures: Tensor) -> Picture:
     """The features of the face side by side, (P, B P, 3)."""
     left, top = (SIDE_PX - _SHOWN_PX) // 2, (SIDE_PX - _SHOWN_PX) * 5 // 8
     parts = pictures[:, :, top : top + _SHOWN_PX, left : left + _SHOWN_PX]
-    codes = (parts.clamp(0, 1) * 255).round().byte().permute(2, 0, 3, 1)
-    return np.ascontiguousarray(codes.reshape(_SHOWN_PX, -1, 3).numpy())
+    return np.concatenate(list(to_picture(parts)), 1)
 
 
 def _sheet(rows: Sequence[Picture], names: Sequence[str], columns: Sequence[str]) -> Picture:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from models.training.kernels import apply_matrices, gaussian_matrix
+from models.degradation.kernels import apply_matrices, gaussian_matrix
 
 Numbers = NDArray[np.float64]
 """(B,), one number for each sample."""

@@ -77,7 +77,7 @@ def enlargement_centres(rows: int, offset: Tensor, ratio: Tensor) -> Tensor:
 def apply_matrices(down: Tensor, pictures: Tensor, across: Tensor) -> Tensor:
     """`down` (B, R, H) on the columns and `across` (B, N, W) on the rows of (B, C, H, W) -> (B, C, R, N)."""
     batch, channels, height, width = pictures.shape
-    # The channels are so many more rows of one product.
+    # Channels are further rows of one product.
     reduced = torch.bmm(pictures.reshape(batch, channels * height, width), across.mT)
     return torch.matmul(down[:, None], reduced.reshape(batch, channels, height, -1))
 

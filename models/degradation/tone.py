@@ -1,8 +1,7 @@
 """Changes of tone, which a restorer must leave alone: they go onto target and degraded picture alike.
 
-A restorer that is trained to undo them would recolour a face in a frame that is not recoloured. So the target
-is toned first, and what is degraded is the toned target. All of them work on each pixel by itself; arguments
-as in `models.training.film`.
+A restorer trained to undo them would recolour the face but not the frame around it. So the target is toned first, and
+the toned target is degraded. Each pixel is changed by itself; arguments as in `models.degradation.film`.
 
 Shapes: B pictures, H W pixels.
 """
@@ -16,8 +15,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from models.training.draws import Draws, Numbers, column, derive, numbers
-from models.training.film import Degradation, luma
+from models.degradation.draws import Draws, Numbers, column, derive, numbers
+from models.degradation.film import Degradation, luma
 
 
 def exposure(

@@ -18,10 +18,9 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from models.training.draws import Draws, Numbers, column, normal, numbers, soft_normal
-from models.training.kernels import gaussian_matrix
-
-REFERENCE_SIDE_PX = 512
+from models.degradation.draws import Draws, Numbers, column, normal, numbers, soft_normal
+from models.degradation.kernels import gaussian_matrix
+from models.degradation.presets import REFERENCE_SIDE_PX
 
 Degradation = Callable[[Tensor, ArrayLike, Sequence[int], ArrayLike], Tensor]
 """(pictures, strengths, seeds, side_px) -> pictures, all as above."""

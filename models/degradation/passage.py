@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.training.coding import MACROBLOCK_PX, block_code
-from models.training.draws import Draws, Numbers, column, derive, normal, soft_normal
-from models.training.film import chroma_bleed, interlacing, scan_lines
-from models.training.kernels import (
+from models.degradation.coding import MACROBLOCK_PX, block_code
+from models.degradation.draws import Draws, Numbers, column, derive, normal, soft_normal
+from models.degradation.film import chroma_bleed, interlacing, scan_lines
+from models.degradation.kernels import (
     BLURS,
     apply_matrices,
     blur_kernels,
@@ -35,7 +35,7 @@ from models.training.kernels import (
 LENSES = (*BLURS, "gaussian")
 """Kinds of blur; the last is separable and costs nothing beside the resizing."""
 _CANVAS_PARTS = (1, 2, 4)
-"""A grid that is so many times smaller gets a canvas that is so many times smaller."""
+"""Factors by which a canvas may be smaller than the picture: the largest that the grid's own factor reaches."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,8 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Picture = NDArray[np.uint8]
-"""(H, W, 3) RGB."""
+from models.pictures import Picture
 
 REFERENCE_SIDE_PX = 512
 

@@ -1,9 +1,8 @@
 """What video, film and compression do to faces, for a whole batch on its own device.
 
-Lenses, sampling, noise, coding, old film, print and analogue television, in tensors alone; real video streams
-are made beforehand, see `coded`. Seeds and strengths are given for each sample, and no
-sample depends on its neighbours or on the size of the batch. Changes of tone lie apart in `tone`, because the
-target needs them too.
+Lenses, sampling, noise, coding, old film, print and analogue television, in tensors alone; real video streams are made
+beforehand (`coded`). Each sample has its own seed and strength and depends neither on its neighbours nor on the size
+of the batch. Changes of tone lie apart in `tone`, because the target needs them too.
 
 All lengths are stated at the 512-pixel FFHQ crop and scaled by `side_px / 512`, where `side_px` is the side of
 the aligned crop in pixels of the given pictures: a window of a crop is degraded like a part of the crop.
@@ -20,18 +19,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from models.training.coding import jpeg_tables, video_tables
-from models.training.degrade import REFERENCE_SIDE_PX, Preset
-from models.training.draws import Draws, Numbers, derive, numbers
-from models.training.film import (
-    Degradation,
-    dust,
-    film_grain,
-    halftone,
-    scratches,
-)
-from models.training.kernels import RESIZING
-from models.training.passage import LENSES, Passage, through
+from models.degradation.coding import jpeg_tables, video_tables
+from models.degradation.draws import Draws, Numbers, derive, numbers
+from models.degradation.film import Degradation, dust, film_grain, halftone, scratches
+from models.degradation.kernels import RESIZING
+from models.degradation.passage import LENSES, Passage, through
+from models.degradation.presets import MODERATE, REFERENCE_SIDE_PX, SEVERE, Preset
 
 SMALLEST_GRID_PX = 12
 _FILM: tuple[tuple[Degradation, float], ...] = (
@@ -109,6 +102,33 @@ def preset_batch(
         quality=np.round(quality),
     )
     return through(pictures, seeds if noise_seeds is None else noise_seeds, passage, side_px)
+
+
+@torch.no_grad()
+def degrade_by_kind(
+    pictures: Tensor,
+    kinds: NDArray[np.int64],
+    strengths: Numbers,
+    seeds: Sequence[int],
+    side_px: float,
+    noise_seeds: Sequence[int] | None = None,
+) -> Tensor:
+    """`pictures` after the free course where `kinds`, (B,), is 0, `MODERATE` where 1, `SEVERE` where 2, else unchanged.
+
+    `strengths`: (B,) of the free course. Other arguments as `degrade_batch`.
+    """
+    degraded = pictures.clone()
+    for kind, preset in enumerate((None, MODERATE, SEVERE)):
+        chosen = np.flatnonzero(kinds == kind)
+        if not len(chosen):
+            continue
+        index = torch.from_numpy(chosen).to(pictures.device)
+        some, grains = ([each[place] for place in chosen.tolist()] for each in (seeds, noise_seeds or seeds))
+        if preset is None:
+            degraded[index] = degrade_batch(pictures[index], some, strengths[chosen], side_px, grains)
+        else:
+            degraded[index] = preset_batch(pictures[index], some, preset, side_px, grains)
+    return degraded
 
 
 def _checked(pictures: Tensor, seeds: Sequence[int], strengths: ArrayLike) -> Numbers:
