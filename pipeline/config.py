@@ -21,9 +21,9 @@ from pipeline.serve.settings import ServeConfig
 from pipeline.stages.gate import GateConfig
 from pipeline.stages.restore import RestoreConfig
 from pipeline.stages.track import TrackConfig
-from trackers.norfair_tracker import TrackerConfig
 from trackers.people import PeopleConfig
 from trackers.shots import ShotConfig
+from trackers.tracks import TrackerConfig
 
 MOST_STEPS = 1000
 """Noise levels that flow models are trained to tell apart; more steps than that say nothing new."""

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.face import Face
-from trackers.evidence import Evidence
-from trackers.references import ReferenceConfig, ReferenceSet, View, cosine
+from trackers.references import Evidence, ReferenceConfig, ReferenceSet, View, cosine
 
 _OVERLAP = 0.15
 """Share of two faces' common area from which they may be one that moved."""

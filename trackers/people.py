@@ -11,8 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from trackers.evidence import Evidence
-from trackers.references import ReferenceConfig, ReferenceSet, View, cosine
+from trackers.references import Evidence, ReferenceConfig, ReferenceSet, View, cosine
 
 
 @dataclass(frozen=True, slots=True, eq=False)

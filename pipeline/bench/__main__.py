@@ -34,7 +34,7 @@ from pipeline.bench.speed import child, networks, seconds_of, transcode
 from pipeline.bench.throughput import table, ways
 from pipeline.config import PipelineConfig
 from pipeline.flow import run
-from pipeline.media.containers import open_input
+from pipeline.media.decode import open_input
 from pipeline.report.counts import Report
 from pipeline.runs.assembly import build, open_source
 from pipeline.runs.film import restore_video

@@ -23,8 +23,8 @@ from pipeline.live.capture import TICK
 from pipeline.live.sound import Sound, SoundFormat
 from pipeline.live.voice import Voice
 from pipeline.media.encode import CONTAINERS, EncodeConfig
-from pipeline.media.partial import PartialFile
-from pipeline.media.planar import repack
+from pipeline.media.files import PartialFile
+from pipeline.media.layout import repack
 
 _STREAMED = {"rtmp": "flv", "rtsp": "rtsp", "udp": "mpegts", "srt": "mpegts"}
 _NO_CAMERA = (

@@ -24,9 +24,8 @@ from av.video.stream import VideoStream
 
 from pipeline.errors import SourceError
 from pipeline.media.coding import planar_format, planes_of
-from pipeline.media.containers import is_cut_short, open_input
-from pipeline.media.decode import Losses, all_frames, begin, decode, video_stream
-from pipeline.media.planar import repack
+from pipeline.media.decode import Losses, all_frames, begin, decode, is_cut_short, open_input, video_stream
+from pipeline.media.layout import repack
 
 KINDS = ("cuda", "vaapi", "videotoolbox", "d3d11va")
 """FFmpeg's names of the devices that decode, as `auto` tries them: NVIDIA, Linux, Apple, Windows."""

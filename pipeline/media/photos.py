@@ -22,7 +22,7 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 from pipeline.errors import SinkError, SourceError
 from pipeline.frames import Frame
 from pipeline.media.coding import planes_of
-from pipeline.media.partial import PartialFile
+from pipeline.media.files import PartialFile
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp")
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP")

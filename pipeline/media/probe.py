@@ -17,8 +17,7 @@ from av.video.stream import VideoStream
 
 from pipeline.errors import SourceError
 from pipeline.media.coding import check_matrix, planar_format
-from pipeline.media.containers import chroma_location
-from pipeline.media.decode import read_packets
+from pipeline.media.decode import chroma_location, read_packets
 
 _MAX_PIXELS = 1 << 27
 _STILL = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image

@@ -17,11 +17,10 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from pipeline.errors import MediaError, SinkError
-from pipeline.media.compare import cell_size, grid_size
-from pipeline.media.containers import open_input
+from pipeline.media.decode import open_input
 from pipeline.media.encode import EncodeConfig, Encoding, choose_encoding, kept_scheduling
-from pipeline.media.partial import PartialFile
-from pipeline.media.planar import repack
+from pipeline.media.files import PartialFile
+from pipeline.media.layout import cell_size, grid_size, repack
 from pipeline.media.probe import SourceInfo
 from pipeline.media.source import FileSource
 from pipeline.media.streams import StreamCopier, carried_tags, file_tags

@@ -15,11 +15,10 @@ import av
 from pipeline.errors import SourceError
 from pipeline.frames import Frame
 from pipeline.media.coding import Siting, planar_format
-from pipeline.media.containers import open_input
-from pipeline.media.decode import Losses, decode, decode_sparsely
+from pipeline.media.decode import Losses, decode, decode_sparsely, open_input
 from pipeline.media.fields import Fields, deinterlaced, look_at_fields, on_fields
 from pipeline.media.hardware import HardwareDecoder
-from pipeline.media.planar import is_opaque, repack
+from pipeline.media.layout import is_opaque, repack
 from pipeline.media.probe import SourceInfo, probe
 
 _MAX_SECONDS = 1e8

@@ -13,8 +13,7 @@ from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.stream import AttachmentStream, DataStream, Disposition, Stream
 
-from pipeline.media.containers import open_input
-from pipeline.media.decode import read_packets
+from pipeline.media.decode import open_input, read_packets
 
 _OWN_TAGS = {"encoder", "duration", "number_of_frames", "number_of_bytes", "bps", "rotate"}
 """Tags that describe the input's own encoding and would lie about the output."""

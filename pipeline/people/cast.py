@@ -10,8 +10,7 @@ from models.protocols import Restorer
 from pipeline.build import AUTO, MEANT_FOR, build_restorer
 from pipeline.config import InputConfig, PipelineConfig, RestorerConfig
 from pipeline.people.restorers import Restorers
-from trackers.choices import EVERYBODY, LEFT_OUT, Casting, chosen
-from trackers.gallery import LIST, Gallery, read_gallery
+from trackers.gallery import EVERYBODY, LEFT_OUT, LIST, Casting, Gallery, chosen, read_gallery
 
 _FOR_ALL = {"kind", "device", "allow_pickle", "seed", "engine"}
 """Settings of the run's restorer that another one shares."""

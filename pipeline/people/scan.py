@@ -21,7 +21,7 @@ from pipeline.pixels.colour import luma_thumbnail, read_crop
 from pipeline.pixels.geometry import Geometry
 from pipeline.stages.views import embed_faces, find_faces, resized, view_of
 from trackers.appearances import Appearance, Appearances, Glimpse, GroupingConfig
-from trackers.evidence import Evidence
+from trackers.references import Evidence
 from trackers.shots import ShotDetector
 
 _CROP_PX = 256

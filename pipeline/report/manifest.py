@@ -18,7 +18,7 @@ from configs import ConfigError
 from pipeline import __version__
 from pipeline.config import PipelineConfig
 from pipeline.errors import SinkError
-from pipeline.media.partial import PartialFile
+from pipeline.media.files import PartialFile
 from pipeline.people.cast import asked_restorers
 from pipeline.report.counts import Report
 from pipeline.report.page.facts import Weights, weights

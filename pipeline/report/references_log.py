@@ -16,7 +16,7 @@ from typing import Any
 from configs import ConfigError
 from pipeline.errors import SinkError
 from pipeline.frames import RestoredFrame, TrackedFace
-from pipeline.media.partial import PartialFile
+from pipeline.media.files import PartialFile
 
 
 @dataclass(slots=True)

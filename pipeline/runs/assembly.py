@@ -26,9 +26,9 @@ from pipeline.report.provenance import SOURCE_TYPE, changes_faces, note
 from pipeline.stages.gate import Gate
 from pipeline.stages.perception import Perception
 from pipeline.stages.portraits import Portraits
-from trackers.norfair_tracker import NorfairTracker
 from trackers.people import Acquaintance, People
 from trackers.shots import EveryFrame, ShotDetector
+from trackers.tracks import NorfairTracker
 
 Open = Callable[[FileSource | PhotoSource], None]
 

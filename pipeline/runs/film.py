@@ -13,7 +13,7 @@ from models.protocols import uses_references
 from pipeline.config import PipelineConfig
 from pipeline.flow import Note, Watch, keep_after, leave_unnoted, run
 from pipeline.frames import RestoredFrame
-from pipeline.media.compare import side_by_side
+from pipeline.media.layout import side_by_side
 from pipeline.report.counts import Report
 from pipeline.report.manifest import load_credentials, sign
 from pipeline.report.page.page import ReportPage

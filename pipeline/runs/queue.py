@@ -13,11 +13,11 @@ from configs import ConfigError
 from pipeline.config import PipelineConfig
 from pipeline.errors import MediaError, SinkError, SourceError
 from pipeline.media.encode import CONTAINERS
+from pipeline.media.files import WorkFolder
 from pipeline.media.photos import PhotoSource
 from pipeline.report.counts import Report
 from pipeline.report.progress import Watcher
 from pipeline.runs.chunks.config import ChunkConfig
-from pipeline.runs.chunks.folder import WorkFolder
 from pipeline.runs.film import restore_video
 
 VIDEOS = {*CONTAINERS, ".avi", ".flv", ".wmv", ".asf", ".mxf", ".ogv", ".dv", ".mts", ".3gp", ".mpv", ".m2v"}

@@ -27,8 +27,8 @@ from pipeline.config import PipelineConfig
 from pipeline.errors import SinkError
 from pipeline.flow import run
 from pipeline.media.coding import planes_of
-from pipeline.media.compare import cell_size, grid_size, mosaic, shrunk
-from pipeline.media.partial import PartialFile
+from pipeline.media.files import PartialFile
+from pipeline.media.layout import cell_size, grid_size, mosaic, shrunk
 from pipeline.media.probe import display_of
 from pipeline.media.sink import FileSink
 from pipeline.media.source import FileSource

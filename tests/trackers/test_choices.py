@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from configs import ConfigError
-from trackers.choices import LEFT_OUT, Casting, Choice, Stretch, chosen
+from trackers.gallery import LEFT_OUT, Casting, Choice, Stretch, chosen
 
 ALL = {"Anna": Choice(), "Bert": Choice(strength=0.5), "Carl": Choice(restore=False)}
 

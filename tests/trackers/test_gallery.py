@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs import ConfigError
-from trackers.choices import Choice, Stretch
-from trackers.gallery import Gallery, read_gallery
+from trackers.gallery import Choice, Gallery, Stretch, read_gallery
 
 
 @pytest.fixture

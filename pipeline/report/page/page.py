@@ -12,7 +12,7 @@ from configs import ConfigError
 from pipeline.config import PipelineConfig
 from pipeline.errors import SinkError
 from pipeline.frames import RestoredFrame
-from pipeline.media.partial import PartialFile
+from pipeline.media.files import PartialFile
 from pipeline.report.counts import Report
 from pipeline.report.page.diary import NOBODY, Diary, Entry
 from pipeline.report.page.facts import GATE, versions, weights, witness_weights

@@ -12,7 +12,7 @@ from pathlib import Path
 import configs
 from pipeline.config import PipelineConfig
 from pipeline.errors import SinkError
-from pipeline.media.partial import PartialFile
+from pipeline.media.files import PartialFile
 from pipeline.report.counts import Report
 from pipeline.report.page.pictures import Pair, address
 

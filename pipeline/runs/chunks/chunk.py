@@ -14,13 +14,13 @@ from pipeline.config import PipelineConfig
 from pipeline.errors import SourceError
 from pipeline.flow import Parts, Watch, keep_after, run
 from pipeline.frames import Frame, TrackedFrame
-from pipeline.media.compare import side_by_side
+from pipeline.media.files import WorkFolder
+from pipeline.media.layout import side_by_side
 from pipeline.media.source import FileSource
 from pipeline.pixels.kinds import ReadCrops
 from pipeline.report.counts import Report
 from pipeline.runs.chunks import carry, counts
 from pipeline.runs.chunks.first_pass import Chunk, Plan
-from pipeline.runs.chunks.folder import WorkFolder
 from pipeline.runs.chunks.packets import PacketIndex, PacketSink
 from pipeline.runs.chunks.tracks import Tracks
 from pipeline.stages.gate import Standing

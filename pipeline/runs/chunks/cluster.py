@@ -19,12 +19,12 @@ import torch
 from configs import ConfigError
 from pipeline.config import PipelineConfig
 from pipeline.errors import SinkError, SourceError
+from pipeline.media.files import WorkFolder
 from pipeline.media.source import FileSource
 from pipeline.runs.assembly import build, open_source
 from pipeline.runs.chunks.chunk import ChunkRunner, Done
 from pipeline.runs.chunks.fingerprint import difference, fingerprint
 from pipeline.runs.chunks.first_pass import Chunk, Plan
-from pipeline.runs.chunks.folder import WorkFolder
 
 AUTO = "auto"
 """The cluster that RAY_ADDRESS names or that runs on this machine; where there is none, one is started for this run."""

@@ -13,9 +13,9 @@ from typing import Any, Self
 from pipeline.config import PipelineConfig
 from pipeline.flow import Parts, Watch
 from pipeline.frames import Frame, TrackedFrame
+from pipeline.media.files import WorkFolder
 from pipeline.media.source import FileSource
 from pipeline.report.counts import Report
-from pipeline.runs.chunks.folder import WorkFolder
 from pipeline.runs.chunks.tracks import TrackWriter
 from pipeline.stages.threads import Stages
 from pipeline.stages.track import track

@@ -17,9 +17,9 @@ from av.packet import Packet
 
 from pipeline.errors import SinkError
 from pipeline.media.encode import EncodeConfig, choose_encoding, kept_scheduling
+from pipeline.media.files import WorkFolder
 from pipeline.media.sink import FileSink, add_encoder, frame_size, ready
 from pipeline.media.source import FileSource
-from pipeline.runs.chunks.folder import WorkFolder
 
 
 @dataclass(frozen=True, slots=True)

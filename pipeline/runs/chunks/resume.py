@@ -18,6 +18,7 @@ from configs import ConfigError
 from pipeline.config import PipelineConfig
 from pipeline.errors import MediaError, SinkError
 from pipeline.flow import Watch
+from pipeline.media.files import WorkFolder
 from pipeline.media.sink import FileSink
 from pipeline.media.source import FileSource
 from pipeline.report.counts import Report
@@ -27,7 +28,6 @@ from pipeline.runs.chunks.chunk import ChunkRunner, Done, finished, for_chunks
 from pipeline.runs.chunks.cluster import joined_cluster, run_on_cluster
 from pipeline.runs.chunks.fingerprint import difference, fingerprint
 from pipeline.runs.chunks.first_pass import Chunk, Plan, look
-from pipeline.runs.chunks.folder import WorkFolder
 from pipeline.runs.chunks.packets import join
 from pipeline.runs.chunks.workers import run_in_workers
 

@@ -17,12 +17,12 @@ import torch
 
 from pipeline.config import PipelineConfig
 from pipeline.errors import SinkError
+from pipeline.media.files import WorkFolder
 from pipeline.media.source import FileSource
 from pipeline.report.counts import Report
 from pipeline.runs.assembly import build, open_source
 from pipeline.runs.chunks.chunk import ChunkRunner, Done, for_chunks
 from pipeline.runs.chunks.first_pass import Chunk, Plan
-from pipeline.runs.chunks.folder import WorkFolder
 
 _runner: ChunkRunner
 """Of this process, made by `_start`."""

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.errors import SourceError
 from pipeline.media.coding import planes_of
-from pipeline.media.planar import repack
+from pipeline.media.layout import repack
 from pipeline.media.source import FileSource
 from support.clips import Tags, native_frame, picture, shown_times, truncate, write_clip, write_sound
 

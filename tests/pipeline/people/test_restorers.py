@@ -12,7 +12,7 @@ from pipeline.config import PipelineConfig, RestorerConfig
 from pipeline.people import cast
 from pipeline.people.restorers import Restorers
 from support.fakes import InvertingRestorer
-from trackers.choices import Casting, Choice
+from trackers.gallery import Casting, Choice
 
 
 class Noting(InvertingRestorer):
