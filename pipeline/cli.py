@@ -99,8 +99,7 @@ def _restore(options: argparse.Namespace) -> int:
     from pipeline.report.progress import progress
     from pipeline.report.provenance import settings_hash
     from pipeline.runs.assembly import open_source
-    from pipeline.runs.film import restore_video
-    from pipeline.runs.queue import files_of, is_queue
+    from pipeline.runs.film import files_of, is_queue, restore_video
 
     config = configs.load(PipelineConfig, options.config, _changes(options))
     if options.tries:
@@ -130,7 +129,7 @@ def _restore(options: argparse.Namespace) -> int:
 def _try(options: argparse.Namespace) -> int:
     """Several settings on a stretch, beside each other."""
     from pipeline.report.progress import Watcher, progress
-    from pipeline.runs.queue import is_queue
+    from pipeline.runs.film import is_queue
     from pipeline.runs.trial import Try, make_tries, run_trial
 
     tries = make_tries(options.tries, options.config, _changes(options))
@@ -156,7 +155,7 @@ def _try(options: argparse.Namespace) -> int:
 def _restore_several(options: argparse.Namespace, config: PipelineConfig) -> int:
     """A queue: one summary, and the code of the first thing that went wrong."""
     from pipeline.report.progress import Watcher, progress
-    from pipeline.runs.queue import Item, Summary, make_queue, run_queue
+    from pipeline.runs.film import Item, Summary, make_queue, run_queue
 
     if config.output.report is not None:
         raise ConfigError("--report is a page about one film; give one input")

@@ -13,10 +13,8 @@ from pipeline.live.settings import LiveConfig
 from pipeline.media.fields import MODES
 from pipeline.media.hardware import DecodeConfig
 from pipeline.media.sink import EncodeConfig
-from pipeline.people.config import ScanConfig
 from pipeline.pixels.blend import BlendConfig
 from pipeline.pixels.kinds import PixelsConfig
-from pipeline.runs.chunks.config import ChunkConfig
 from pipeline.serve.settings import ServeConfig
 from pipeline.stages.gate import GateConfig
 from pipeline.stages.restore import RestoreConfig
@@ -85,6 +83,52 @@ class OutputConfig:
     """Sign a manifest of what was done with the certificates and the key in this PEM file; none = no manifest."""
     references_log: Path | None = None
     """Write which references each face was restored with, a line of JSON for each stretch; none = no such file."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkConfig:
+    """How a film is cut into chunks, which are kept beside the output until it is whole."""
+
+    resume: bool = False
+    """Keep finished chunks in the folder OUT.parts, and go on from those that are there."""
+    workers: int = 1
+    """Processes that restore chunks beside each other."""
+    ray: str | None = None
+    """Address of a Ray cluster that restores the chunks, HOST:PORT or ray://HOST:PORT; `auto` = the one that
+    RAY_ADDRESS names or that runs on this machine, else one started here; none = processes of this machine."""
+    seconds: float = 20.0
+    """A chunk ends at the first cut after so many seconds, and after twice as many where there is no cut."""
+
+    @property
+    def asked_for(self) -> bool:
+        """Whether the film is to be restored in chunks."""
+        return self.resume or self.workers > 1 or self.ray is not None
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"workers must be at least 1, got {self.workers}")
+        if not (math.isfinite(self.seconds) and self.seconds > 0):
+            raise ValueError(f"seconds must be finite and above 0, got {self.seconds}")
+
+
+@dataclass(frozen=True, slots=True)
+class ScanConfig:
+    """How films are looked through for the people in them (`scan` and `--two-passes`)."""
+
+    every_seconds: float = 0.5
+    """Time between two frames that are looked at: shorter appearances may be missed."""
+    detect_width: int = 768
+    """Width in pixels of the picture in which faces are sought; more finds smaller ones."""
+    views: int = 6
+    """Best views that are kept of each person."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.every_seconds) and self.every_seconds > 0):
+            raise ValueError(f"every_seconds must be finite and above 0, got {self.every_seconds}")
+        if not 64 <= self.detect_width <= 4096:
+            raise ValueError(f"detect_width must be between 64 and 4096, got {self.detect_width}")
+        if self.views < 1:
+            raise ValueError(f"views must be at least 1, got {self.views}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Faces that belong together over time: what a tracker is given and what it tells."""
+"""Tracks: the protocol of a tracker, and one around norfair (landmarks as points, embeddings for re-identification)."""
 
 from __future__ import annotations
 
@@ -15,51 +15,50 @@ from models.face import Face
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
-    """A face seen now and the track it belongs to."""
+    """A face of the current frame and its track."""
 
     track_id: int
     """Unique within one tracker."""
     face: Face
-    """As given to the tracker."""
+    """The face given to the tracker."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Update:
-    """What one step of a tracker found out."""
+    """Result of one step of a tracker."""
 
     observations: tuple[Observation, ...] = ()
-    """One for each face given, in their order; tracks that are not seen now are not among them."""
+    """One per face given, in order; unseen tracks are not included."""
     ended: tuple[int, ...] = ()
-    """Tracks that never come back, each told once."""
+    """Tracks that never come back, each reported once."""
 
 
 class Tracker(Protocol):
-    """Gives faces of successive frames the same id while they are the same face."""
+    """Gives the faces of successive frames one id per track."""
 
     def update(self, faces: Sequence[Face], period: int = 1) -> Update:
-        """Takes the faces of a frame, `period` >= 1 frames after the one of the last call.
+        """Takes the faces of a frame, `period` >= 1 frames after the last call.
 
-        Faces carried by a `Follower` may be given as well as detected ones: the more often, the less a quick
-        motion can break a track.
+        Faces may be detected or carried by a `Follower`: frequent updates keep tracks through quick motion.
         """
         ...
 
     def reset(self) -> tuple[int, ...]:
-        """Ends all tracks (at a cut) and returns their ids; no id is ever used again."""
+        """Ends all tracks (at a cut) and returns their ids; ids are never reused."""
         ...
 
 
 def face_size_px(landmarks: NDArray[np.floating]) -> float:
-    """Size of a face from `landmarks` (5, 2): the distance its eyes would have if it looked at the camera.
+    """Size of a face from `landmarks` (5, 2): the eye distance it would have from the front.
 
-    In profile the eyes fall together; the distance from the eyes to the mouth (1.04 of it) stays.
+    In profile the eye distance vanishes; the distance from eyes to mouth, 1.04 times as long, remains.
     """
     eyes = float(np.linalg.norm(landmarks[1] - landmarks[0]))
     height = float(np.linalg.norm(landmarks[3:].mean(0) - landmarks[:2].mean(0)))
     return max(eyes, height / 1.04, 1e-3)
 
 
-_UNKNOWN = 3.0  # above every distance of two embeddings, which end at 2
+_UNKNOWN = 3.0  # above the maximum distance of two embeddings, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +66,14 @@ class TrackerConfig:
     """Settings of the tracker."""
 
     max_distance: float = 1.0
-    """A face continues a track if its landmarks are nearer than so many eye distances to where they are
-    expected; where both have embeddings, 1 - cosine similarity counts half on top, so that crossing faces do
-    not swap."""
+    """Maximum distance of a face's landmarks from their prediction, in eye distances. Where both have embeddings,
+    half of 1 - cosine similarity is added, so that crossing faces do not swap."""
     patience: int = 15
-    """Frames for which an unseen face is expected near its last place."""
+    """Frames for which an unseen face is expected near its last position."""
     memory: int = 30
-    """Frames beyond that for which it is known again anywhere by its embedding; 0 = not at all."""
+    """Further frames for which it is re-identified anywhere by its embedding; 0 = off."""
     min_similarity: float = 0.45
-    """Cosine similarity of embeddings that makes a lost and a new face the same."""
+    """Minimum cosine similarity for re-identification."""
 
     def __post_init__(self) -> None:
         if self.max_distance <= 0:
@@ -89,21 +87,18 @@ class TrackerConfig:
 
 
 class NorfairTracker:
-    """A `Tracker` around norfair's. One owner; not for several threads."""
+    """A `Tracker` around norfair's. One owner; not thread-safe."""
 
     def __init__(self, config: TrackerConfig | None = None) -> None:
         self.config = config or TrackerConfig()
         self._next_id = 0
-        # Objects by their number in norfair, whose counter is shared by all its trackers: ids are our own.
+        # By global_id of norfair, whose counter is shared by all its trackers: the track ids are our own.
         self._ids: dict[int, int] = {}
         self._embeddings: dict[int, NDArray[np.float32]] = {}
         self._norfair = self._fresh()
 
     def update(self, faces: Sequence[Face], period: int = 1) -> Update:
-        """Takes the faces of a frame, `period` >= 1 frames after the one of the last call.
-
-        Raises ValueError for a landmark that is no number: norfair would end the program.
-        """
+        """See `Tracker.update`. Raises ValueError for a landmark that is not finite: norfair would exit the process."""
         if period < 1:
             raise ValueError(f"period must be at least 1 frame, got {period}")
         if not all(np.isfinite(face.landmarks).all() for face in faces):
@@ -123,8 +118,8 @@ class NorfairTracker:
         observations = []
         for detection, face in zip(detections, faces, strict=True):
             matched = matches[id(detection)]
-            # A seen face has its full patience again. Norfair raises it step by step, and lets the clock of
-            # the memory run on once it has started, even for a face that is seen.
+            # Full patience for a seen face. Norfair raises it step by step, and keeps the memory's clock running
+            # even while the face is seen.
             matched.hit_counter, matched.reid_hit_counter = self.config.patience, None
             track_id = self._id_of(matched)
             detection.embedding = self._remember(track_id, face.embedding)
@@ -132,7 +127,7 @@ class NorfairTracker:
         return Update(tuple(observations), self._forget())
 
     def reset(self) -> tuple[int, ...]:
-        """Ends all tracks (at a cut) and returns their ids; no id is ever used again."""
+        """See `Tracker.reset`."""
         self._norfair = self._fresh()
         return self._forget()
 
@@ -149,10 +144,10 @@ class NorfairTracker:
         )
 
     def _know_again(self, known: list[Any], detections: list[Any]) -> None:
-        """Merges tracks born now into lost ones with the same embedding, most similar first.
+        """Merges new tracks into lost ones with a similar embedding, most similar first.
 
-        Norfair does this for objects that have no id yet; with a delay of 0 there are none, so it is done
-        here with its own distance, threshold and `merge`.
+        Norfair does this only for objects without an id; with a delay of 0 there are none. Its own distance, threshold
+        and `merge` are used.
         """
         current = {id(detection) for detection in detections}
         numbers = {o.global_id for o in known}
@@ -187,7 +182,7 @@ class NorfairTracker:
         return self._ids[tracked.global_id]
 
     def _remember(self, track_id: int, embedding: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
-        """The track's embedding so far: faces come without where they were carried, and some are unclear."""
+        """The track's decayed sum of embeddings; carried faces have none."""
         known = self._embeddings.get(track_id)
         if embedding is not None:
             known = embedding if known is None else 0.8 * known + embedding
@@ -203,7 +198,7 @@ class NorfairTracker:
 
 
 def _embedding_distance(a: Any, b: Any) -> float:
-    """1 - cosine similarity of detections or tracked objects; `_UNKNOWN` where an embedding is missing."""
+    """1 - cosine similarity of detections or tracked objects; `_UNKNOWN` without an embedding."""
     first = getattr(a, "last_detection", a).embedding
     second = getattr(b, "last_detection", b).embedding
     if first is None or second is None:

@@ -19,9 +19,9 @@ from pipeline.config import PipelineConfig
 from pipeline.errors import MediaError, SourceError
 from pipeline.media.photos import PhotoSource
 from pipeline.media.source import FileSource
+from pipeline.people.gallery import check_target, screen_seconds, write_gallery
 from pipeline.people.scan import Scan, Scanner
-from pipeline.people.write import check_target, screen_seconds, write_gallery
-from pipeline.runs.queue import files_of
+from pipeline.runs.film import files_of
 from trackers.gallery import LIST
 
 GALLERY = Path("people")

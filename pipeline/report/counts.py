@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from pipeline.frames import RestoredFace, RestoredFrame
@@ -184,3 +184,32 @@ def _reasons(passed: Counter[str]) -> str:
     if not passed:
         return ""
     return " (" + ", ".join(f"{reason} {count}" for reason, count in passed.most_common()) + ")"
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """All counts of `report`; keys of tables need not be words, so these become lists of pairs."""
+    found: dict[str, Any] = {}
+    for each in fields(report):
+        name, value = each.name, getattr(report, each.name)
+        if isinstance(value, dict):
+            found[name] = [[key, count] for key, count in value.items()]
+        elif isinstance(value, set):
+            found[name] = sorted(value)
+        elif not isinstance(value, str):
+            found[name] = value
+    return found
+
+
+def add(report: Report, counts: dict[str, Any]) -> None:
+    """Adds the `counts` of a chunk to those of the film."""
+    for name, value in counts.items():
+        known = getattr(report, name)
+        if isinstance(known, dict):
+            for key, count in value:
+                known[key] = known.get(key, 0) + count
+        elif isinstance(known, set):
+            known.update(value)
+        elif isinstance(known, bool):
+            setattr(report, name, known and value)
+        else:
+            setattr(report, name, known + value)

@@ -21,8 +21,7 @@ from pipeline.errors import SinkError
 from pipeline.media.files import PartialFile
 from pipeline.people.cast import asked_restorers
 from pipeline.report.counts import Report
-from pipeline.report.page.facts import Weights, weights
-from pipeline.report.provenance import SOURCE_TYPE, settings_hash
+from pipeline.report.provenance import SOURCE_TYPE, Weights, settings_hash, weights
 
 _KINDS = {
     ".mp4": "video/mp4",

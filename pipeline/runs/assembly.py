@@ -18,8 +18,7 @@ from pipeline.flow import Parts
 from pipeline.media.photos import PhotoSink, PhotoSource
 from pipeline.media.sink import FileSink
 from pipeline.media.source import FileSource
-from pipeline.people.cast import Cast, build_restorers, read_cast
-from pipeline.people.known import acquaintances, met_before
+from pipeline.people.cast import Cast, acquaintances, build_restorers, met_before, read_cast
 from pipeline.pixels.geometry import Geometry, Shown
 from pipeline.pixels.kinds import Pixels
 from pipeline.report.provenance import SOURCE_TYPE, changes_faces, note

@@ -34,9 +34,8 @@ from pipeline.media.sink import FileSink
 from pipeline.media.source import FileSource
 from pipeline.pixels.colour import new_frame
 from pipeline.report.counts import Report
-from pipeline.report.page.moments import Moments
-from pipeline.report.page.trial import Column, write_page
 from pipeline.report.progress import Watcher
+from pipeline.report.trial_page import Column, Moments, write_page
 from pipeline.runs.assembly import build, open_source
 
 MOST_CELLS = 9

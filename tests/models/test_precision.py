@@ -21,7 +21,7 @@ from models.protocols import References, Request, Restorer
 from models.training.degrade import MODERATE, SEVERE, preset_sample
 from pipeline.build import build_restorer
 from pipeline.config import PipelineConfig, RestorerConfig
-from pipeline.runs.chunks.fingerprint import difference, fingerprint
+from pipeline.report.provenance import difference, fingerprint
 from support.fakes import needs_bfloat16
 from support.portraits import aligned_astronaut, crop, references
 

@@ -22,14 +22,12 @@ from pipeline.media.files import WorkFolder
 from pipeline.media.sink import FileSink
 from pipeline.media.source import FileSource
 from pipeline.report.counts import Report
+from pipeline.report.provenance import difference, fingerprint
 from pipeline.runs.assembly import Open, build, open_sink, open_source
 from pipeline.runs.chunks import counts
-from pipeline.runs.chunks.chunk import ChunkRunner, Done, finished, for_chunks
-from pipeline.runs.chunks.cluster import joined_cluster, run_on_cluster
-from pipeline.runs.chunks.fingerprint import difference, fingerprint
+from pipeline.runs.chunks.chunk import ChunkRunner, Done, finished, for_chunks, join
 from pipeline.runs.chunks.first_pass import Chunk, Plan, look
-from pipeline.runs.chunks.packets import join
-from pipeline.runs.chunks.workers import run_in_workers
+from pipeline.runs.chunks.workers import joined_cluster, run_in_workers, run_on_cluster
 
 _MANIFEST, _JOINED = "manifest.json", "joined.json"
 

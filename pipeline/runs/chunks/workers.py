@@ -5,21 +5,26 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from configs import ConfigError
 from pipeline.config import PipelineConfig
-from pipeline.errors import SinkError
+from pipeline.errors import SinkError, SourceError
 from pipeline.media.files import WorkFolder
 from pipeline.media.source import FileSource
 from pipeline.report.counts import Report
+from pipeline.report.provenance import difference, fingerprint
 from pipeline.runs.assembly import build, open_source
 from pipeline.runs.chunks.chunk import ChunkRunner, Done, for_chunks
 from pipeline.runs.chunks.first_pass import Chunk, Plan
@@ -110,3 +115,210 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
+
+
+AUTO = "auto"
+"""The cluster that RAY_ADDRESS names or that runs on this machine; where there is none, one is started for this run."""
+LOCAL = "local"
+"""Always one that is started on this machine for this run."""
+MOST_ATTEMPTS = 3
+"""How often a chunk is begun before the loss of its worker ends the run."""
+_ANSWER_SECONDS = 5.0
+_CPUS = 4
+"""Cores of a worker where no number of workers is given and there is no GPU."""
+
+
+@contextmanager
+def joined_cluster(address: str) -> Iterator[None]:
+    """Joins the cluster at `address` for the block: AUTO, LOCAL, HOST:PORT or ray://HOST:PORT. Raises ConfigError."""
+    ray = _ray()
+    if address == AUTO:
+        address = os.environ.get("RAY_ADDRESS", AUTO)
+    if address not in (AUTO, LOCAL):
+        _check_answer(address)
+    options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    if address == LOCAL:
+        options["include_dashboard"] = False
+    try:
+        ray.init(address=None if address == AUTO else address, **options)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise ConfigError(f"--ray: cannot join the cluster at {address} ({_first_line(error)})") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def run_on_cluster(
+    scenes: Sequence[Sequence[Chunk]],
+    input: Path,
+    output: Path,
+    config: PipelineConfig,
+    plan: Plan,
+    finish: Callable[[Chunk, Done], None],
+) -> list[str]:
+    """Restores the chunks of `scenes` on the cluster that was joined, those of one scene in their order.
+
+    `finish` hears of each. A chunk whose worker is lost is begun again by another one. Gives what to tell, in
+    sentences. Raises what a worker raised, and SinkError where workers are lost again and again.
+    """
+    return _Run(scenes, input.resolve(), output.resolve(), config, plan, finish).run()
+
+
+class _Worker:
+    """Restores chunks on one GPU or a share of the cores; its networks are loaded once."""
+
+    def __init__(
+        self,
+        input: str,
+        output: str,
+        config: PipelineConfig,
+        plan: Plan,
+        depends: Mapping[str, str],
+        threads: int,
+    ) -> None:
+        # Nothing may fail in here: ray tells of it as of a lost worker.
+        self._input, self._output, self._config, self._plan = Path(input), Path(output), config, plan
+        self._depends, self._threads = depends, threads
+        self._runner: ChunkRunner | None = None
+
+    def restore(self, chunk: Chunk) -> Done:
+        """Restores one chunk into the folder beside the output."""
+        if self._runner is None:
+            self._runner = self._ready()
+        return self._runner.run(chunk)
+
+    def _ready(self) -> ChunkRunner:
+        # As many as in one process, on which the last bit of a sum may depend.
+        torch.set_num_threads(self._threads)
+        here, folder = socket.gethostname(), WorkFolder(self._output)
+        if not self._input.is_file() or not folder.path.is_dir():
+            raise SourceError(
+                f"{here} sees no {self._input} or no {folder.path}; both must lie where every node finds them"
+            )
+        differs = difference(self._depends, fingerprint(self._input, self._config))
+        if differs:
+            raise SourceError(
+                f"{here}: {differs}; install the same anchorface and the same files on every node"
+            )
+        # References are among the followed faces already.
+        config = replace(self._config, input=replace(self._config.input, references=()))
+        source = open_source(self._input, config)
+        assert isinstance(source, FileSource)
+        return ChunkRunner(source, self._output, config, build(config, source), folder, self._plan)
+
+
+class _Run:
+    """Hands out chunks, and hears of them."""
+
+    def __init__(
+        self,
+        scenes: Sequence[Sequence[Chunk]],
+        input: Path,
+        output: Path,
+        config: PipelineConfig,
+        plan: Plan,
+        finish: Callable[[Chunk, Done], None],
+    ) -> None:
+        self._ray, self._output, self._finish = _ray(), output, finish
+        self._waiting = [list(scene) for scene in scenes]
+        depends = fingerprint(input, config)
+        self._arguments = (str(input), str(output), config, plan, depends, torch.get_num_threads())
+        self._resources, self._count = self._shares(config)
+        self._busy: dict[Any, tuple[Any, list[Chunk]]] = {}
+        """Of what is awaited the worker, and its chunk with those that must follow it."""
+        self._attempts: dict[int, int] = {}
+        self._told: list[str] = []
+
+    def run(self) -> list[str]:
+        workers = [self._worker() for _ in range(min(self._count, len(self._waiting)))]
+        try:
+            for worker in workers:
+                self._give(worker)
+            while self._busy:
+                [ready], _ = self._ray.wait(list(self._busy), num_returns=1)
+                self._hear(ready)
+        finally:
+            for worker, _ in self._busy.values():
+                self._ray.kill(worker)
+        return self._told
+
+    def _hear(self, ready: Any) -> None:
+        worker, scene = self._busy.pop(ready)
+        try:
+            done = self._ray.get(ready)
+        except self._ray.exceptions.RayTaskError as error:
+            cause = getattr(error, "cause", None)
+            raise (cause if isinstance(cause, Exception) else error) from error
+        except self._ray.exceptions.RayError as error:
+            self._lost(scene, error)
+            worker = self._worker()
+        else:
+            self._finish(scene[0], done)
+            if scene[1:]:
+                self._waiting.insert(0, scene[1:])
+        self._give(worker)
+
+    def _lost(self, scene: list[Chunk], error: Exception) -> None:
+        number = scene[0].number
+        self._attempts[number] = self._attempts.get(number, 1) + 1
+        if self._attempts[number] > MOST_ATTEMPTS:
+            raise SinkError(
+                f"{self._output}: {MOST_ATTEMPTS} workers were lost over chunk {number}, perhaps for lack of memory "
+                f"({_first_line(error)})"
+            ) from error
+        self._told.append(f"a worker was lost over chunk {number}; it was made again")
+        self._waiting.insert(0, scene)
+
+    def _give(self, worker: Any) -> None:
+        """The next chunk for `worker`, which is let go where none is left."""
+        if not self._waiting:
+            self._ray.kill(worker)
+            return
+        scene = self._waiting.pop(0)
+        self._busy[worker.restore.remote(scene[0])] = (worker, scene)
+
+    def _worker(self) -> Any:
+        return self._ray.remote(_Worker).options(**self._resources).remote(*self._arguments)
+
+    def _shares(self, config: PipelineConfig) -> tuple[dict[str, float], int]:
+        """What a worker takes of the cluster, and how many there are: one a GPU, or as many as are asked for."""
+        there = self._ray.cluster_resources()
+        gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 1))
+        asked = config.chunks.workers if config.chunks.workers > 1 else None
+        if gpus and config.restorer.device != "cpu":
+            return {"num_gpus": 1, "num_cpus": 1}, min(asked or gpus, gpus)
+        count = min(asked or max(1, cpus // _CPUS), cpus)
+        # More than there is would be waited for in vain.
+        return {"num_cpus": max(1, cpus // count) if asked is None else 1}, count
+
+
+def _check_answer(address: str) -> None:
+    """Asks whether anybody listens at `address`: ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and host and port.isdigit()):
+        raise ConfigError(
+            f"--ray: {address!r} is no address; give HOST:PORT, ray://HOST:PORT or nothing (--ray goes behind OUT)"
+        )
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS):
+            return
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        raise ConfigError(
+            f"--ray: nobody answers at {address} ({reason}); start the cluster (`ray start --head`) or give its address"
+        ) from error
+
+
+def _ray() -> Any:
+    # Nothing of a run is told to anybody; and this must be said before ray is imported.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise ConfigError('--ray needs ray; install it with: pip install -e ".[scale]"') from error
+    return ray
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -27,22 +27,25 @@ from pipeline import PipelineConfig, Report, restore_video
 from pipeline.cli import main
 from pipeline.errors import SinkError
 from pipeline.frames import RestoredFace, RestoredFrame
-from pipeline.report.page import page as report_page
-from pipeline.report.page.diary import MOST_SMALL, NOBODY, Diary, Entry
-from pipeline.report.page.facts import Weights, weights, witness_weights
-from pipeline.report.page.markup import MOST_PEOPLE, Contents, Person, render
-from pipeline.report.page.pictures import (
+from pipeline.report.diary import (
     LARGE_BYTES,
+    MOST_SMALL,
+    NOBODY,
     SMALL_BYTES,
     Chosen,
+    Diary,
+    Entry,
     Pair,
+    Witness,
     aligned,
     jpeg,
     large_pair,
     small,
 )
-from pipeline.report.page.series import MOST_BINS, Series, Thinned
-from pipeline.report.page.witness import Witness
+from pipeline.report.page import MOST_PEOPLE, Contents, Person, render
+from pipeline.report.page import page as report_page
+from pipeline.report.provenance import Weights, weights, witness_weights
+from pipeline.report.series import MOST_BINS, Series, Thinned
 from support.clips import astronaut, write_clip
 from support.fakes import gray_frame, tracked_face, tracked_frame
 

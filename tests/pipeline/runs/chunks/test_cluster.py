@@ -17,10 +17,10 @@ from pipeline import PipelineConfig, restore_video
 from pipeline.cli import main
 from pipeline.errors import SourceError
 from pipeline.media.files import WorkFolder
+from pipeline.report.provenance import fingerprint
 from pipeline.runs.chunks import cluster
-from pipeline.runs.chunks.cluster import joined_cluster
-from pipeline.runs.chunks.fingerprint import fingerprint
 from pipeline.runs.chunks.first_pass import Chunk, Plan
+from pipeline.runs.chunks.workers import joined_cluster
 from support.clips import packets
 from support.films import FRAMES, ROOT, SETTINGS, command, environment, shown, write_film
 

@@ -21,9 +21,8 @@ from configs import ConfigError
 from pipeline import PipelineConfig, Report, restore_video
 from pipeline.errors import SinkError
 from pipeline.media.files import WorkFolder
-from pipeline.runs.chunks.chunk import ChunkRunner
+from pipeline.runs.chunks.chunk import ChunkRunner, decoding_times
 from pipeline.runs.chunks.first_pass import Chunk
-from pipeline.runs.chunks.packets import decoding_times
 from pipeline.runs.chunks.resume import Interrupted
 from support.clips import packets, shown_times, truncate, write_clip
 from support.films import FRAMES, ROOT, SETTINGS, command, environment, shown, write_film

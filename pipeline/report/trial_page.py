@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+import av
+
 import configs
 from pipeline.config import PipelineConfig
 from pipeline.errors import SinkError
+from pipeline.frames import RestoredFrame
 from pipeline.media.files import PartialFile
 from pipeline.report.counts import Report
-from pipeline.report.page.pictures import Pair, address
+from pipeline.report.diary import Pair, address, large_pair
+from pipeline.report.series import Thinned
 
 MOST_PEOPLE = 6
 """People shown; of more, those seen at most moments."""
@@ -125,3 +129,38 @@ def _person(person: int, moments: Mapping[int, Pair], columns: Sequence[Column])
 
 def _picture(content: bytes, caption: str) -> str:
     return f'<td><img alt="{escape(caption)}" src="{address(content)}"></td>'
+
+
+MOST_MOMENTS = 4
+"""Of a person, at most."""
+_EVERY = 12
+"""Frames between two of them, at first."""
+
+
+class Moments:
+    """Keeps a few pairs of pictures of each person; which frames they are of depends on the followed faces alone."""
+
+    def __init__(self, crop_size: int) -> None:
+        """`crop_size`: side in pixels of the crops to which the matrices of faces lead."""
+        self._crop_size = crop_size
+        self._people: dict[int, Thinned[Pair]] = {}
+
+    def note(self, frame: RestoredFrame, after: av.VideoFrame) -> None:
+        """Notes one finished frame; `after` is the picture with its restored faces."""
+        original = frame.tracked.frame
+        for face in frame.tracked.faces:
+            if face.person_id is None or not face.strength:
+                continue
+            kept = self._people.setdefault(face.person_id, Thinned(MOST_MOMENTS, _EVERY))
+            if kept.wants(original.index):
+                seconds = float(original.pts * original.time_base)
+                pair = large_pair(original.native, after, face.matrix, self._crop_size, seconds)
+                kept.keep(original.index, pair)
+
+    def merged(self, current: Callable[[int], int | None]) -> dict[int, list[tuple[int, Pair]]]:
+        """Frame and pictures, by the id a person has now (of `current`)."""
+        people: dict[int, Thinned[Pair]] = {}
+        for person, kept in sorted(self._people.items()):
+            if (now := current(person)) is not None:
+                people.setdefault(now, Thinned(MOST_MOMENTS, _EVERY)).join(kept)
+        return {person: kept.all() for person, kept in people.items()}

@@ -1,20 +1,165 @@
-"""Writes what a scan found as a gallery: a folder that appears when it is whole."""
+"""What a scan knows of the pictures that it wrote, by their hash, so that they may be moved and renamed.
+
+Legend: N pictures, D width of an embedding.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import re
 import secrets
 import shutil
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from configs import ConfigError
 from pipeline.errors import SinkError
-from pipeline.people.record import Known, Record, sha256
 from pipeline.people.scan import Scan, timecode
-from pipeline.people.sheet import Row, contact_sheets
 from trackers.appearances import Appearance, Portrait
 from trackers.gallery import LIST, RECORD
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """One picture, aligned as the restorers want it."""
+
+    embedding: NDArray[np.float32]
+    """float32 (D,), raw, of the view."""
+    look: NDArray[np.float32]
+    """float32 (D,), raw: the sum over the shot that the view is of."""
+    quality: float
+    yaw: float
+    origin: str
+    """Film and time."""
+
+    @classmethod
+    def of(cls, portrait: Portrait) -> Self:
+        """What is known of a view that a scan kept."""
+        view = portrait.view
+        return cls(view.embedding, portrait.look, view.quality, view.yaw, str(view.source))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """All pictures of a gallery that are of a scan."""
+
+    recogniser: str
+    """Whose embeddings these are."""
+    pictures: Mapping[str, Known]
+    """By sha256 of the file."""
+
+    def to_bytes(self) -> bytes:
+        """An .npz file without pickled parts."""
+        known = list(self.pictures.values())
+        width = len(known[0].embedding) if known else 0
+        content = io.BytesIO()
+        np.savez(
+            content,
+            recogniser=np.array(self.recogniser),
+            sha256=np.array(list(self.pictures), np.str_),
+            embedding=np.array([each.embedding for each in known], np.float32).reshape(-1, width),
+            look=np.array([each.look for each in known], np.float32).reshape(-1, width),
+            quality=np.array([each.quality for each in known], np.float64),
+            yaw=np.array([each.yaw for each in known], np.float64),
+            origin=np.array([each.origin.encode("utf-8", "surrogateescape") for each in known], np.bytes_),
+        )
+        return content.getvalue()
+
+
+def read_record(file: Path) -> Record:
+    """The record at `file`, an empty one where it is missing. Raises ConfigError where it is damaged."""
+    if not file.exists():
+        return Record("", {})
+    try:
+        with np.load(file, allow_pickle=False) as values:
+            known = [
+                Known(embedding, look, float(quality), float(yaw), origin.decode("utf-8", "surrogateescape"))
+                for embedding, look, quality, yaw, origin in zip(
+                    *(values[name] for name in ("embedding", "look", "quality", "yaw", "origin")), strict=True
+                )
+            ]
+            names = [str(name) for name in values["sha256"]]
+            return Record(str(values["recogniser"]), dict(zip(names, known, strict=True)))
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ConfigError(
+            f"{file}: is damaged; scan again, or remove it: then the pictures count as photos"
+        ) from error
+
+
+def sha256(content: bytes) -> str:
+    """By which a picture is known."""
+    return hashlib.sha256(content).hexdigest()
+
+
+_SIDE = 144
+"""Of a picture, in pixels."""
+_GAP = 8
+_CAPTION = 18
+"""Height of a line of text."""
+_ROWS = 60
+"""People on one sheet: JPEG ends at 65,535 pixels, and a viewer's patience before."""
+_GROUND, _INK, _PALE = (24, 24, 26), (240, 240, 240), (165, 165, 170)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One person."""
+
+    title: str
+    facts: str
+    pictures: Sequence[tuple[str, bytes]]
+    """Caption and file of each picture."""
+
+
+def contact_sheets(rows: Sequence[Row]) -> Iterator[bytes]:
+    """JPEG files, one for each `_ROWS` people."""
+    columns = max((len(row.pictures) for row in rows), default=1)
+    for start in range(0, len(rows), _ROWS):
+        yield _sheet(rows[start : start + _ROWS], columns)
+
+
+def _sheet(rows: Sequence[Row], columns: int) -> bytes:
+    height = 2 * _CAPTION + _SIDE + _CAPTION + 2 * _GAP
+    width = max(columns * (_SIDE + _GAP) + _GAP, 480)
+    sheet = Image.new("RGB", (width, len(rows) * height + _GAP), _GROUND)
+    draw = ImageDraw.Draw(sheet)
+    title, small = ImageFont.load_default(15), ImageFont.load_default(11)
+    for number, row in enumerate(rows):
+        top = number * height + _GAP
+        draw.text((_GAP, top), row.title, _INK, title)
+        draw.text((_GAP, top + _CAPTION), _fitting(row.facts, small, width - 2 * _GAP), _PALE, small)
+        for place, (caption, content) in enumerate(row.pictures):
+            left = _GAP + place * (_SIDE + _GAP)
+            picture = (
+                Image.open(io.BytesIO(content)).convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BOX)
+            )
+            sheet.paste(picture, (left, top + 2 * _CAPTION))
+            below = (left, top + 2 * _CAPTION + _SIDE + 2)
+            draw.text(below, _fitting(caption, small, _SIDE), _PALE, small)
+    file = io.BytesIO()
+    sheet.save(file, "JPEG", quality=88)
+    return file.getvalue()
+
+
+def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """`text`, cut to at most `width` pixels."""
+    # The font has not every letter of every alphabet, and a name need not even be text.
+    text = text.encode("latin-1", "replace").decode("latin-1")
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}..") > width:
+        text = text[:-1]
+    return f"{text}.."
+
 
 _MOST_SPANS = 4
 """Stretches that are told of one person."""
