@@ -10,9 +10,9 @@ from models.engine import EngineConfig
 from models.fast.restorer import CROP_SIZES
 from models.precision import PRECISIONS
 from pipeline.live.settings import LiveConfig
+from pipeline.media.encode import EncodeConfig
 from pipeline.media.fields import MODES
 from pipeline.media.hardware import DecodeConfig
-from pipeline.media.sink import EncodeConfig
 from pipeline.pixels.blend import BlendConfig
 from pipeline.pixels.kinds import PixelsConfig
 from pipeline.serve.settings import ServeConfig

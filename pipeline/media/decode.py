@@ -19,7 +19,7 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
-from pipeline.errors import SourceError
+from pipeline.errors import SourceError, reason
 
 FORMATS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,flv,asf,mxf,ogg,dv,nut,ivf,h264,hevc,m4v,obu,yuv4mpegpipe"
 """FFmpeg's names of the formats that are read: none of them can refer to another file."""
@@ -47,7 +47,7 @@ def open_input(path: Path, hardware: HWAccel | None = None) -> InputContainer:
         ) from error
     except (av.error.FFmpegError, OSError) as error:
         raise SourceError(
-            f"{path}: no video that can be read ({_reason(error)}); the file is damaged, was not downloaded "
+            f"{path}: no video that can be read ({reason(error)}); the file is damaged, was not downloaded "
             "completely, or is of another kind"
         ) from error
 
@@ -115,10 +115,6 @@ def _ebml_size(field: bytes) -> tuple[int, int]:
 
 
 CHROMA_LOCATIONS = ("left", "center", "topleft", "top", "bottomleft", "bottom")
-
-
-def _reason(error: av.error.FFmpegError | OSError) -> str:
-    return (error.strerror or str(error)).rstrip(".").lower()
 
 
 _MAX_UNREADABLE = 100

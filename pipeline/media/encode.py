@@ -13,49 +13,30 @@ from typing import cast
 
 import av
 import torch
+from av.container import OutputContainer
 from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
 
 from configs import ConfigError
-from pipeline.errors import SinkError
+from pipeline.errors import SinkError, reason
+from pipeline.media.layout import repack
 from pipeline.media.probe import SourceInfo
 
 PRESETS = (
-    "ultrafast",
-    "superfast",
-    "veryfast",
-    "faster",
-    "fast",
-    "medium",
-    "slow",
-    "slower",
-    "veryslow",
-)
+    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"
+)  # fmt: skip
+_NVENC_PRESETS = dict(zip(PRESETS, ("p1", "p2", "p2", "p3", "p3", "p4", "p5", "p6", "p7"), strict=True))
 
 CONTAINERS = {
-    ".mp4": "mp4",
-    ".m4v": "mp4",
-    ".mov": "mov",
-    ".mkv": "matroska",
-    ".webm": "webm",
-    ".ts": "mpegts",
-    ".m2ts": "mpegts",
-    ".mpg": "mpeg",
-    ".mpeg": "mpeg",
-    ".vob": "vob",
-}
+    ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".ts": "mpegts",
+    ".m2ts": "mpegts", ".mpg": "mpeg", ".mpeg": "mpeg", ".vob": "vob",
+}  # fmt: skip
 """FFmpeg's name of the format by extension. Only containers that keep a time for each frame."""
 
 _NAMES = {
-    "x264": "libx264",
-    "h264": "libx264",
-    "x265": "libx265",
-    "h265": "libx265",
-    "hevc": "libx265",
-    "av1": "libsvtav1",
-    "vp9": "libvpx-vp9",
-    "mpeg2": "mpeg2video",
-    "mpeg1": "mpeg1video",
-}
+    "x264": "libx264", "h264": "libx264", "x265": "libx265", "h265": "libx265", "hevc": "libx265",
+    "av1": "libsvtav1", "vp9": "libvpx-vp9", "mpeg2": "mpeg2video", "mpeg1": "mpeg1video",
+}  # fmt: skip
 NVENC_FORMATS = {
     "h264_nvenc": ("yuv420p", "yuv444p"),
     "hevc_nvenc": ("yuv420p", "p010le", "yuv444p"),
@@ -67,17 +48,6 @@ lists. p010le is 10 bit 4:2:0.
 Cards are quick and leave the processor to the rest; for the same quality their files are larger than those of x264 and
 x265 at a slow preset. So nothing chooses them but the user."""
 
-_NVENC_PRESETS = {
-    "ultrafast": "p1",
-    "superfast": "p2",
-    "veryfast": "p2",
-    "faster": "p3",
-    "fast": "p3",
-    "medium": "p4",
-    "slow": "p5",
-    "slower": "p6",
-    "veryslow": "p7",
-}
 _ENCODERS = (
     "libx264", "libx265", "libx264rgb", "libsvtav1", "libvpx-vp9", "ffv1", "mpeg2video", "mpeg1video", *NVENC_FORMATS
 )  # fmt: skip
@@ -328,7 +298,7 @@ def check_encoder(codec: str, pixel_format: str, width: int, height: int, settin
     except av.error.FFmpegError as error:
         raise ConfigError(
             f"--codec {codec} does not open here for frames of {width}x{height} {pixel_format} "
-            f"({(error.strerror or str(error)).lower()}): it needs an NVIDIA card with this encoder and its driver; "
+            f"({reason(error)}): it needs an NVIDIA card with this encoder and its driver; "
             "use --codec auto"
         ) from error
     except ValueError as error:
@@ -355,3 +325,40 @@ def kept_scheduling() -> Iterator[None]:
             for thread in os.listdir("/proc/self/task"):
                 with suppress(ProcessLookupError):  # it has ended
                     os.sched_setscheduler(int(thread), policy, parameters)
+
+
+def add_encoder(
+    output: OutputContainer, encoding: Encoding, info: SourceInfo, width: int, height: int
+) -> VideoStream:
+    """A stream of `output` that encodes frames of `width` x `height` like those of `info`."""
+    if encoding.codec == "libsvtav1":
+        # It writes its settings to stderr, past every log level but its own.
+        os.environ.setdefault("SVT_LOG", "1")
+    stream = output.add_stream(encoding.codec, rate=info.average_rate, options=dict(encoding.options))
+    assert isinstance(stream, VideoStream)
+    context = stream.codec_context
+    context.width, context.height = width, height
+    context.pix_fmt = encoding.pixel_format
+    # MPEG-1 and 2 know nothing but a frame rate: their frames are put on its grid.
+    gridded = encoding.codec in ("mpeg1video", "mpeg2video")
+    context.time_base = stream.time_base = 1 / info.average_rate if gridded else info.time_base
+    context.thread_type = "AUTO"
+    context.flags |= av.codec.context.Flags.frame_duration
+    context.color_range = info.color_range
+    context.color_primaries = info.color_primaries
+    context.color_trc = info.color_transfer
+    context.colorspace = info.color_matrix
+    if info.sample_aspect_ratio:
+        context.sample_aspect_ratio = info.sample_aspect_ratio
+    if encoding.codec in ("libx265", "hevc_nvenc") and encoding.container in ("mp4", "mov"):
+        context.codec_tag = "hvc1"
+    return stream
+
+
+def prepare(native: av.VideoFrame, encoding: Encoding, pts: int, time_base: Fraction) -> av.VideoFrame:
+    """`native` as the encoder takes it, to be shown at `pts` ticks of `time_base`."""
+    if native.format.name != encoding.pixel_format:
+        native = repack(native, encoding.pixel_format)
+    native.pict_type = 0
+    native.pts, native.time_base = pts, time_base
+    return native

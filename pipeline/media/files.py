@@ -1,4 +1,4 @@
-"""An output file that appears under its name only when it is whole."""
+"""Output files that appear under their name only when they are complete."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.errors import MediaError, SinkError
+from pipeline.errors import MediaError, SinkError, reason
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""errno of an OSError when the disk, the quota or the maximum size of a file is exhausted."""
 
 
 class PartialFile:
     """Writes beside `target` and renames on success.
 
-    Raises SinkError where `target` cannot or must not be written: it is `source` itself (links included), it
-    exists and `overwrite` is not set, its name is too long, or its folder is missing or not writable. `folder`, of the
-    same disk, takes the unfinished file in place of the target's own.
+    Raises SinkError where `target` cannot or must not be written: it is `source` itself (links included), it exists and
+    `overwrite` is not set, its name is too long, or its folder is missing or not writable. `folder`, on the same disk,
+    takes the unfinished file in place of the target's folder.
     """
 
     path: Path
-    """Where to write meanwhile: `.name.RANDOM.partial.ext`, hidden, this run's own, of the same kind."""
+    """The unfinished file: `.name.RANDOM.partial.ext`, hidden, unique to this run, with the target's extension."""
 
     def __init__(self, target: Path, *, source: Path, overwrite: bool, folder: Path | None = None) -> None:
         self.target = target
@@ -36,38 +39,51 @@ class PartialFile:
         except SinkError:
             raise
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise SinkError(f"{target}: cannot be written ({reason}); give another name") from error
-        # A name of its own: it must neither hit a user's file nor another run's; short enough for every disk.
+            raise SinkError(f"{target}: cannot be written ({reason(error)}); give another name") from error
+        # Unique, so it hits neither a user's file nor another run's; short enough for every file system.
         stem = os.fsencode(target.stem)[:100].decode(errors="ignore")
         name = f".{stem}.{secrets.token_hex(6)}.partial{target.suffix}"
         self.path = target.with_name(name) if folder is None else folder / name
 
     def create(self) -> None:
-        """Makes the empty file, so that a folder without permission is found out at once."""
+        """Creates the empty file, so that a read-only folder is reported at once."""
         try:
             self.path.touch(exist_ok=False)
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise SinkError(f"{self.target}: cannot be written ({reason}); choose another folder") from error
+            raise SinkError(
+                f"{self.target}: cannot be written ({reason(error)}); choose another folder"
+            ) from error
 
     def commit(self) -> None:
-        """Gives the file its name."""
+        """Renames the file to `target`."""
         self._refuse_existing()
         with self.path.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(self.path, self.target)
 
     def discard(self) -> None:
-        """Removes what was written; nothing appears under the name."""
+        """Removes the unfinished file."""
         self.path.unlink(missing_ok=True)
+
+    def write(self, content: bytes) -> None:
+        """The whole file at once. Raises SinkError; then nothing is left."""
+        self.create()
+        try:
+            self.path.write_bytes(content)
+            self.commit()
+        except OSError as error:
+            self.discard()
+            raise SinkError(f"{self.target}: cannot be written ({reason(error)})") from error
+        except BaseException:
+            self.discard()
+            raise
 
     def _refuse_unfit(self, source: Path) -> None:
         target = self.target
         if not target.parent.is_dir():
             raise SinkError(f"{target}: the folder {target.parent} does not exist; create it first")
         with suppress(FileNotFoundError):
-            target.lstat()  # whatever else is wrong with the name is told here
+            target.lstat()  # raises for a name that the file system does not take
         if target.is_dir():
             raise SinkError(f"{target}: is a folder; give the name of a file")
         if target.exists() and target.samefile(source):
@@ -80,15 +96,18 @@ class PartialFile:
 
 
 class WorkFolder:
-    """`OUT.parts` beside the output OUT. Raises SinkError where it cannot be written or belongs to another run."""
+    """`OUT.parts` beside the output OUT, where a run keeps finished chunks.
+
+    Raises SinkError where it cannot be written or another run holds it.
+    """
 
     def __init__(self, output: Path) -> None:
         self.path = output.with_name(f"{output.name}.parts")
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Makes the folder if it is missing and keeps every other run out of it; the system lets go at any end."""
-        with self._telling():
+        """Creates the folder if missing and locks it; the system releases the lock when the process ends."""
+        with self._explained():
             self.path.mkdir(exist_ok=True)
             lock = (self.path / "lock").open("w")
         with lock:
@@ -101,7 +120,7 @@ class WorkFolder:
             yield
 
     def write(self, name: str, content: bytes) -> str:
-        """Writes a file at once; gives its sha256."""
+        """Writes a whole file; returns its sha256."""
         with self.growing(name) as file:
             file.write(content)
         return hashlib.sha256(content).hexdigest()
@@ -112,9 +131,9 @@ class WorkFolder:
 
     @contextmanager
     def growing(self, name: str) -> Iterator[BinaryIO]:
-        """A file that gets its name when the block ends well, and is on the disk then, also after a power loss."""
+        """A file that is renamed to `name` and synchronised to disk when the block ends without an error."""
         unfinished = self.path / f"{name}.unfinished"
-        with self._telling():
+        with self._explained():
             try:
                 with unfinished.open("wb") as file:
                     yield file
@@ -127,7 +146,7 @@ class WorkFolder:
             _sync_names(self.path)
 
     def read(self, name: str, sha256: str | None = None) -> bytes | None:
-        """A file's content; None where it is missing or is not the one with this hash."""
+        """A file's content; None where it is missing or has another hash."""
         try:
             content = (self.path / name).read_bytes()
         except OSError:
@@ -142,24 +161,25 @@ class WorkFolder:
         return None
 
     def remove(self) -> None:
-        """Removes the folder with all that is in it."""
+        """Removes the folder with its contents."""
         shutil.rmtree(self.path, ignore_errors=True)
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
+    def _explained(self) -> Iterator[None]:
         try:
             yield
         except MediaError:
             raise
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno in DISK_FULL:
                 raise SinkError(f"{self.path}: the disk is full; free some space") from error
-            reason = (error.strerror or str(error)).lower()
-            raise SinkError(f"{self.path}: cannot be written ({reason}); choose another output") from error
+            raise SinkError(
+                f"{self.path}: cannot be written ({reason(error)}); choose another output"
+            ) from error
 
 
 def _lock(file: int) -> None:
-    """Raises OSError where another process holds the lock. Windows has no such lock."""
+    """Raises OSError where another process holds the lock. Does nothing on Windows."""
     if sys.platform != "win32":
         import fcntl
 
@@ -167,7 +187,7 @@ def _lock(file: int) -> None:
 
 
 def _sync_names(folder: Path) -> None:
-    """Brings the names in `folder` to the disk; Windows does so by itself."""
+    """Synchronises the directory entries to disk; Windows does so by itself."""
     if sys.platform != "win32":
         opened = os.open(folder, os.O_RDONLY)
         try:

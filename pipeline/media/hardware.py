@@ -22,7 +22,7 @@ from av.container import InputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
-from pipeline.errors import SourceError
+from pipeline.errors import SourceError, reason
 from pipeline.media.coding import planar_format, planes_of
 from pipeline.media.decode import Losses, all_frames, begin, decode, is_cut_short, open_input, video_stream
 from pipeline.media.layout import repack
@@ -116,7 +116,7 @@ class HardwareDecoder:
         """The file with a decoder on the first device that works."""
         kind, _, device = self._wish.partition(":")
         built = hwdevices_available()
-        reason = f"the FFmpeg inside PyAV is built without it, and with {', '.join(built) or 'nothing of the kind'}"
+        why = f"the FFmpeg inside PyAV is built without it, and with {', '.join(built) or 'nothing of the kind'}"
         for name in KINDS if kind == "auto" else (kind,):
             if name not in built:
                 continue
@@ -125,11 +125,11 @@ class HardwareDecoder:
                     self._path, self._index, HWAccel(name, device or None, allow_software_fallback=False)
                 )
             except NotImplementedError:
-                reason = f"{name} does not decode this kind of video"
+                why = f"{name} does not decode this kind of video"
             except (av.error.FFmpegError, SourceError) as error:
-                reason = f"no such device opens here ({(error.strerror or str(error)).lower()})"
+                why = f"no such device opens here ({reason(error)})"
         # Where it was asked for by name, its absence is news.
-        raise _TroubleError(reason if kind != "auto" else "")
+        raise _TroubleError(why if kind != "auto" else "")
 
     def _give_up(self, trouble: str, given: int) -> None:
         self._in_software = True

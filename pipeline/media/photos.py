@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
-from pipeline.errors import SinkError, SourceError
+from pipeline.errors import SinkError, SourceError, reason
 from pipeline.frames import Frame
 from pipeline.media.coding import planes_of
 from pipeline.media.files import PartialFile
@@ -157,8 +157,7 @@ class PhotoSink:
                 self._made = not os.path.exists(self.path)
                 self.path.mkdir(exist_ok=True)
             except OSError as error:
-                reason = (error.strerror or str(error)).lower()
-                raise SinkError(f"{self.path}: the folder cannot be made ({reason})") from error
+                raise SinkError(f"{self.path}: the folder cannot be made ({reason(error)})") from error
         return self
 
     def write(self, native: av.VideoFrame, pts: int) -> None:

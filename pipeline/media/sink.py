@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import errno
+import io
 import math
-import os
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import av
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
+from av.stream import AttachmentStream, DataStream, Disposition, Stream
 from av.video.stream import VideoStream
 
 from pipeline.errors import MediaError, SinkError
-from pipeline.media.decode import open_input
-from pipeline.media.encode import EncodeConfig, Encoding, choose_encoding, kept_scheduling
+from pipeline.media.decode import open_input, read_packets
+from pipeline.media.encode import EncodeConfig, add_encoder, choose_encoding, kept_scheduling, prepare
 from pipeline.media.files import PartialFile
-from pipeline.media.layout import cell_size, grid_size, repack
-from pipeline.media.probe import SourceInfo
+from pipeline.media.layout import cell_size, grid_size
 from pipeline.media.source import FileSource
-from pipeline.media.streams import StreamCopier, carried_tags, file_tags
 
 if TYPE_CHECKING:
     from av.container.core import Chapter
-
-__all__ = ["EncodeConfig", "FileSink"]
 
 # What MP4 and MOV keep as classic tags; others need the newer way of writing, which fewer players read.
 _CLASSIC_TAGS = {
@@ -99,7 +97,7 @@ class FileSink:
     def write(self, native: av.VideoFrame, pts: int) -> None:
         """Encodes `native`, to be shown at `pts` ticks of the source's time base; times must increase."""
         try:
-            self._mux(ready(native, self._encoding, pts, self._source.info.time_base))
+            self._mux(prepare(native, self._encoding, pts, self._source.info.time_base))
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._sentence(error) from error
         self._written += 1
@@ -210,43 +208,6 @@ class FileSink:
         )
 
 
-def add_encoder(
-    output: OutputContainer, encoding: Encoding, info: SourceInfo, width: int, height: int
-) -> VideoStream:
-    """A stream of `output` that encodes frames of `width` x `height` like those of `info`."""
-    if encoding.codec == "libsvtav1":
-        # It writes its settings to stderr, past every log level but its own.
-        os.environ.setdefault("SVT_LOG", "1")
-    stream = output.add_stream(encoding.codec, rate=info.average_rate, options=dict(encoding.options))
-    assert isinstance(stream, VideoStream)
-    context = stream.codec_context
-    context.width, context.height = width, height
-    context.pix_fmt = encoding.pixel_format
-    # MPEG-1 and 2 know nothing but a frame rate: their frames are put on its grid.
-    gridded = encoding.codec in ("mpeg1video", "mpeg2video")
-    context.time_base = stream.time_base = 1 / info.average_rate if gridded else info.time_base
-    context.thread_type = "AUTO"
-    context.flags |= av.codec.context.Flags.frame_duration
-    context.color_range = info.color_range
-    context.color_primaries = info.color_primaries
-    context.color_trc = info.color_transfer
-    context.colorspace = info.color_matrix
-    if info.sample_aspect_ratio:
-        context.sample_aspect_ratio = info.sample_aspect_ratio
-    if encoding.codec in ("libx265", "hevc_nvenc") and encoding.container in ("mp4", "mov"):
-        context.codec_tag = "hvc1"
-    return stream
-
-
-def ready(native: av.VideoFrame, encoding: Encoding, pts: int, time_base: Fraction) -> av.VideoFrame:
-    """`native` as the encoder takes it, to be shown at `pts` ticks of `time_base`."""
-    if native.format.name != encoding.pixel_format:
-        native = repack(native, encoding.pixel_format)
-    native.pict_type = 0
-    native.pts, native.time_base = pts, time_base
-    return native
-
-
 def frame_size(width: int, height: int, rotation: int, *, columns: int, pixel_format: str) -> tuple[int, int]:
     """Size of a coded frame that shows `columns` frames side by side after `rotation` degrees.
 
@@ -273,3 +234,176 @@ def _container_options(container: str, source: InputContainer, video_index: int)
         # Decoding times before 0 are no reason to move all times; and who is default is told by the source.
         return {"avoid_negative_ts": "disabled", "default_mode": "passthrough"}
     return {}
+
+
+_OWN_TAGS = {"encoder", "duration", "number_of_frames", "number_of_bytes", "bps", "rotate"}
+"""Tags that describe the input's own encoding and would lie about the output."""
+_FILE_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "comment"}
+
+
+class StreamCopier:
+    """Copies the packets of every stream but the video that is restored, in step with it.
+
+    What the output's container cannot hold is left out, with a sentence in `warnings`.
+    """
+
+    def __init__(
+        self,
+        container: InputContainer,
+        output: OutputContainer,
+        *,
+        offset: Fraction,
+        stretch: tuple[Fraction | None, Fraction | None],
+    ) -> None:
+        self.warnings: list[str] = []
+        self._input = container
+        self._output = output
+        self._offset = offset
+        self._start, self._end = stretch
+        self._targets: dict[int, Any] = {}
+        self._last_dts: dict[int, int] = {}
+        self._repaired: set[int] = set()
+        self._packets: Iterator[Packet[Any]] | None = None
+        self._waiting: Packet[Any] | None = None
+
+    def add(self, stream: Stream) -> None:
+        """Gives the output a stream like `stream`; all must be added before the first packet."""
+        container = self._output.format.name
+        if _written_by_muxer(stream, container, self._input):
+            return
+        if _is_still(stream) and container == "matroska":
+            self._attach(stream)
+            return
+        reason = _refusal(stream, container)
+        if reason:
+            other = "" if _refusal(stream, "matroska") else "; an .mkv output can hold it"
+            self.warnings.append(f"{_describe(stream)} is left out: {reason}{other}")
+            return
+        target = self._output.add_stream_from_template(stream, opaque=True)
+        target.metadata.update(carried_tags(stream.metadata))
+        target.disposition = stream.disposition
+        if not isinstance(stream, AttachmentStream):
+            self._targets[stream.index] = target
+
+    def _attach(self, stream: Stream) -> None:
+        """Cover art: in Matroska an attached file, where FFmpeg's muxer would make a video of it."""
+        kind = "png" if _codec(stream) == "png" else "jpeg"
+        name = stream.metadata.get("filename", f"cover.{kind.replace('e', '')}")
+        with open_input(Path(self._input.name.removeprefix("file:"))) as source:
+            still = next(read_packets(source, (source.streams[stream.index],)), None)
+        if still is not None:
+            self._output.add_attachment(name, stream.metadata.get("mimetype", f"image/{kind}"), bytes(still))
+
+    def copy_until(self, seconds: Fraction | None) -> None:
+        """Writes the packets that are due before `seconds` of the output; all that are left with None."""
+        if self._packets is None:
+            self._packets = self._wanted()
+            self._waiting = next(self._packets, None)
+        while self._waiting is not None:
+            packet = self._waiting
+            due = packet.dts if packet.dts is not None else packet.pts
+            if seconds is not None and due is not None and due * packet.time_base > seconds:
+                return
+            self._output.mux(packet)
+            self._waiting = next(self._packets, None)
+
+    def _wanted(self) -> Iterator[Packet[Any]]:
+        streams = tuple(self._input.streams[index] for index in self._targets)
+        if not streams:
+            return
+        if self._start is not None:
+            self._input.seek(int(self._start * av.time_base), backward=True)
+        for packet in read_packets(self._input, streams):
+            gap = packet.size == 2 and _codec(packet.stream) == "mov_text"
+            if gap and self._output.format.name in ("mp4", "mov"):
+                continue  # the muxer fills the gaps between subtitles itself
+            if _is_still(packet.stream) or self._place(packet):
+                packet.stream = self._targets[packet.stream_index]
+                yield packet
+
+    def _place(self, packet: Packet[Any]) -> bool:
+        """Moves `packet` to its time in the output; whether it lies in the wanted stretch."""
+        base, index = packet.time_base, packet.stream_index
+        shift, last = round(self._offset / base), self._last_dts.get(index)
+        following = None if last is None else last + 1 + shift
+        pts, dts = packet.pts, packet.dts
+        if pts is None:
+            pts = dts if dts is not None else following or shift
+            self._note_repair(packet)
+        if dts is None:
+            # Matroska keeps no decoding times; a few frames ahead of the first is early enough for B-frames.
+            ahead = packet.stream.type == "video" and packet.stream.average_rate
+            early = pts - (round(3 / packet.stream.average_rate / base) if ahead else 0)
+            dts = early if following is None else min(pts, following)
+        if self._end is not None and pts * base >= self._end:
+            return False
+        if self._start is not None and (pts + (packet.duration or 0)) * base <= self._start:
+            return False
+        pts, dts = pts - shift, dts - shift
+        if last is not None and dts <= last and packet.stream.type in ("audio", "video"):
+            dts = last + 1
+            pts = max(pts, dts)
+            self._note_repair(packet)
+        self._last_dts[index] = dts
+        packet.pts, packet.dts = pts, dts
+        return True
+
+    def _note_repair(self, packet: Packet[Any]) -> None:
+        if packet.stream_index not in self._repaired:
+            self._repaired.add(packet.stream_index)
+            self.warnings.append(
+                f"{_describe(packet.stream)} had times that did not grow; they were moved on"
+            )
+
+
+def _is_still(stream: Stream) -> bool:
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
+def carried_tags(tags: dict[str, str]) -> dict[str, str]:
+    """The tags of a stream that are as true of its copy."""
+    return {
+        name: value
+        for name, value in tags.items()
+        if name.lower().split("-")[0] not in _OWN_TAGS and not name.startswith("_STATISTICS")
+    }
+
+
+def file_tags(tags: dict[str, str], note: str) -> dict[str, str]:
+    """The tags of the output file: those of the input, with `note` added to the comment."""
+    carried = {name: value for name, value in tags.items() if name.lower() not in _FILE_TAGS}
+    comments = [value for name, value in tags.items() if name.lower() == "comment" and value != note]
+    return carried | {"comment": "; ".join([*comments, note])}
+
+
+def _written_by_muxer(stream: Stream, container: str, source: InputContainer) -> bool:
+    """Chapter texts and time codes of MP4 and MOV: made anew from chapters and tags."""
+    if not isinstance(stream, DataStream) or "mov" not in source.format.name:
+        return False
+    chapters = stream.name == "bin_data" and bool(source.chapters())
+    return chapters or ("timecode" in stream.metadata and container in ("mov", "mp4"))
+
+
+def _refusal(stream: Stream, container: str) -> str | None:
+    """Why a container cannot hold `stream`; None where it can."""
+    name = {"matroska": "Matroska", "mpeg": "MPEG-PS", "mpegts": "MPEG-TS"}.get(container, container.upper())
+    try:
+        with av.open(io.BytesIO(), "w", format=container) as trial:
+            target = trial.add_stream_from_template(stream, opaque=True)
+            target.metadata.update(stream.metadata)
+            trial.start_encoding()
+    except (ValueError, av.error.FFmpegError):
+        return f"{name} cannot hold {_codec(stream)}"
+    return None
+
+
+def _describe(stream: Stream) -> str:
+    language = stream.metadata.get("language", "und")
+    spoken = "" if language == "und" else f" ({language})"
+    return f"stream {stream.index}, {stream.type}{spoken},"
+
+
+def _codec(stream: Stream) -> str:
+    if stream.codec_context is not None:
+        return stream.codec_context.codec.canonical_name
+    return getattr(stream, "name", None) or "a stream of unknown kind"

@@ -28,6 +28,7 @@ from models.protocols import (
 )
 from pipeline.build import AUTO, MEANT_FOR, build_restorer
 from pipeline.config import InputConfig, PipelineConfig, RestorerConfig
+from pipeline.errors import reason
 from pipeline.media.source import FileSource
 from pipeline.people.gallery import Known, Record, read_record, sha256
 from pipeline.people.scan import Scanner, from_png
@@ -204,7 +205,7 @@ def _bytes_of(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from error
+        raise ConfigError(f"{path}: cannot be read ({reason(error)})") from error
 
 
 class Restorers:

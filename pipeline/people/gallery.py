@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from configs import ConfigError
-from pipeline.errors import SinkError
+from pipeline.errors import SinkError, reason
 from pipeline.people.scan import Scan, timecode
 from trackers.appearances import Appearance, Portrait
 from trackers.gallery import LIST, RECORD
@@ -221,8 +221,7 @@ def write_gallery(folder: Path, scan: Scan, *, overwrite: bool) -> None:
         else:
             os.replace(partial, folder)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise SinkError(f"{folder}: cannot be written ({reason})") from error
+        raise SinkError(f"{folder}: cannot be written ({reason(error)})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

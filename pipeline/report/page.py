@@ -1,4 +1,8 @@
-"""`--report FILE.html`: what a run did to whom, as one page that can be passed on and opened without a network."""
+"""`--report FILE.html`: what a run did to each person, as one self-contained HTML page.
+
+Every text from outside (names of files and people, settings, warnings) goes through `escape`. The page's content
+security policy allows its own style, script and pictures only.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,6 @@ import av
 import configs
 from configs import ConfigError
 from pipeline.config import PipelineConfig
-from pipeline.errors import SinkError
 from pipeline.frames import RestoredFrame
 from pipeline.media.files import PartialFile
 from pipeline.report.counts import Report
@@ -24,12 +27,53 @@ from pipeline.report.provenance import GATE, Weights, versions, weights, witness
 from pipeline.report.series import likeness_chart, reason_legend, strength_chart
 from trackers.people import People
 
+MOST_PEOPLE = 20
+"""Maximum people shown with pictures; those in the most frames first."""
+
+STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+_SCRIPT = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
+_REASONS = (
+    "identity: the restored face no longer resembled the person; covered, profile, small, lost: the face cannot be "
+    "restored reliably; easing: transition between the two"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """What is shown of one person."""
+
+    number: int
+    """`NOBODY` for faces that were not identified."""
+    entry: Entry
+    references: Sequence[tuple[str, bytes]] = ()
+    """Caption and JPEG of each view at the end."""
+    photo: str = ""
+    """Name of a photo of this person, given by the user."""
+    name: str = ""
+    """From the user's list of people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The contents of the page."""
+
+    input_name: str
+    report: Report
+    people: Sequence[Person]
+    settings: str
+    versions: Sequence[tuple[str, str]]
+    weights: Sequence[Weights]
+    witness: str
+    """The recogniser beside the gate's that measured likeness; empty = none."""
+    gated: bool
+    """Whether the gate measured likeness."""
+
 
 class ReportPage:
-    """Notes every finished frame, and writes the page when the run has ended."""
+    """Collects finished frames and writes the page at the end of the run."""
 
     def __init__(self, path: Path, *, input: Path, output: Path, config: PipelineConfig) -> None:
-        """Raises `ConfigError` for a name that is no page's or the output's, `SinkError` where it cannot be written."""
+        """Raises ConfigError for a name that is not .html or is the output's, SinkError if it cannot be written."""
         if path.suffix.lower() not in (".html", ".htm"):
             raise ConfigError(f"--report: {path} must end in .html")
         if os.path.abspath(path) == os.path.abspath(output):
@@ -37,15 +81,15 @@ class ReportPage:
         self._file = PartialFile(path, source=input, overwrite=config.output.overwrite)
         self._input, self._config = input, config
         self._diary = Diary(config.blend.strength, find_witness())
-        # Now: the list of people may have changed when the run has ended.
+        # Read now: the list of people may change during the run.
         self._weights = weights(config)
 
     def note(self, frame: RestoredFrame, after: av.VideoFrame) -> None:
-        """Notes one frame and the picture with its restored faces."""
+        """Adds one frame and the picture with its restored faces."""
         self._diary.write(frame, after)
 
     def write(self, report: Report, people: People) -> None:
-        """Writes the page. `people`: as they are known at the end."""
+        """Writes the page. `people`: the state at the end of the run."""
         witness = self._diary.witness
         contents = Contents(
             input_name=self._input.name,
@@ -60,19 +104,8 @@ class ReportPage:
             witness=witness.name if witness is not None else "",
             gated=any(each.part == GATE for each in self._weights),
         )
-        # Names of files need not be text that UTF-8 can say.
-        text = render(contents).encode("utf-8", "backslashreplace")
-        self._file.create()
-        try:
-            self._file.path.write_bytes(text)
-            self._file.commit()
-        except OSError as error:
-            self._file.discard()
-            reason = (error.strerror or str(error)).lower()
-            raise SinkError(f"{self._file.target}: cannot be written ({reason})") from error
-        except BaseException:
-            self._file.discard()
-            raise
+        # File names may hold bytes that UTF-8 cannot encode.
+        self._file.write(render(contents).encode("utf-8", "backslashreplace"))
 
 
 def _shown(number: int, entry: Entry, people: People, *, has_gallery: bool) -> Person:
@@ -81,63 +114,14 @@ def _shown(number: int, entry: Entry, people: People, *, has_gallery: bool) -> P
     views = people.references(number).views
     photo = next((str(view.source) for view in views if view.pinned), "")
     references = [(view.origin, small(view.crop)) for view in views]
-    # Those of a first pass over the film have names of no meaning.
+    # The names of a first pass over the film mean nothing.
     return Person(number, entry, references, photo, people.name_of(number) if has_gallery else "")
-
-
-MOST_PEOPLE = 20
-"""People shown with pictures; of more, those seen in most frames."""
-
-_STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
-_SCRIPT = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
-_REASONS = (
-    "identity: restoration made somebody else of the face; covered, profile, small, lost: the face cannot be trusted "
-    "there; easing: on the way between"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Person:
-    """What is shown of one person."""
-
-    number: int
-    """`NOBODY` for the faces of which nobody knows whose they are."""
-    entry: Entry
-    references: Sequence[tuple[str, bytes]] = ()
-    """Caption and JPEG of each of the person's views at the end."""
-    photo: str = ""
-    """Name of a photo that the user gave of this person."""
-    name: str = ""
-    """In the user's list of people."""
-
-
-@dataclass(frozen=True, slots=True)
-class Contents:
-    """All that the page tells."""
-
-    input_name: str
-    report: Report
-    people: Sequence[Person]
-    settings: str
-    versions: Sequence[tuple[str, str]]
-    weights: Sequence[Weights]
-    witness: str
-    """Which recogniser, other than the gate's, measured likeness; empty = none was there."""
-    gated: bool
-    """Whether the gate measured likeness."""
 
 
 def render(contents: Contents) -> str:
     """The whole page."""
     report = contents.report
-    title = f"anchorface: {contents.input_name}"
     parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{_policy()}">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
-        f"<h1>{escape(title)}</h1>",
         f"<pre>{escape(_summary(report))}</pre>",
         *[f'<p class="warning">{escape(sentence)}</p>' for sentence in [*report.warnings, *report.damage]],
         f'<p class="note">{escape(_on_measure(contents))}</p>',
@@ -152,13 +136,33 @@ def render(contents: Contents) -> str:
         "<h2>Versions</h2>",
         _table(("what", "version"), contents.versions),
         f"<h2>Settings</h2><details><summary>all settings</summary><pre>{escape(contents.settings)}</pre></details>",
-        f"<script>{_SCRIPT}</script></body></html>",
     ]
-    return "\n".join(parts) + "\n"
+    return document(f"anchorface: {contents.input_name}", parts, STYLE, _SCRIPT)
+
+
+def document(title: str, parts: Sequence[str], style: str, script: str = "") -> str:
+    """A whole page of `parts`. Its policy allows this style, this script and embedded pictures only."""
+    policy = f"default-src 'none'; img-src data:; style-src '{_sha256(style)}'"
+    if script:
+        policy += f"; script-src '{_sha256(script)}'"
+    head = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(title)}</title><style>{style}</style></head><body>",
+        f"<h1>{escape(title)}</h1>",
+    ]
+    end = (f"<script>{script}</script>" if script else "") + "</body></html>"
+    return "\n".join([*head, *parts, end]) + "\n"
+
+
+def _sha256(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _summary(report: Report) -> str:
-    """Where the output lies is nobody's business on a page that is passed on."""
+    """The summary with the output's name only: its folder may be private."""
     lines = report.summary().splitlines()
     return "\n".join([*lines[:-1], f"output: {Path(report.output).name}"])
 
@@ -188,8 +192,9 @@ def _person(person: Person, contents: Contents) -> list[str]:
         parts.append(f'<div class="pairs">{"".join(_slider(index, pair) for index, pair in pairs)}</div>')
     if person.references:
         figures = "".join(_figure(content, caption) for caption, content in person.references)
-        told = _on_references(person)
-        parts.append(f'<h3>References</h3><p class="note">{told}</p><div class="strip">{figures}</div>')
+        parts.append(
+            f'<h3>References</h3><p class="note">{_on_references(person)}</p><div class="strip">{figures}</div>'
+        )
     strip = entry.strip.all()
     if strip:
         figures = "".join(
@@ -197,8 +202,8 @@ def _person(person: Person, contents: Contents) -> list[str]:
         )
         parts.append(f'<h3>Input above, result below</h3><div class="strip">{figures}</div>')
     for heading, before, after in (
-        ("as the other recogniser sees what was written", "seen before", "seen after"),
-        ("as the gate measured it, at full strength", "before", "after"),
+        ("by the other recogniser, as written", "seen before", "seen after"),
+        ("by the gate, at full strength", "before", "after"),
     ):
         chart = likeness_chart(entry.series, before, after)
         if chart:
@@ -218,14 +223,14 @@ def _person(person: Person, contents: Contents) -> list[str]:
 
 
 def _on_references(person: Person) -> str:
-    """Where the person's views come from, as it decides what likeness to them can say."""
+    """The origin of the person's views, which decides what likeness to them means."""
     if person.name:
-        return "From the pictures of the list of people, and from clear moments of this very film."
+        return "From the pictures of the list of people, and from clear frames of this film."
     if person.photo:
-        return "From what was given as --reference, and from clear moments of this very film."
+        return "From --reference, and from clear frames of this film."
     return (
-        "All of them come from this very film: likeness to them tells whether restoration kept the person as the film "
-        "shows them, not whether it found again what the film had lost. A clear photo by --reference would tell more."
+        "All come from this film: likeness to them shows whether restoration kept the person as the film shows them, "
+        "not whether it recovered lost detail. Give a clear photo with --reference to measure that."
     )
 
 
@@ -238,24 +243,24 @@ def _means(person: Person, report: Report) -> str:
 
 def _on_measure(contents: Contents) -> str:
     if contents.witness:
-        told = (
+        measure = (
             f"Likeness was measured by {contents.witness}, which has no part in the restoration or its gate."
         )
     elif contents.gated:
-        told = (
-            "Likeness was measured by the embedded encoder, which is the gate's own and trained the restorer: it "
-            "grades itself here. With the extra `evaluate` installed another recogniser measures beside it."
+        measure = (
+            "Likeness was measured by the embedded encoder, which also drives the gate and trained the restorer: it "
+            "grades itself. Install the extra `evaluate` for an independent recogniser."
         )
     else:
-        told = "Likeness was not measured: the gate is off, and no other recogniser is installed."
-    return f"{told} Strength is limited for these reasons: {_REASONS}."
+        measure = "Likeness was not measured: the gate is off, and no other recogniser is installed."
+    return f"{measure} Strength is limited for these reasons: {_REASONS}."
 
 
 def _name(person: Person) -> str:
     if person.number == NOBODY:
-        return "Faces too unclear to say whose"
-    told = person.name or person.photo
-    return f"Person {person.number}" + (f" ({told})" if told else "")
+        return "Faces that were not identified"
+    name = person.name or person.photo
+    return f"Person {person.number}" + (f" ({name})" if name else "")
 
 
 def _slider(index: int, pair: Pair) -> str:
@@ -285,13 +290,5 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _wide(part: str) -> str:
-    """What is broader than a phone can be moved there."""
+    """A part that scrolls sideways on narrow screens."""
     return f'<div class="wide">{part}</div>'
-
-
-def _policy() -> str:
-    """Nothing but this style, this script and pictures inside the page."""
-    style, script = (
-        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (_STYLE, _SCRIPT)
-    )
-    return f"default-src 'none'; img-src data:; style-src 'sha256-{style}'; script-src 'sha256-{script}'"

@@ -1,4 +1,4 @@
-"""What a result says of itself: that faces were restored, by what and with which settings."""
+"""What made a result: version, weights with hashes and licences, settings, and what a finished chunk depends on."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ from pipeline.config import PipelineConfig
 from pipeline.people.cast import asked_restorers, digest
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
-"""IPTC's term for a picture into which a trained network has put something."""
+"""IPTC's term for a picture that contains output of a trained network."""
 _OF_A_RUN = ("output.", "chunks.", "live.")
 _OF_SPEED = ("depth", "restore.batch_size", "restore.max_waiting")
-"""Settings on which no face depends."""
+"""Settings that no restored face depends on."""
 
 
 def settings_hash(config: PipelineConfig) -> str:
-    """sha256, in hex, of all settings on which a restored face can depend: equal for equal ones, however they were
-    given."""
+    """sha256, in hex, of all settings that a restored face can depend on, however they were given."""
     values = flat_settings(config)
     lines = [f"{name} = {value!r}" for name, value in sorted(values.items()) if name not in _OF_SPEED]
     text = "\n".join(line for line in lines if not line.startswith(_OF_A_RUN))
@@ -37,7 +36,7 @@ def settings_hash(config: PipelineConfig) -> str:
 
 
 def flat_settings(config: PipelineConfig) -> dict[str, Any]:
-    """All settings by their full names, as TOML writes their values."""
+    """All settings by full name, with values as in TOML."""
 
     def flat(values: dict[str, Any], where: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -49,17 +48,17 @@ def flat_settings(config: PipelineConfig) -> dict[str, Any]:
 
 
 def changes_faces(config: PipelineConfig) -> bool:
-    """Whether `config` and its list of people ask for restored faces at all."""
+    """Whether `config` and its list of people ask for any restored face."""
     return bool(asked_restorers(config))
 
 
 def note(config: PipelineConfig) -> str:
-    """What the result's metadata says of it, in words."""
+    """The comment in the result's metadata."""
     if not changes_faces(config):
         return f"passed through anchorface {__version__}, no face was changed"
     kinds = [AUTO if kind == "auto" else Path(kind).name for kind in asked_restorers(config)]
     names = ", ".join(dict.fromkeys(each.file for each in weights(config)))
-    # Of a checkpoint the file's name alone: where it lies is nobody's business.
+    # Only the name of a checkpoint: its folder may be private.
     return (
         f"faces restored by anchorface {__version__} ({', '.join(dict.fromkeys(kinds))}; weights: {names}; "
         f"settings sha256: {settings_hash(config)}; digital source type: {SOURCE_TYPE})"
@@ -74,19 +73,19 @@ _UNKNOWN = "not known here; see where the weights came from"
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """One network that took part."""
+    """One network of a run."""
 
     part: str
     file: str
     sha256: str
-    """Empty where it is not one file."""
+    """Empty if it is not a single file."""
     licence: str
     origins: str
-    """What it was trained on, as far as known."""
+    """Training data, as far as known."""
 
 
 def versions() -> list[tuple[str, str]]:
-    """Name and version of what ran."""
+    """Name and version of each package, and the system."""
     found = [("anchorface", __version__), ("Python", platform.python_version())]
     for package in _PACKAGES:
         try:
@@ -97,7 +96,7 @@ def versions() -> list[tuple[str, str]]:
 
 
 def weights(config: PipelineConfig) -> list[Weights]:
-    """The networks that `config` and its list of people ask for."""
+    """The networks used by `config` and its list of people."""
     manifest = tomllib.loads((EMBEDDED / "manifest.toml").read_text(encoding="utf-8"))
     kinds = [AUTO if kind == "auto" else kind for kind in asked_restorers(config)]
     restorers = [config.restorer.klein if kind == "klein" else kind for kind in dict.fromkeys(kinds)]
@@ -113,7 +112,7 @@ def weights(config: PipelineConfig) -> list[Weights]:
 
 
 def witness_weights() -> list[Weights]:
-    """The networks by which dlib judges, where they are installed."""
+    """The networks of dlib's recogniser, if installed."""
     package = importlib.util.find_spec("face_recognition_models")
     if package is None or package.origin is None:
         return []
@@ -132,35 +131,27 @@ def _weights(part: str, name: str, manifest: dict[str, dict[str, object]]) -> We
     entry = manifest.get(name)
     if entry is not None:
         origins = entry.get("origins", [])
-        told = ", ".join(map(str, origins)) if isinstance(origins, list) else str(origins)
-        return Weights(part, str(entry["file"]), str(entry["sha256"]), str(entry.get("licence", "")), told)
+        origins = ", ".join(map(str, origins)) if isinstance(origins, list) else str(origins)
+        return Weights(part, str(entry["file"]), str(entry["sha256"]), str(entry.get("licence", "")), origins)
     path = Path(name).expanduser()
     if path.is_file():
         with path.open("rb") as stream:
-            # Of a file of the user's own the name alone: where it lies is nobody's business.
+            # Only the name of the user's file: its folder may be private.
             return Weights(part, path.name, hashlib.file_digest(stream, "sha256").hexdigest(), _UNKNOWN, "")
     return Weights(part, path.name if path.is_dir() else name, "", _UNKNOWN, "")
 
 
 _NO_MATTER = {
-    "depth",
-    "output.overwrite",
-    "output.c2pa",
-    "chunks.resume",
-    "chunks.workers",
-    "chunks.ray",
-    "restore.batch_size",
-    "restore.max_waiting",
-    "input.people",
-}
-"""Settings on which no picture depends."""
+    *_OF_SPEED, "output.overwrite", "output.c2pa", "chunks.resume", "chunks.workers", "chunks.ray", "input.people",
+}  # fmt: skip
+"""Settings that no frame of a chunk depends on."""
 _WHOLE = 1 << 30
-"""Larger files are known by their ends: reading them would take longer than a chunk."""
+"""Maximum size that is hashed whole. Of larger files both ends are: reading them takes longer than a chunk."""
 _END = 1 << 22
 
 
 def fingerprint(input: Path, config: PipelineConfig) -> dict[str, str]:
-    """Names and values; runs of equal ones give equal pictures."""
+    """Names and values of all that frames depend on; equal fingerprints give equal frames."""
     settings = flat_settings(config)
     named = [config.restorer.kind, config.restorer.klein, config.detector.kind, config.recogniser.kind]
     named += [str(config.restorer.adapter or ""), *config.input.references]
@@ -168,26 +159,26 @@ def fingerprint(input: Path, config: PipelineConfig) -> dict[str, str]:
         "version": __version__,
         "the input": _hash(input),
         "the weights": _hash(EMBEDDED / "manifest.toml"),
-        # `auto` is another one on another machine.
+        # `auto` depends on the machine.
         "the precision of the restorer": name_of(resolved_precision(config.restorer)),
         "the way of blending (pixels.kind)": resolved_pixels(config.pixels, config.restorer),
-        # On it depends whether answers are used again.
+        # Decides whether a restorer reuses its results.
         "the kind of the restorer's device": restorer_device(config.restorer.device).type,
     }
     found |= {f"the file {name}": _hash(Path(name).expanduser()) for name in named if _exists(name)}
     if config.input.people is not None:
-        # Whatever lies in the folder, and wherever that lies: what a run takes from it matters.
+        # The content that a run uses, wherever the folder lies.
         found["the list of people"] = digest(config.input.people)
     return found | {name: str(value) for name, value in settings.items() if name not in _NO_MATTER}
 
 
 def difference(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """The first thing that differs, in words for a sentence; empty if nothing does."""
+    """The first difference, as part of a sentence; empty if there is none."""
     for name in [*now, *(name for name in before if name not in now)]:
         then, here = before.get(name), now.get(name)
         if then != here:
             if name.startswith("the "):
-                return f"{name} was another one"
+                return f"{name} has changed"
             return f"{name} was {then}, now it is {here}"
     return ""
 
@@ -200,7 +191,7 @@ def _exists(name: str) -> bool:
 
 
 def _hash(path: Path) -> str:
-    """Of a file's bytes, or of all files of a folder with their names."""
+    """sha256 of a file, or of all files of a folder with their names."""
     digest = hashlib.sha256()
     if path.is_dir():
         for file in sorted(path.rglob("*")):

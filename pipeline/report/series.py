@@ -1,4 +1,4 @@
-"""How a person fared over a whole film, in few numbers however long it is."""
+"""A person's figures over a whole film in bounded memory, and their charts as SVG."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ MOST_BINS = 400
 
 @dataclass(slots=True)
 class Mean:
-    """A mean that is added to."""
+    """A running mean."""
 
     count: int = 0
     total: float = 0.0
 
     def add(self, value: float) -> None:
-        """Counts one value."""
+        """Adds one value."""
         self.count, self.total = self.count + 1, self.total + value
 
     def join(self, other: Mean) -> None:
-        """Counts all that `other` has counted."""
+        """Adds all values of `other`."""
         self.count, self.total = self.count + other.count, self.total + other.total
 
     @property
     def value(self) -> float | None:
-        """None where nothing was counted."""
+        """None without values."""
         return self.total / self.count if self.count else None
 
 
 @dataclass(slots=True)
 class Bin:
-    """Successive frames, taken together."""
+    """A group of successive frames."""
 
     seconds: float
-    """When the first of them is shown."""
+    """Time of the first frame."""
     means: dict[str, Mean] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
-    """Why restoration was limited, counted per frame; empty reasons are not counted."""
+    """Frames by the reason that limited restoration; without a reason, not counted."""
 
     def join(self, other: Bin) -> None:
-        """Takes in all that `other` holds."""
+        """Adds all values of `other`."""
         self.seconds = min(self.seconds, other.seconds)
         for name, mean in other.means.items():
             self.means.setdefault(name, Mean()).join(mean)
@@ -52,16 +52,16 @@ class Bin:
 
 
 class Series:
-    """Figures by frame, gathered into at most `MOST_BINS` bins of equally many frames."""
+    """Figures per frame in at most `MOST_BINS` bins of equal width."""
 
     def __init__(self) -> None:
         self.width = 1
         """Frames in a bin."""
         self.bins: dict[int, Bin] = {}
-        """By number: frame index // width."""
+        """By frame index // width."""
 
     def add(self, index: int, seconds: float, reason: str = "", **figures: float) -> None:
-        """Counts the figures of one frame."""
+        """Adds the figures of one frame."""
         each = self.bins.setdefault(index // self.width, Bin(seconds))
         for name, value in figures.items():
             each.means.setdefault(name, Mean()).add(value)
@@ -70,21 +70,21 @@ class Series:
         self._shrink()
 
     def join(self, other: Series) -> None:
-        """Takes in the figures of another series of the same film."""
+        """Adds the figures of another series of the same film."""
         while self.width < other.width:
             self._halve()
         for number, each in other.bins.items():
-            # Both widths are powers of two, so no bin of the finer series lies in two of the coarser one.
+            # Widths are powers of two, so each finer bin lies within one coarser bin.
             self._take(number * other.width // self.width, each)
         self._shrink()
 
     @property
     def last_seconds(self) -> float:
-        """When the last bin begins."""
+        """Start time of the last bin."""
         return max((each.seconds for each in self.bins.values()), default=0.0)
 
     def line(self, name: str) -> list[tuple[float, float]]:
-        """Seconds and mean of one figure, bin by bin, where there is one."""
+        """Time and mean of one figure for each bin that has it."""
         found = []
         for _, each in sorted(self.bins.items()):
             mean = each.means.get(name)
@@ -107,31 +107,31 @@ class Series:
 
 
 class Thinned(Generic[T]):
-    """At most `most` things, spread evenly over a film of unknown length."""
+    """At most `most` items, spread evenly over a film of unknown length."""
 
     def __init__(self, most: int, every: int = 1) -> None:
         self._most, self._every = most, every
         self._kept: dict[int, T] = {}
 
     def wants(self, index: int) -> bool:
-        """Whether a thing of the frame `index` would be kept for now."""
+        """Whether an item of the frame `index` would be kept."""
         return not self._kept or index - max(self._kept) >= self._every
 
-    def keep(self, index: int, thing: T) -> None:
-        """Keeps the thing of a frame."""
-        self._kept[index] = thing
+    def keep(self, index: int, item: T) -> None:
+        """Keeps the item of a frame."""
+        self._kept[index] = item
         while len(self._kept) > self._most:
             self._every *= 2
             self._kept = dict(list(self._kept.items())[::2])
 
     def join(self, other: Thinned[T]) -> None:
-        """Takes in what `other` kept."""
-        for index, thing in sorted(other._kept.items()):
-            self.keep(index, thing)
+        """Adds the items of `other`."""
+        for index, item in sorted(other._kept.items()):
+            self.keep(index, item)
         self._kept = dict(sorted(self._kept.items()))
 
     def all(self) -> list[tuple[int, T]]:
-        """Frame and thing, in the order of time."""
+        """Frame index and item, in order."""
         return sorted(self._kept.items(), key=lambda pair: pair[0])
 
 
@@ -152,7 +152,7 @@ _BEFORE, _AFTER = "#8a8a8a", "#2e7d32"
 
 
 def likeness_chart(series: Series, before: str, after: str) -> str:
-    """Two lines over time, called `before` and `after` in `series`; empty where there are no two points to join."""
+    """The figures `before` and `after` of `series` over time; empty with fewer than two points."""
     lines = [(series.line(before), _BEFORE), (series.line(after), _AFTER)]
     if len(lines[1][0]) < 2:
         return ""
@@ -165,7 +165,7 @@ def likeness_chart(series: Series, before: str, after: str) -> str:
 
 
 def strength_chart(series: Series) -> str:
-    """Strength over time, and below it a ribbon in the colours of what limited it; empty for a single point."""
+    """Strength over time above a ribbon in the colours of the limiting reasons; empty with fewer than two points."""
     line = series.line("strength")
     if len(line) < 2:
         return ""
@@ -186,7 +186,7 @@ def strength_chart(series: Series) -> str:
 
 
 def reason_legend(series: Series) -> str:
-    """The reasons that occur in `series`, in their colours, with the share of frames."""
+    """The limiting reasons of `series` in their colours, with their share of frames."""
     counts: dict[str, int] = {}
     frames = 0
     for each in series.bins.values():
@@ -232,7 +232,7 @@ def _polyline(line: Line, last: float, low: float, high: float, colour: str) -> 
         f"{_across(time, last):.1f},{_TOP + (1 - (value - low) / (high - low)) * _HEIGHT:.1f}"
         for time, value in line
     ]
-    # The line before is the broader one: it is seen where the line after lies upon it.
+    # The line before is wider, so it shows under the line after.
     width = 4 if colour == _BEFORE else 1.6
     return (
         f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}" stroke-width="{width}" '

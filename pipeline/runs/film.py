@@ -14,7 +14,7 @@ import av
 from configs import ConfigError
 from models.protocols import uses_references
 from pipeline.config import ChunkConfig, PipelineConfig
-from pipeline.errors import MediaError, SinkError, SourceError
+from pipeline.errors import MediaError, SinkError, SourceError, reason
 from pipeline.flow import Note, Watch, keep_after, leave_unnoted, run
 from pipeline.frames import RestoredFrame
 from pipeline.media.encode import CONTAINERS
@@ -212,8 +212,7 @@ def make_queue(inputs: Sequence[Path], folder: Path) -> list[Item]:
     except FileExistsError as error:
         raise SinkError(f"{folder}: is a file; several inputs need a folder to go to") from error
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise SinkError(f"{folder}: cannot be made ({reason}); choose another folder") from error
+        raise SinkError(f"{folder}: cannot be made ({reason(error)}); choose another folder") from error
     return [Item(file, output, n, len(places)) for n, (output, file) in enumerate(places.items(), 1)]
 
 
@@ -257,7 +256,7 @@ def _videos_in(folder: Path) -> list[Path]:
     try:
         files = sorted(folder.iterdir())
     except OSError as error:
-        raise SourceError(f"{folder}: cannot be read ({(error.strerror or str(error)).lower()})") from error
+        raise SourceError(f"{folder}: cannot be read ({reason(error)})") from error
     return [f for f in files if f.suffix.lower() in VIDEOS and not f.name.startswith(".") and f.is_file()]
 
 

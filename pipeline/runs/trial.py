@@ -24,7 +24,7 @@ from configs import ConfigError
 from models.protocols import uses_references
 from pipeline import __version__
 from pipeline.config import PipelineConfig
-from pipeline.errors import SinkError
+from pipeline.errors import SinkError, reason
 from pipeline.flow import run
 from pipeline.media.coding import planes_of
 from pipeline.media.files import PartialFile
@@ -215,8 +215,7 @@ def _unnamed_file(output: Path) -> IO[bytes]:
     try:
         return tempfile.TemporaryFile(dir=output.parent)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise SinkError(f"{output}: cannot be written ({reason}); choose another folder") from error
+        raise SinkError(f"{output}: cannot be written ({reason(error)}); choose another folder") from error
 
 
 def _ways(text: str) -> tuple[str, list[str]]:

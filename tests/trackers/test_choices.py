@@ -29,7 +29,7 @@ def test_times_are_read_as_people_write_them(text: str, stretch: Stretch) -> Non
 
 @pytest.mark.parametrize("text", ["", "soon", "1:20", "2:00-1:00", "5-5", "1:2:3:4-9", "film.mp4"])
 def test_what_is_no_stretch_of_time_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"no stretch of time|ends before it begins"):
+    with pytest.raises(ValueError, match=r"not a time range|ends before it begins"):
         Stretch.parse(text)
 
 

@@ -21,14 +21,14 @@ from pipeline.config import PipelineConfig
 from pipeline.errors import SinkError, SourceError
 from pipeline.flow import Parts, Watch, keep_after, run
 from pipeline.frames import Frame, TrackedFrame
-from pipeline.media.encode import EncodeConfig, choose_encoding, kept_scheduling
+from pipeline.media.encode import EncodeConfig, add_encoder, choose_encoding, kept_scheduling, prepare
 from pipeline.media.files import WorkFolder
 from pipeline.media.layout import side_by_side
-from pipeline.media.sink import FileSink, add_encoder, frame_size, ready
+from pipeline.media.sink import FileSink, frame_size
 from pipeline.media.source import FileSource
 from pipeline.pixels.kinds import ReadCrops
 from pipeline.report.counts import Report
-from pipeline.runs.chunks import carry, counts
+from pipeline.runs.chunks import carry
 from pipeline.runs.chunks.first_pass import Chunk, Plan, Tracks
 from pipeline.stages.gate import Standing
 from pipeline.stages.restore import make_reuse
@@ -95,7 +95,7 @@ class PacketSink:
 
     def write(self, native: av.VideoFrame, pts: int) -> None:
         """Encodes `native`, to be shown at `pts` ticks of the source's time base; times must increase."""
-        self._encode(ready(native, self._encoding, pts, self._info.time_base))
+        self._encode(prepare(native, self._encoding, pts, self._info.time_base))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -253,7 +253,7 @@ class ChunkRunner:
         if self._plan.goes_on(chunk):
             content = carry.to_bytes(reuse.last, gate.last if gate is not None else {})
             left_over = self._folder.write(_name(chunk.number, "carry.npz"), content)
-        done = Done(sink.index, left_over, counts.to_json(report))
+        done = Done(sink.index, left_over, report.to_json())
         # Last of all: a chunk is finished when this file is there.
         self._folder.write_json(_name(chunk.number, "json"), done.as_json())
         return done

@@ -24,7 +24,6 @@ from pipeline.media.source import FileSource
 from pipeline.report.counts import Report
 from pipeline.report.provenance import difference, fingerprint
 from pipeline.runs.assembly import Open, build, open_sink, open_source
-from pipeline.runs.chunks import counts
 from pipeline.runs.chunks.chunk import ChunkRunner, Done, finished, for_chunks, join
 from pipeline.runs.chunks.first_pass import Chunk, Plan, look
 from pipeline.runs.chunks.workers import joined_cluster, run_in_workers, run_on_cluster
@@ -163,13 +162,13 @@ class _Run:
 
     def _finish(self, chunk: Chunk, done: Done) -> None:
         self._done[chunk.number] = done
-        counts.add(self._sum, done.counts)
+        self._sum.add_json(done.counts)
         self._live(Report())
 
     def _live(self, part: Report) -> None:
         """Tells of all chunks so far, and of the one at work."""
         report = copy.deepcopy(self._sum)
-        counts.add(report, counts.to_json(part))
+        report.add_json(part.to_json())
         report.seconds = time.perf_counter() - self._started
         self._watch(report)
 

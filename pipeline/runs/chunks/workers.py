@@ -20,7 +20,7 @@ import torch
 
 from configs import ConfigError
 from pipeline.config import PipelineConfig
-from pipeline.errors import SinkError, SourceError
+from pipeline.errors import SinkError, SourceError, reason
 from pipeline.media.files import WorkFolder
 from pipeline.media.source import FileSource
 from pipeline.report.counts import Report
@@ -304,9 +304,8 @@ def _check_answer(address: str) -> None:
         with socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS):
             return
     except (OSError, OverflowError, UnicodeError) as error:
-        reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise ConfigError(
-            f"--ray: nobody answers at {address} ({reason}); start the cluster (`ray start --head`) or give its address"
+            f"--ray: nobody answers at {address} ({reason(error)}); start the cluster (`ray start --head`) or give its address"
         ) from error
 
 

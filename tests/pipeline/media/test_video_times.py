@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from pipeline.media.coding import planes_of
-from pipeline.media.sink import EncodeConfig, FileSink
+from pipeline.media.encode import EncodeConfig
+from pipeline.media.sink import FileSink
 from pipeline.media.source import FileSource
 from support.clips import Tags, packets, shown_times, write_clip
 

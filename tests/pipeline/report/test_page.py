@@ -27,6 +27,7 @@ from pipeline import PipelineConfig, Report, restore_video
 from pipeline.cli import main
 from pipeline.errors import SinkError
 from pipeline.frames import RestoredFace, RestoredFrame
+from pipeline.report import page as report_page
 from pipeline.report.diary import (
     LARGE_BYTES,
     MOST_SMALL,
@@ -43,7 +44,6 @@ from pipeline.report.diary import (
     small,
 )
 from pipeline.report.page import MOST_PEOPLE, Contents, Person, render
-from pipeline.report.page import page as report_page
 from pipeline.report.provenance import Weights, weights, witness_weights
 from pipeline.report.series import MOST_BINS, Series, Thinned
 from support.clips import astronaut, write_clip

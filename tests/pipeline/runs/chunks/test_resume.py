@@ -163,7 +163,7 @@ def test_chunks_of_other_settings_or_of_another_film_are_refused_and_kept(film: 
     with pytest.raises(SinkError, match=r"blend\.strength was 1\.0, now it is 0\.5"):
         restore_video(film, output, other)
     longer = write_film(tmp_path / "other.mp4", FRAMES + 1)
-    with pytest.raises(SinkError, match="the input was another one"):
+    with pytest.raises(SinkError, match="the input has changed"):
         restore_video(longer, output, RESUME)
     assert (parts(output) / "00001.json").exists()
     assert restore_video(film, output, RESUME).kept == 30
