@@ -6,7 +6,6 @@ hundredth of restoring it.
 
 from __future__ import annotations
 
-import errno
 import itertools
 import math
 import tempfile
@@ -27,7 +26,7 @@ from pipeline.config import PipelineConfig
 from pipeline.errors import SinkError, reason
 from pipeline.flow import run
 from pipeline.media.coding import planes_of
-from pipeline.media.files import PartialFile
+from pipeline.media.files import DISK_FULL, PartialFile
 from pipeline.media.layout import cell_size, grid_size, mosaic, shrunk
 from pipeline.media.probe import display_of
 from pipeline.media.sink import FileSink
@@ -262,7 +261,7 @@ class Cells:
                 self._file.write(np.ascontiguousarray(plane).tobytes())
             self._file.flush()
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno in DISK_FULL:
                 raise SinkError("the disk is full; free some space, or try fewer seconds") from error
             raise
         self.count += 1

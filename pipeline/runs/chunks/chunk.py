@@ -23,8 +23,8 @@ from pipeline.flow import Parts, Watch, keep_after, run
 from pipeline.frames import Frame, TrackedFrame
 from pipeline.media.encode import EncodeConfig, add_encoder, choose_encoding, kept_scheduling, prepare
 from pipeline.media.files import WorkFolder
-from pipeline.media.layout import side_by_side
-from pipeline.media.sink import FileSink, frame_size
+from pipeline.media.layout import frame_size, side_by_side
+from pipeline.media.sink import FileSink
 from pipeline.media.source import FileSource
 from pipeline.pixels.kinds import ReadCrops
 from pipeline.report.counts import Report

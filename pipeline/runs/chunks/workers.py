@@ -305,7 +305,8 @@ def _check_answer(address: str) -> None:
             return
     except (OSError, OverflowError, UnicodeError) as error:
         raise ConfigError(
-            f"--ray: nobody answers at {address} ({reason(error)}); start the cluster (`ray start --head`) or give its address"
+            f"--ray: nobody answers at {address} ({reason(error)}); start the cluster (`ray start --head`) or give "
+            "its address"
         ) from error
 
 
