@@ -1,4 +1,7 @@
-"""Who is in a run and what is done with them: the gallery's people, the user's choices, and their restorers."""
+"""The cast of a run: people known beforehand, the user's choices, and one restorer made of several.
+
+Legend: S side of a crop, D width of an embedding.
+"""
 
 from __future__ import annotations
 
@@ -39,12 +42,12 @@ from trackers.people import Acquaintance
 from trackers.references import View
 
 _FOR_ALL = {"kind", "device", "allow_pickle", "seed", "engine"}
-"""Settings of the run's restorer that another one shares."""
+"""Settings of the run's restorer that apply to every other one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """What a run takes from its gallery."""
+    """The people of a run's gallery and the user's choices."""
 
     gallery: Gallery | None = None
     casting: Casting = EVERYBODY
@@ -63,18 +66,17 @@ def read_cast(settings: InputConfig, film: str) -> Cast:
     for entry in gallery.people:
         if entry.name in settings.only and not (entry.pictures or entry.photos):
             raise ConfigError(
-                f"--only {entry.name}: has neither views nor photos in {where}, so nobody knows the face"
+                f"--only {entry.name}: has neither views nor photos in {where}, so the face is unknown"
             )
     return Cast(gallery, replace(casting, film=film, start_seconds=settings.start_seconds))
 
 
 def build_restorers(config: PipelineConfig, cast: Cast) -> tuple[Restorer | None, Casting]:
-    """What restores in this run, and the choices, in which those whom nobody restores are left out.
+    """Builds the restorers; the choices returned skip people who have none. None = no face is restored.
 
-    Another restorer than the run's own is built only where somebody who is restored asks for it; None = nobody is
-    restored.
+    A restorer beside the run's own is built only if a restored person asks for it.
     """
-    # Strength 0 asks for nothing: no network needs to run.
+    # Strength 0 changes nothing, so no network is built.
     if not config.blend.strength:
         return None, cast.casting
     choices = cast.casting.choices
@@ -92,8 +94,10 @@ def build_restorers(config: PipelineConfig, cast: Cast) -> tuple[Restorer | None
 
 
 def asked_restorers(config: PipelineConfig) -> list[str]:
-    """The kinds of all restorers that `config` and its list of people ask for, the run's own first; without any no
-    face is changed. Raises ConfigError for a mistake in the list."""
+    """The kinds of all restorers used by `config` and its list of people, the run's own first; empty = none.
+
+    Raises ConfigError for a mistake in the list.
+    """
     if not config.blend.strength:
         return []
     kinds = dict.fromkeys([config.restorer.kind, *read_cast(config.input, "").casting.restorers])
@@ -101,12 +105,11 @@ def asked_restorers(config: PipelineConfig) -> list[str]:
 
 
 def _shared_out(config: RestorerConfig, asked: set[str]) -> tuple[RestorerConfig, set[str]]:
-    """The run's own settings, without those that its restorer does not look at but one of those `asked` for does, and
-    the names of these."""
+    """Splits the settings: those of the run's own restorer, and the names of those meant for one of `asked` only."""
     own = AUTO if config.kind == "auto" else config.kind
     known = {kind for kinds in MEANT_FOR.values() for kind in kinds} | {"none"}
     if own not in known:
-        return config, set()  # weights that may be of any kind
+        return config, set()  # the path of weights of any kind
     lent = {name for name, kinds in MEANT_FOR.items() if own not in kinds and asked & set(kinds)}
     usual = RestorerConfig()
     return replace(config, **{name: getattr(usual, name) for name in lent}), lent
@@ -128,12 +131,12 @@ def _another(own: RestorerConfig, kind: str, name: str, lent: set[str]) -> Resto
 
 
 def digest(people: Path | None) -> str:
-    """sha256 of all that a run takes from a gallery; empty without one."""
+    """sha256 of everything a run uses of a gallery; empty without one."""
     return read_gallery(people.expanduser()).digest() if people is not None else ""
 
 
 def acquaintances(gallery: Gallery, portraits: Portraits) -> list[Acquaintance]:
-    """The people of `gallery`; those without any picture are left out.
+    """The people of `gallery` with at least one picture.
 
     Raises ConfigError for a damaged record or picture, SourceError for a photo without a face.
     """
@@ -143,15 +146,15 @@ def acquaintances(gallery: Gallery, portraits: Portraits) -> list[Acquaintance]:
 
 
 def met_before(source: FileSource, config: PipelineConfig, portraits: Portraits) -> list[Acquaintance]:
-    """Everybody whom a first pass over `source` finds, under names of no meaning."""
+    """Everybody found by a first pass over `source`, under numbered names."""
     scanner = Scanner(config, portraits.detector, portraits.recogniser)
     scanner.look(source)
     people = []
     for number, found in enumerate(scanner.result().people, 1):
         best = found.best()
         views = tuple(_view(each.picture, Known.of(each), portraits.crop_size) for each in best)
-        # The sum over all shots as well: it is steadier than that of any of them.
-        looks = (*_different(each.look for each in best), found.total)
+        # The sum over all shots is the most stable look.
+        looks = (*_distinct(each.look for each in best), found.total)
         people.append(Acquaintance(f"person {number}", looks, views))
     return people
 
@@ -173,31 +176,31 @@ def _acquaintance(entry: Entry, record: Record, portraits: Portraits) -> Acquain
             look = view.embedding
         views.append(view)
         looks.append(look)
-    # One by one: the list says that all of them are this person, whether they look alike or not.
+    # One by one: by the list all of them are this person, similar or not.
     photos = [
         view for path in (*own, *map(str, entry.photos)) for each in portraits.people([path]) for view in each
     ]
     looks += [photo.embedding for photo in photos]
     if not looks:
         return None
-    return Acquaintance(entry.name, _different(looks), tuple(views), tuple(photos))
+    return Acquaintance(entry.name, _distinct(looks), tuple(views), tuple(photos))
 
 
 def _view(content: bytes, known: Known, crop_size: int) -> View:
     crop = from_png(content)
-    assert crop is not None, "a picture that is known by its hash is the one that was written"
+    assert crop is not None, "a picture with a known hash is intact"
     return View(resized(crop, crop_size), known.embedding, known.quality, known.origin, known.yaw)
 
 
 def _seen_by(recogniser: Recogniser, view: View) -> View:
-    """`view` with the embedding of another recogniser; its quality is measured by the length of that."""
+    """`view` with the embedding of another recogniser, and its quality scaled by the ratio of the norms."""
     embedding = recogniser.embed(recogniser_crop(view.crop)[None])[0].numpy()
     share = float(np.linalg.norm(embedding) / max(float(np.linalg.norm(view.embedding)), 1e-6))
     return View(view.crop, embedding, view.quality * share, view.source, view.yaw)
 
 
-def _different(looks: Iterable[NDArray[np.float32]]) -> tuple[NDArray[np.float32], ...]:
-    """Views of one shot share their look: each counts once."""
+def _distinct(looks: Iterable[NDArray[np.float32]]) -> tuple[NDArray[np.float32], ...]:
+    """Each look once: views of one shot share theirs."""
     return tuple({look.tobytes(): look for look in looks}.values())
 
 
@@ -209,10 +212,13 @@ def _bytes_of(path: Path) -> bytes:
 
 
 class Restorers:
-    """A restorer made of restorers. All take crops of one size, the largest that one of them asks for."""
+    """A restorer that passes each face to the restorer of its person.
+
+    All take crops of one size, the largest among them.
+    """
 
     def __init__(self, usual: Restorer | None, others: Mapping[str, Restorer]) -> None:
-        """`usual`: for faces for which no other is wanted; None where no such face comes."""
+        """`usual`: for requests that name no restorer; None if there are none."""
         self._others = dict(others)
         self._usual = usual
         everyone = [*([usual] if usual is not None else []), *self._others.values()]
@@ -221,15 +227,15 @@ class Restorers:
         self.uses_previous = any(map(uses_previous, everyone))
         self.uses_kept = any(map(uses_kept, everyone))
         self.device = getattr(everyone[0], "device", torch.device("cpu"))
-        # Of views that many requests share, kept as long as somebody holds the whole set.
+        # Resized reference sets by side, kept while the original set is in use.
         self._smaller: dict[int, WeakKeyDictionary[References, References]] = {}
 
     def restorer_of(self, name: str) -> Restorer | None:
-        """Who restores faces with this `Request.restorer`. Raises KeyError for a name that was not given."""
+        """The restorer for this `Request.restorer`. Raises KeyError for an unknown name."""
         return self._others[name] if name else self._usual
 
     def restore(self, requests: Sequence[Request]) -> list[Result]:
-        """One result per request, in order. Raises KeyError for the name of a restorer that was not given."""
+        """One result per request, in order. Raises KeyError for an unknown restorer."""
         results: list[Result | None] = [None] * len(requests)
         for name in dict.fromkeys(request.restorer for request in requests):
             places = [place for place, request in enumerate(requests) if request.restorer == name]
@@ -277,8 +283,10 @@ def _smaller(previous: Previous | None, size: int) -> Previous | None:
 
 
 def _changed(crop: Tensor, small: Tensor, restored: Tensor) -> Tensor:
-    """`crop`, uint8 (3, S, S), with the change from `small` to `restored`, both of another side: what the smaller
-    crop could not hold stays as it is in the film."""
+    """`crop`, uint8 (3, S, S), plus the change from `small` to `restored`, both of a smaller side.
+
+    Detail beyond the smaller crop stays as in the film.
+    """
     change = restored.numpy().transpose(1, 2, 0).astype(np.float32) - small.numpy().transpose(1, 2, 0)
     side = crop.shape[-1]
     change = cv2.resize(change, (side, side), interpolation=cv2.INTER_CUBIC)

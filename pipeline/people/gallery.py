@@ -1,6 +1,6 @@
-"""What a scan knows of the pictures that it wrote, by their hash, so that they may be moved and renamed.
+"""Writes the result of a scan as a gallery: pictures, their record, the list of people and contact sheets.
 
-Legend: N pictures, D width of an embedding.
+The record identifies pictures by hash, so the user may move and rename them. Legend: D width of an embedding.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from trackers.gallery import LIST, RECORD
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Known:
-    """One picture, aligned as the restorers want it."""
+    """One aligned picture."""
 
     embedding: NDArray[np.float32]
     """float32 (D,), raw, of the view."""
     look: NDArray[np.float32]
-    """float32 (D,), raw: the sum over the shot that the view is of."""
+    """float32 (D,), raw: the sum over the view's shot."""
     quality: float
     yaw: float
     origin: str
@@ -43,17 +43,17 @@ class Known:
 
     @classmethod
     def of(cls, portrait: Portrait) -> Self:
-        """What is known of a view that a scan kept."""
+        """From a view kept by a scan."""
         view = portrait.view
         return cls(view.embedding, portrait.look, view.quality, view.yaw, str(view.source))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """All pictures of a gallery that are of a scan."""
+    """The pictures of a gallery that were written by a scan."""
 
     recogniser: str
-    """Whose embeddings these are."""
+    """Name of the recogniser of the embeddings."""
     pictures: Mapping[str, Known]
     """By sha256 of the file."""
 
@@ -76,7 +76,7 @@ class Record:
 
 
 def read_record(file: Path) -> Record:
-    """The record at `file`, an empty one where it is missing. Raises ConfigError where it is damaged."""
+    """The record at `file`; empty if it is missing. Raises ConfigError if it is damaged."""
     if not file.exists():
         return Record("", {})
     try:
@@ -96,23 +96,23 @@ def read_record(file: Path) -> Record:
 
 
 def sha256(content: bytes) -> str:
-    """By which a picture is known."""
+    """The key of a picture in a record."""
     return hashlib.sha256(content).hexdigest()
 
 
 _SIDE = 144
-"""Of a picture, in pixels."""
+"""Side of a picture on a contact sheet in pixels."""
 _GAP = 8
 _CAPTION = 18
 """Height of a line of text."""
 _ROWS = 60
-"""People on one sheet: JPEG ends at 65,535 pixels, and a viewer's patience before."""
+"""Maximum people per sheet; a JPEG has at most 65,535 rows."""
 _GROUND, _INK, _PALE = (24, 24, 26), (240, 240, 240), (165, 165, 170)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One person."""
+    """One person of a contact sheet."""
 
     title: str
     facts: str
@@ -121,7 +121,7 @@ class Row:
 
 
 def contact_sheets(rows: Sequence[Row]) -> Iterator[bytes]:
-    """JPEG files, one for each `_ROWS` people."""
+    """JPEG files of at most `_ROWS` people each."""
     columns = max((len(row.pictures) for row in rows), default=1)
     for start in range(0, len(rows), _ROWS):
         yield _sheet(rows[start : start + _ROWS], columns)
@@ -152,7 +152,7 @@ def _sheet(rows: Sequence[Row], columns: int) -> bytes:
 
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """`text`, cut to at most `width` pixels."""
-    # The font has not every letter of every alphabet, and a name need not even be text.
+    # The font covers Latin-1 only, and names may hold any bytes.
     text = text.encode("latin-1", "replace").decode("latin-1")
     if font.getlength(text) <= width:
         return text
@@ -162,26 +162,26 @@ def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
 
 
 _MOST_SPANS = 4
-"""Stretches that are told of one person."""
+"""Maximum time ranges listed per person."""
 _HEAD = """\
 # Who is in: {films}.
 #
-# Look at contact_sheet.jpg, change this list as you like, and give the folder to a run:
-#   python -m pipeline FILM OUT --people {folder}            restores as this list says
-#   python -m pipeline FILM OUT --people {folder} --only NAME     that person alone (may be repeated)
-#   python -m pipeline FILM OUT --people {folder} --skip NAME     all but that person (may be repeated)
+# See contact_sheet.jpg, edit this list, and give the folder to a run:
+#   python -m pipeline FILM OUT --people {folder}            restores by this list
+#   python -m pipeline FILM OUT --people {folder} --only NAME     only that person (repeatable)
+#   python -m pipeline FILM OUT --people {folder} --skip NAME     all but that person (repeatable)
 #
-# name      any text. The same name twice is one person: so two people are joined.
-# restore   false leaves this person as he or she is.
-# strength  0 to 1: share of the restoration that is used, on top of the run's --strength.
-# restorer  another one for this person: "fast", "iconface", the path of weights; "" = the run's own.
-# views     folders or single pictures in this folder. A picture that is named is taken out of its folder's: another
-#           [[person]] that names some of the pictures is another person. Pictures may be moved between folders, too;
-#           one of your own in a folder counts as a photo.
+# name      any text. Two entries of the same name are joined into one person.
+# restore   false: this person is not restored.
+# strength  0 to 1: share of the restoration that is used, times the run's --strength.
+# restorer  restorer of this person: "fast", "iconface", the path of weights; "" = the run's own.
+# views     folders or single pictures in this folder. A picture named here no longer counts for its folder: to split a
+#           person, add another [[person]] that names some of the pictures. Pictures may be moved between folders;
+#           your own pictures in a folder count as photos.
 # photos    photos, folders of photos or clips of this person, from anywhere: ["mother.jpg"].
 # times     when this person is restored, [] = always: ["1:20-1:35", "film.mp4 10-12.5"] (minutes:seconds, seconds).
 
-# People who are not in this list are restored too.
+# Whether people who are not in this list are restored.
 strangers = true
 """
 
@@ -191,11 +191,11 @@ class _Person:
     folder: str
     found: Appearance
     files: tuple[tuple[str, Portrait], ...]
-    """Name and view of each picture."""
+    """File name and view of each picture."""
 
 
 def check_target(folder: Path, *, overwrite: bool) -> None:
-    """Raises SinkError where a gallery cannot or must not be written to `folder`."""
+    """Raises SinkError if a gallery cannot or must not be written to `folder`."""
     if not folder.absolute().parent.is_dir():
         raise SinkError(f"{folder}: the folder {folder.parent} does not exist; create it first")
     if not os.path.lexists(folder):
@@ -203,11 +203,11 @@ def check_target(folder: Path, *, overwrite: bool) -> None:
     if not overwrite:
         raise SinkError(f"{folder}: exists already; use --overwrite, or give another name with --people")
     if not (folder / LIST).is_file():
-        raise SinkError(f"{folder}: is no gallery, so it is not replaced; give another name with --people")
+        raise SinkError(f"{folder}: is not a gallery, so it is not replaced; give another name with --people")
 
 
 def write_gallery(folder: Path, scan: Scan, *, overwrite: bool) -> None:
-    """Writes `scan` to `folder`. Raises SinkError; then nothing has changed there."""
+    """Writes `scan` to `folder`. Raises SinkError; then the folder is unchanged."""
     check_target(folder, overwrite=overwrite)
     partial = folder.with_name(f".{folder.name[:80]}.{secrets.token_hex(6)}.partial")
     try:
@@ -261,7 +261,7 @@ def _list(name: str, people: list[_Person], scan: Scan) -> str:
     films = ", ".join(_one_line(film.name) for film in scan.films)
     parts = [_HEAD.format(films=films, folder=_one_line(name))]
     if scan.unclear:
-        parts.append(f"# {scan.unclear} appearances were too unclear or too short to say whose they are.\n")
+        parts.append(f"# {scan.unclear} appearances were not identified (too unclear or too short).\n")
     for person in people:
         parts.append(
             f"\n[[person]]\n# {_one_line(_facts(person.found, scan))}\n"
@@ -272,7 +272,7 @@ def _list(name: str, people: list[_Person], scan: Scan) -> str:
 
 
 def _facts(found: Appearance, scan: Scan) -> str:
-    """Screen time, where, and how well the person is seen, in one line."""
+    """Screen time, time ranges and best view of a person, in one line."""
     spans = [
         f"{scan.films[span.film].name} {timecode(span.start)}-{timecode(span.end)}"
         for span in found.spans[:_MOST_SPANS]
@@ -287,7 +287,7 @@ def _facts(found: Appearance, scan: Scan) -> str:
 
 
 def screen_seconds(found: Appearance, scan: Scan) -> float:
-    """For how long a person is seen, by the frames that were looked at."""
+    """Screen time of a person, by the sampled frames."""
     return found.samples * scan.every_seconds
 
 
@@ -296,10 +296,10 @@ def _caption(portrait: Portrait, scan: Scan) -> str:
 
 
 def _stem(name: str) -> str:
-    """Of a film's name what every file system takes."""
+    """A film's name in characters that every file system takes."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", Path(name).stem)[:40]
 
 
 def _one_line(text: str) -> str:
-    """For a comment: a name may hold anything."""
+    """`text` for a comment, without control characters."""
     return re.sub(r"[\x00-\x1f\x7f]", "?", text)

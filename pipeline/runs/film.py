@@ -1,4 +1,4 @@
-"""One film, photo or folder of photos, restored from file to file. `restore_video` is the library's front door."""
+"""Restores from file to file: one input with `restore_video`, the entry point of the library, or several in turn."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def restore_video(
 ) -> Report:
     """Restores the faces of a video, a photo or a folder of photos.
 
-    `opened` is called once with the source (its `info` tells length and size), `watch` after each frame with the
-    counts so far. Raises ConfigError, CheckpointError, SourceError or SinkError, each with one clear sentence;
-    then, and when interrupted, nothing is left under the name `output` (but a film that could not be signed). With
-    `chunks.resume`, several `chunks.workers` or a cluster (`chunks.ray`), finished chunks are kept beside it, and the
-    same call with `chunks.resume` goes on from there.
+    `opened` is called once with the source (`info` holds length and size), `watch` after each frame with the counts so
+    far. Raises ConfigError, CheckpointError, SourceError or SinkError, each with one sentence. After an error or an
+    interrupt nothing is left under the name `output`, except a film that could not be signed. With `chunks.resume`,
+    several `chunks.workers` or a cluster (`chunks.ray`) finished chunks are kept beside the output; the same call with
+    `chunks.resume` continues.
     """
     config = config or PipelineConfig()
     input, output = Path(input), Path(output)
@@ -69,7 +69,7 @@ def restore_video(
 
 def _restore_at_once(input: Path, output: Path, config: PipelineConfig, opened: Open, watch: Watch) -> Report:
     source = open_source(input, config)
-    # The output is checked first: nobody wants to wait for models and then hear that it exists already.
+    # Checked before the models are loaded: the output may exist already.
     sink = open_sink(output, source, config)
     page, log = _open_page(input, output, config), _open_log(input, output, config)
     parts = build(config, source)
@@ -109,7 +109,7 @@ def _open_log(input: Path, output: Path, config: PipelineConfig) -> ReferencesLo
 
 
 def _notes(page: ReportPage | None, log: ReferencesLog | None) -> Note:
-    """Tells all who want to hear of every frame."""
+    """The callback for each frame: the page and the log, if requested."""
 
     def note(frame: RestoredFrame, after: av.VideoFrame) -> None:
         if page is not None:
@@ -121,7 +121,7 @@ def _notes(page: ReportPage | None, log: ReferencesLog | None) -> Note:
 
 
 VIDEOS = {*CONTAINERS, ".avi", ".flv", ".wmv", ".asf", ".mxf", ".ogv", ".dv", ".mts", ".3gp", ".mpv", ".m2v"}
-"""Extensions by which a file of a folder is taken for a video."""
+"""Extensions of videos in a folder."""
 
 Watching = Callable[["Item"], AbstractContextManager[Watcher]]
 
@@ -135,20 +135,20 @@ class Item:
     place: int
     """From 1."""
     of: int
-    """Items of the queue."""
+    """Number of items."""
 
 
 @dataclass(slots=True)
 class Summary:
-    """What became of a queue; complete also where it was interrupted."""
+    """The state of a queue; also correct after an interrupt."""
 
     done: list[tuple[Item, Report]] = field(default_factory=list)
     there: list[Item] = field(default_factory=list)
-    """Whose output an earlier run had made already."""
+    """Items whose output existed already, from an earlier run."""
     failed: list[tuple[Item, str]] = field(default_factory=list)
-    """And why."""
+    """Items with their errors."""
     left: list[Item] = field(default_factory=list)
-    """Not begun, or not ended."""
+    """Items not finished."""
 
     def text(self) -> str:
         """A few lines for a person."""
@@ -158,9 +158,9 @@ class Summary:
             "failed": len(self.failed),
             "left": len(self.left),
         }
-        told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        states = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         frames, seconds = sum(r.frames for _, r in self.done), sum(r.seconds for _, r in self.done)
-        lines = [f"queue: {told}; {frames} frames in {seconds:.1f} s"]
+        lines = [f"queue: {states}; {frames} frames in {seconds:.1f} s"]
         for item, report in self.done:
             lines.append(
                 f"  {item.output}: {report.frames} frames, {report.restored} faces restored, "
@@ -184,20 +184,20 @@ class Summary:
 
 
 def is_queue(inputs: Sequence[Path]) -> bool:
-    """Whether these are several inputs: more than one, or a folder of videos."""
+    """Whether these are several inputs or a folder of videos."""
     return len(inputs) > 1 or _is_folder_of_videos(inputs[0])
 
 
 def files_of(inputs: Sequence[Path]) -> list[Path]:
-    """The inputs one by one: a folder of videos is as many."""
+    """The inputs one by one, with folders of videos expanded."""
     return [file for path in inputs for file in (_videos_in(path) if _is_folder_of_videos(path) else [path])]
 
 
 def make_queue(inputs: Sequence[Path], folder: Path) -> list[Item]:
-    """The items of `inputs`, whose results go into `folder`, which is made: a folder of videos is as many inputs.
+    """The items of `inputs`, with folders of videos expanded; creates `folder` for the results.
 
-    A result has the name of its input, with `.mkv` behind it where its own kind is not written. Raises ConfigError
-    where two would have the same name, SinkError where `folder` cannot be made.
+    A result has the name of its input, with `.mkv` appended if the input's format cannot be written. Raises ConfigError
+    if two results have the same name, SinkError if `folder` cannot be created.
     """
     places: dict[Path, Path] = {}
     for file in files_of(inputs):
@@ -210,23 +210,23 @@ def make_queue(inputs: Sequence[Path], folder: Path) -> list[Item]:
     try:
         folder.mkdir(exist_ok=True)
     except FileExistsError as error:
-        raise SinkError(f"{folder}: is a file; several inputs need a folder to go to") from error
+        raise SinkError(f"{folder}: is a file; several inputs need an output folder") from error
     except OSError as error:
         raise SinkError(f"{folder}: cannot be made ({reason(error)}); choose another folder") from error
     return [Item(file, output, n, len(places)) for n, (output, file) in enumerate(places.items(), 1)]
 
 
 def run_queue(items: Sequence[Item], config: PipelineConfig, watching: Watching, summary: Summary) -> None:
-    """Restores `items` in turn, and tells in `summary`.
+    """Restores `items` in turn and updates `summary`; `watching` makes the watcher of each.
 
-    `watching` gives what hears of each. A file that cannot be read or written fails alone; what concerns all of them
-    (a setting, a checkpoint, Ctrl-C) is raised. With `chunks.resume` an output that is there already is kept.
+    A file that cannot be read or written fails alone; errors that concern all (a setting, a checkpoint, Ctrl-C) are
+    raised. With `chunks.resume` an existing output is kept.
     """
     summary.left = list(items)
     for item in items:
         ours = config
         if os.path.isdir(item.input) or PhotoSource.reads(item.input):
-            # They are quick, and have no chunks.
+            # Photos are not restored in chunks.
             ours = replace(config, chunks=ChunkConfig())
         if _is_there(item, config):
             summary.there.append(item)
@@ -244,7 +244,7 @@ def run_queue(items: Sequence[Item], config: PipelineConfig, watching: Watching,
 
 def _is_there(item: Item, config: PipelineConfig) -> bool:
     resumes = config.chunks.resume and not config.output.overwrite
-    # Beside its chunks it lacks its last step, or is not ours.
+    # With chunks beside it, an output is incomplete or from elsewhere.
     return resumes and item.output.exists() and not WorkFolder(item.output).path.exists()
 
 

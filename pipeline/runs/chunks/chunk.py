@@ -1,4 +1,4 @@
-"""Encoded packets of a chunk: a closed group of pictures of its own in a file, joined without encoding again."""
+"""One chunk, from the film to a file of encoded packets; the files are joined without encoding again."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ from pipeline.stages.restore import make_reuse
 
 @dataclass(frozen=True, slots=True)
 class PacketIndex:
-    """Where the packets of a file lie and when they are shown."""
+    """Sizes and times of the packets in a file."""
 
     name: str
     sha256: str
     time_base: str
     """Seconds per tick, as a fraction."""
     packets: list[tuple[int, int, int, bool]]
-    """Bytes, presentation time and duration in ticks, and whether it is a key frame, in the order of decoding."""
+    """Bytes, presentation time and duration in ticks, and whether it is a key frame, in decoding order."""
 
     def as_json(self) -> dict[str, Any]:
         """For `from_json`."""
@@ -59,9 +59,9 @@ class PacketIndex:
 
 
 class PacketSink:
-    """Encodes frames as a `FileSink` for `output` would, into the file `name` of a work folder.
+    """Encodes frames like a `FileSink` for `output`, into the file `name` of a work folder.
 
-    A context manager; `index` is there when the block ended well, else nothing is left. Raises SinkError.
+    A context manager; `index` is set when the block ends without an error, else nothing is left. Raises SinkError.
     """
 
     index: PacketIndex
@@ -87,14 +87,14 @@ class PacketSink:
         self._time_base = Fraction(0)
 
     def __enter__(self) -> Self:
-        # Nothing is muxed: the container only decides, as it does for the output, where headers go.
+        # Nothing is muxed: the container only decides where headers go, as for the output.
         container = self._stack.enter_context(av.open(io.BytesIO(), "w", format=self._encoding.container))
         self._file = self._stack.enter_context(self._folder.growing(self._name))
         self._stream = add_encoder(container, self._encoding, self._info, *self._size)
         return self
 
     def write(self, native: av.VideoFrame, pts: int) -> None:
-        """Encodes `native`, to be shown at `pts` ticks of the source's time base; times must increase."""
+        """Encodes `native` at time `pts` in ticks of the source's time base; times must increase."""
         self._encode(prepare(native, self._encoding, pts, self._info.time_base))
 
     def __exit__(
@@ -126,7 +126,7 @@ class PacketSink:
 
 
 def join(indexes: Sequence[PacketIndex], folder: WorkFolder, sink: FileSink) -> None:
-    """Writes the packets of all chunks, in their order, into `sink`."""
+    """Writes the packets of all chunks in order into `sink`."""
     order = decoding_times([pts for index in indexes for _, pts, _, _ in index.packets])
     times = iter(order)
     for index in indexes:
@@ -145,10 +145,10 @@ def _read(index: PacketIndex, folder: WorkFolder) -> Iterator[Packet[Any]]:
 
 
 def decoding_times(shown: Sequence[int]) -> list[int]:
-    """Decoding times of packets that are shown at these times: the same times in their order, so much earlier that
-    none is shown before it is decoded (as x264 gives them).
+    """Decoding times for packets with these presentation times, as x264 assigns them.
 
-    They are made anew for the whole film: those of two encoders can overlap where the frame rate varies.
+    The sorted times, shifted so that no packet is presented before it is decoded. Computed for the whole film: with a
+    variable frame rate the times of two encoders can overlap.
     """
     ordered = sorted(shown)
     rank = {pts: place for place, pts in enumerate(ordered)}
@@ -159,11 +159,11 @@ def decoding_times(shown: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What is known of a finished chunk."""
+    """A finished chunk."""
 
     index: PacketIndex
     carry: str
-    """sha256 of what it leaves to the next chunk; empty where that begins a shot."""
+    """sha256 of the state for the next chunk; empty if that begins a shot."""
     counts: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
@@ -177,7 +177,7 @@ class Done:
 
 
 def finished(chunk: Chunk, folder: WorkFolder) -> Done | None:
-    """What is known of `chunk` if it is finished and its files are those that were written."""
+    """The record of `chunk` if it is finished and its files are intact."""
     try:
         done = Done.from_json(folder.read_json(_name(chunk.number, "json")))
     except (TypeError, ValueError, KeyError):
@@ -190,12 +190,12 @@ def finished(chunk: Chunk, folder: WorkFolder) -> Done | None:
 
 
 def for_chunks(config: PipelineConfig) -> PipelineConfig:
-    """`config` for parts that restore chunks: what is known of people is among the followed faces already."""
+    """`config` for restoring chunks: the tracked faces already hold their references."""
     return replace(config, input=replace(config.input, references=(), two_passes=False))
 
 
 class ChunkRunner:
-    """Restores chunks of one film; the networks are loaded once."""
+    """Restores chunks of one film with networks loaded once."""
 
     def __init__(
         self,
@@ -210,7 +210,7 @@ class ChunkRunner:
         self._parts, self._folder, self._plan = parts, folder, plan
 
     def run(self, chunk: Chunk, watch: Watch = lambda report: None) -> Done:
-        """Restores `chunk` and keeps it; the one before must be finished if `chunk` continues it."""
+        """Restores `chunk` and stores it; if it continues the one before, that must be finished."""
         config, restorer, gate = self._config, self._parts.restorer, self._parts.gate
         content = self._folder.read(chunk.tracks_name, chunk.tracks)
         if content is None:
@@ -254,13 +254,13 @@ class ChunkRunner:
             content = carry.to_bytes(reuse.last, gate.last if gate is not None else {})
             left_over = self._folder.write(_name(chunk.number, "carry.npz"), content)
         done = Done(sink.index, left_over, report.to_json())
-        # Last of all: a chunk is finished when this file is there.
+        # Last: this file marks the chunk as finished.
         self._folder.write_json(_name(chunk.number, "json"), done.as_json())
         return done
 
 
 class _ChunkSource:
-    """The frames of a chunk, each proven to be the one that was seen in the first pass."""
+    """The frames of a chunk, each checked to be the frame of the first pass."""
 
     live = False
 
@@ -278,7 +278,7 @@ class _ChunkSource:
                     place += 1
         if place == count:
             return
-        # Some files cannot be entered everywhere; from their beginning they give what they gave before.
+        # Some files cannot be sought exactly; from the start they give the same frames as before.
         with closing(iter(self._source)) as frames:
             for frame in islice(frames, first + place, first + count):
                 if not self._tracks.shows(place, frame):
@@ -287,13 +287,13 @@ class _ChunkSource:
                 place += 1
         if place < count:
             raise SourceError(
-                f"{self._source.path}: frame {first + place} is not the one that was seen before; the file has "
+                f"{self._source.path}: frame {first + place} differs from the first pass; the file has "
                 "changed or its disk fails, so remove the chunks and run again"
             )
 
 
 class _Follow:
-    """The faces of a chunk in place of looking for them."""
+    """The tracked faces of a chunk in place of perception."""
 
     def __init__(self, tracks: Tracks, first: int, crop_size: int | None, read: ReadCrops) -> None:
         self._tracks, self._first, self._crop_size, self._read = tracks, first, crop_size, read

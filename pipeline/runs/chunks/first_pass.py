@@ -1,7 +1,10 @@
-"""The first pass over a film: faces are followed to its end, and it is cut into chunks.
+"""The first pass over a film: tracks the faces, cuts the film into chunks, and stores the tracked faces of each.
 
-References roll over the whole film, so what a face is restored with depends on all that was seen before. This pass
-sees it once, as the straight run does; afterwards chunks can be restored in any order and in any process.
+References accumulate over the film, so those of a face depend on all earlier frames. This pass sees the film once, like
+an uninterrupted run; afterwards chunks can be restored in any order and in any process.
+
+Legend: F frames, N faces, E embeddings, V reference sets, R all their views, C distinct views, S side of a crop,
+D width of an embedding.
 """
 
 from __future__ import annotations
@@ -33,46 +36,46 @@ from pipeline.stages.track import NO_CROP, track, with_crops
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A stretch of the film that is restored in one go."""
+    """A range of the film that is restored as a unit."""
 
     number: int
     first: int
     """Index of its first frame."""
     frames: int
     continues: bool
-    """Its first shot began in the chunk before, and needs what that one leaves."""
+    """Its first shot began in the chunk before, whose final state it needs."""
     tracks: str
-    """sha256 of its followed faces."""
+    """sha256 of its tracked faces."""
 
     @property
     def tracks_name(self) -> str:
-        """File of its followed faces."""
+        """File of its tracked faces."""
         return f"{self.number:05d}.tracks.npz"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the first pass found out."""
+    """Result of the first pass."""
 
     chunks: tuple[Chunk, ...]
     people: list[tuple[int, int]]
-    """Ids of the persons seen, and the id of each at the end: some turned out to be the same."""
+    """Ids of the people seen, each with its id at the end, after merges."""
     strangers: list[str]
-    """Names of the photos whose person was not seen."""
+    """Names of photos whose person was not seen."""
     damage: list[str]
     warnings: list[str]
 
     @property
     def seekable(self) -> bool:
-        """Frames may be reached by seeking: what a decoder makes of damage depends on where it begins."""
+        """Whether frames may be reached by seeking: with damage the decoded frames depend on the start."""
         return not self.damage
 
     def goes_on(self, chunk: Chunk) -> bool:
-        """Whether the last shot of `chunk` goes on in the next one."""
+        """Whether the last shot of `chunk` continues in the next one."""
         return chunk.number + 1 < len(self.chunks) and self.chunks[chunk.number + 1].continues
 
     def scenes(self) -> Iterator[list[Chunk]]:
-        """Chunks that must be restored one after the other, together."""
+        """Groups of chunks that must be restored in order."""
         scene: list[Chunk] = []
         for chunk in self.chunks:
             if scene and not chunk.continues:
@@ -93,16 +96,13 @@ class Plan:
 
 
 def look(source: FileSource, parts: Parts, config: PipelineConfig, folder: WorkFolder, watch: Watch) -> Plan:
-    """Follows the faces of `source` to its end, and keeps them in `folder`, chunk by chunk.
-
-    `watch` hears of the people seen; no frame is written yet.
-    """
+    """Tracks the faces of `source` and stores them in `folder`, chunk by chunk; `watch` gets the people so far."""
     seen = Report()
     chunks: list[Chunk] = []
     with Stages(config.depth) as stages:
         frames: Iterable[Frame] = stages.start("decode", source)
         tracked = stages.start("track", track(frames, parts.perception, config.track, crops=False))
-        for writer, continues in _cut(_told(tracked, seen, watch), _least_frames(source, config)):
+        for writer, continues in _cut(_watched(tracked, seen, watch), _least_frames(source, config)):
             number = len(chunks)
             chunk = Chunk(number, sum(c.frames for c in chunks), len(writer), continues, "")
             chunks.append(replace(chunk, tracks=folder.write(chunk.tracks_name, writer.to_bytes())))
@@ -114,11 +114,11 @@ def look(source: FileSource, parts: Parts, config: PipelineConfig, folder: WorkF
 
 
 def _least_frames(source: FileSource, config: PipelineConfig) -> int:
-    # Of two frames at least: two encoders' key frames side by side could pass for one picture.
+    # At least two frames: adjacent key frames of two encoders could be taken for one picture.
     return max(2, round(config.chunks.seconds * source.info.average_rate))
 
 
-def _told(frames: Iterable[TrackedFrame], seen: Report, watch: Watch) -> Iterator[TrackedFrame]:
+def _watched(frames: Iterable[TrackedFrame], seen: Report, watch: Watch) -> Iterator[TrackedFrame]:
     for frame in frames:
         for face in frame.faces:
             if face.person_id is not None:
@@ -128,8 +128,7 @@ def _told(frames: Iterable[TrackedFrame], seen: Report, watch: Watch) -> Iterato
 
 
 def _cut(frames: Iterable[TrackedFrame], least: int) -> Iterator[tuple[TrackWriter, bool]]:
-    """Chunks that end at the first cut after `least` frames, or after twice as many; and whether each continues a
-    shot."""
+    """Chunks that end at the first cut after `least` frames, or after twice as many; whether each continues a shot."""
     writer, continues, shot = TrackWriter(), False, 0
     for frame in frames:
         is_cut, shot = frame.shot != shot, frame.shot
@@ -149,7 +148,7 @@ def checksum(frame: Frame) -> int:
 
 
 class TrackWriter:
-    """Collects tracked frames (their crops may be empty) and gives them as bytes."""
+    """Collects tracked frames, without crops, and serialises them."""
 
     def __init__(self) -> None:
         self._frames: list[tuple[int, int, bool, int, int]] = []
@@ -207,7 +206,7 @@ class TrackWriter:
         return self._sets[id(references)][0] if len(references) else _NONE
 
     def _views(self) -> dict[str, NDArray[Any]]:
-        """Reference sets share most of their views: each view is kept once."""
+        """The reference sets, with each shared view stored once."""
         sets = [references for _, references in self._sets.values()]
         crops = {id(crop): crop for references in sets for crop in references.crops}
         places = {name: place for place, name in enumerate(crops)}
@@ -224,7 +223,7 @@ class TrackWriter:
 
 
 class Tracks:
-    """Tracked frames of a chunk, out of the bytes that a `TrackWriter` gave."""
+    """Tracked frames of a chunk, from the bytes of a `TrackWriter`."""
 
     def __init__(self, content: bytes) -> None:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
@@ -237,18 +236,18 @@ class Tracks:
         return len(self._ends)
 
     def pts(self, place: int) -> int:
-        """Time of the frame at `place` in the chunk, in ticks."""
+        """Time in ticks of the frame at `place` in the chunk."""
         return int(self._values["frames"][place, 0])
 
     def shows(self, place: int, frame: Frame) -> bool:
-        """Whether `frame` is the one at `place`: same time, same luma."""
+        """Whether `frame` has the time and the luma of the frame at `place`."""
         pts, luma = self._values["frames"][place, :2]
         return bool(frame.pts == pts and checksum(frame) == luma)
 
     def tracked(
         self, place: int, frame: Frame, crop_size: int | None, read: ReadCrops = read_crops
     ) -> TrackedFrame:
-        """`frame`, the one at `place`, with its faces; `read` cuts their crops out of it, for None they are empty."""
+        """`frame` with its faces; `place`: its place in the chunk. `read` cuts the crops; without `crop_size` none."""
         row = self._values["frames"][place]
         end = int(self._ends[place])
         faces = [self._face(number) for number in range(end - int(row[4]), end)]

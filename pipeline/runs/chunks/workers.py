@@ -1,4 +1,8 @@
-"""Chunks in several processes of this machine: only descriptions and counts cross between them."""
+"""Restores chunks in several processes: on this machine, or on a Ray cluster (the one file that imports ray).
+
+Only descriptions of chunks and counts cross between processes; frames, packets and weights never do. On a cluster the
+film, the output and the files of the settings must have the same paths, and anchorface the same version, on every node.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +34,9 @@ from pipeline.runs.chunks.chunk import ChunkRunner, Done, for_chunks
 from pipeline.runs.chunks.first_pass import Chunk, Plan
 
 _runner: ChunkRunner
-"""Of this process, made by `_start`."""
+"""Of this process; set by `_start`."""
 _stop: Event
-"""Set when nobody waits for chunks any more."""
+"""Set when the chunks are no longer wanted."""
 
 
 def run_in_workers(
@@ -44,9 +48,9 @@ def run_in_workers(
     plan: Plan,
     finish: Callable[[Chunk, Done], None],
 ) -> None:
-    """Restores the chunks of `scenes`, those of one scene in their order; `finish` hears of each.
+    """Restores the chunks of `scenes`, those of one scene in order; calls `finish` for each.
 
-    Raises what a worker raised, and SinkError where one was killed; the others leave their chunks then.
+    Raises the error of a worker, and SinkError if one was killed; the others then abandon their chunks.
     """
     count = min(config.chunks.workers, len(scenes))
     context = multiprocessing.get_context("spawn")
@@ -67,7 +71,7 @@ def run_in_workers(
                 waiting[pool.submit(_run, scene[1])] = scene[1:]
     except BrokenProcessPool as error:
         raise SinkError(
-            f"{output}: a worker was ended from outside, perhaps for lack of memory; use fewer --workers"
+            f"{output}: a worker was killed, perhaps for lack of memory; use fewer --workers"
         ) from error
     finally:
         stop.set()
@@ -83,22 +87,26 @@ def _start(
     config: PipelineConfig,
     plan: Plan,
 ) -> None:
-    """Makes this process ready: its device, its networks, and an end with the process that started it."""
+    """Prepares this process: its device, its networks, and its exit with the parent process."""
     global _runner, _stop
     _stop = stop
-    # Ctrl-C goes to all processes of a terminal; the first one decides.
+    # Ctrl-C reaches all processes of a terminal; the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # As many as in one process, on which the last bit of a sum may depend.
-    torch.set_num_threads(threads)
     devices = torch.cuda.device_count()
     if config.restorer.device in ("auto", "cuda") and devices > 1:
         device = f"cuda:{numbers.get() % devices}"
         config = replace(config, restorer=replace(config.restorer, device=device))
+    _runner = _make_runner(input, output, config, plan, threads)
+
+
+def _make_runner(input: Path, output: Path, config: PipelineConfig, plan: Plan, threads: int) -> ChunkRunner:
+    # The same number as in the parent: the last bit of a sum may depend on it.
+    torch.set_num_threads(threads)
     config = for_chunks(config)
     source = open_source(input, config)
     assert isinstance(source, FileSource)
-    _runner = ChunkRunner(source, output, config, build(config, source), WorkFolder(output), plan)
+    return ChunkRunner(source, output, config, build(config, source), WorkFolder(output), plan)
 
 
 def _run(chunk: Chunk) -> Done:
@@ -118,14 +126,14 @@ def _end_with_parent() -> None:
 
 
 AUTO = "auto"
-"""The cluster that RAY_ADDRESS names or that runs on this machine; where there is none, one is started for this run."""
+"""The cluster of RAY_ADDRESS or of this machine; without one, a cluster started for this run."""
 LOCAL = "local"
-"""Always one that is started on this machine for this run."""
+"""A cluster started on this machine for this run."""
 MOST_ATTEMPTS = 3
-"""How often a chunk is begun before the loss of its worker ends the run."""
+"""Maximum attempts at a chunk whose workers are lost."""
 _ANSWER_SECONDS = 5.0
 _CPUS = 4
-"""Cores of a worker where no number of workers is given and there is no GPU."""
+"""Cores per worker without a GPU and without a given number of workers."""
 
 
 @contextmanager
@@ -157,16 +165,16 @@ def run_on_cluster(
     plan: Plan,
     finish: Callable[[Chunk, Done], None],
 ) -> list[str]:
-    """Restores the chunks of `scenes` on the cluster that was joined, those of one scene in their order.
+    """Restores the chunks of `scenes` on the joined cluster, those of one scene in order; calls `finish` for each.
 
-    `finish` hears of each. A chunk whose worker is lost is begun again by another one. Gives what to tell, in
-    sentences. Raises what a worker raised, and SinkError where workers are lost again and again.
+    A chunk whose worker is lost is restored by another one. Returns warnings. Raises the error of a worker, and
+    SinkError if workers are lost repeatedly.
     """
     return _Run(scenes, input.resolve(), output.resolve(), config, plan, finish).run()
 
 
 class _Worker:
-    """Restores chunks on one GPU or a share of the cores; its networks are loaded once."""
+    """Restores chunks on one GPU or a share of the cores, with networks loaded once."""
 
     def __init__(
         self,
@@ -177,20 +185,18 @@ class _Worker:
         depends: Mapping[str, str],
         threads: int,
     ) -> None:
-        # Nothing may fail in here: ray tells of it as of a lost worker.
+        # Nothing may fail here: ray would report a lost worker.
         self._input, self._output, self._config, self._plan = Path(input), Path(output), config, plan
         self._depends, self._threads = depends, threads
         self._runner: ChunkRunner | None = None
 
     def restore(self, chunk: Chunk) -> Done:
-        """Restores one chunk into the folder beside the output."""
+        """Restores one chunk into the work folder."""
         if self._runner is None:
             self._runner = self._ready()
         return self._runner.run(chunk)
 
     def _ready(self) -> ChunkRunner:
-        # As many as in one process, on which the last bit of a sum may depend.
-        torch.set_num_threads(self._threads)
         here, folder = socket.gethostname(), WorkFolder(self._output)
         if not self._input.is_file() or not folder.path.is_dir():
             raise SourceError(
@@ -201,15 +207,11 @@ class _Worker:
             raise SourceError(
                 f"{here}: {differs}; install the same anchorface and the same files on every node"
             )
-        # References are among the followed faces already.
-        config = replace(self._config, input=replace(self._config.input, references=()))
-        source = open_source(self._input, config)
-        assert isinstance(source, FileSource)
-        return ChunkRunner(source, self._output, config, build(config, source), folder, self._plan)
+        return _make_runner(self._input, self._output, self._config, self._plan, self._threads)
 
 
 class _Run:
-    """Hands out chunks, and hears of them."""
+    """Distributes chunks and collects the results."""
 
     def __init__(
         self,
@@ -226,9 +228,9 @@ class _Run:
         self._arguments = (str(input), str(output), config, plan, depends, torch.get_num_threads())
         self._resources, self._count = self._shares(config)
         self._busy: dict[Any, tuple[Any, list[Chunk]]] = {}
-        """Of what is awaited the worker, and its chunk with those that must follow it."""
+        """By pending result: the worker, and its chunk with the rest of the scene."""
         self._attempts: dict[int, int] = {}
-        self._told: list[str] = []
+        self._warnings: list[str] = []
 
     def run(self) -> list[str]:
         workers = [self._worker() for _ in range(min(self._count, len(self._waiting)))]
@@ -237,13 +239,13 @@ class _Run:
                 self._give(worker)
             while self._busy:
                 [ready], _ = self._ray.wait(list(self._busy), num_returns=1)
-                self._hear(ready)
+                self._receive(ready)
         finally:
             for worker, _ in self._busy.values():
                 self._ray.kill(worker)
-        return self._told
+        return self._warnings
 
-    def _hear(self, ready: Any) -> None:
+    def _receive(self, ready: Any) -> None:
         worker, scene = self._busy.pop(ready)
         try:
             done = self._ray.get(ready)
@@ -267,11 +269,11 @@ class _Run:
                 f"{self._output}: {MOST_ATTEMPTS} workers were lost over chunk {number}, perhaps for lack of memory "
                 f"({_first_line(error)})"
             ) from error
-        self._told.append(f"a worker was lost over chunk {number}; it was made again")
+        self._warnings.append(f"a worker was lost over chunk {number}; the chunk was restored again")
         self._waiting.insert(0, scene)
 
     def _give(self, worker: Any) -> None:
-        """The next chunk for `worker`, which is let go where none is left."""
+        """Gives `worker` the next chunk, or ends it if none is left."""
         if not self._waiting:
             self._ray.kill(worker)
             return
@@ -282,23 +284,23 @@ class _Run:
         return self._ray.remote(_Worker).options(**self._resources).remote(*self._arguments)
 
     def _shares(self, config: PipelineConfig) -> tuple[dict[str, float], int]:
-        """What a worker takes of the cluster, and how many there are: one a GPU, or as many as are asked for."""
+        """Resources of a worker, and the number of workers: one per GPU, or the requested number."""
         there = self._ray.cluster_resources()
         gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 1))
         asked = config.chunks.workers if config.chunks.workers > 1 else None
         if gpus and config.restorer.device != "cpu":
             return {"num_gpus": 1, "num_cpus": 1}, min(asked or gpus, gpus)
         count = min(asked or max(1, cpus // _CPUS), cpus)
-        # More than there is would be waited for in vain.
+        # Ray would wait forever for more than exists.
         return {"num_cpus": max(1, cpus // count) if asked is None else 1}, count
 
 
 def _check_answer(address: str) -> None:
-    """Asks whether anybody listens at `address`: ray itself would try for minutes."""
+    """Checks that `address` accepts connections: ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not (colon and host and port.isdigit()):
         raise ConfigError(
-            f"--ray: {address!r} is no address; give HOST:PORT, ray://HOST:PORT or nothing (--ray goes behind OUT)"
+            f"--ray: {address!r} is not an address; give HOST:PORT, ray://HOST:PORT or nothing (--ray goes after OUT)"
         )
     try:
         with socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS):
@@ -311,7 +313,7 @@ def _check_answer(address: str) -> None:
 
 
 def _ray() -> Any:
-    # Nothing of a run is told to anybody; and this must be said before ray is imported.
+    # No usage statistics; must be set before ray is imported.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray

@@ -101,7 +101,7 @@ def test_the_address_of_the_environment_is_asked_too(monkeypatch: pytest.MonkeyP
 @needs_ray
 @pytest.mark.parametrize("address", ["film.mp4", "host", "host:port", ":6379"])
 def test_what_is_no_address_is_refused(address: str) -> None:
-    with pytest.raises(ConfigError, match=r"is no address; give HOST:PORT.*--ray goes behind OUT"):
+    with pytest.raises(ConfigError, match=r"is not an address; give HOST:PORT.*--ray goes after OUT"):
         joined_cluster(address).__enter__()
 
 

@@ -333,7 +333,7 @@ def test_ctrl_c_says_how_to_go_on(film: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     code, said = ended(process)
     assert code == 130
-    assert f"of 4 chunks are kept in {parts(output)}, run the same command with --resume to go on" in said
+    assert f"of 4 chunks are kept in {parts(output)}, run the same command with --resume to continue" in said
     assert len(said.splitlines()) == 1
 
 
