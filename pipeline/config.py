@@ -87,21 +87,21 @@ class OutputConfig:
 
 @dataclass(frozen=True, slots=True)
 class ChunkConfig:
-    """How a film is cut into chunks, which are kept beside the output until it is whole."""
+    """How a film is cut into chunks, which are kept beside the output until it is complete."""
 
     resume: bool = False
-    """Keep finished chunks in the folder OUT.parts, and go on from those that are there."""
+    """Keep finished chunks in the folder OUT.parts, and continue from existing ones."""
     workers: int = 1
-    """Processes that restore chunks beside each other."""
+    """Processes that restore chunks in parallel."""
     ray: str | None = None
-    """Address of a Ray cluster that restores the chunks, HOST:PORT or ray://HOST:PORT; `auto` = the one that
-    RAY_ADDRESS names or that runs on this machine, else one started here; none = processes of this machine."""
+    """Address of a Ray cluster that restores the chunks, HOST:PORT or ray://HOST:PORT; `auto` = the cluster of
+    RAY_ADDRESS or of this machine, else one started here; none = processes of this machine."""
     seconds: float = 20.0
-    """A chunk ends at the first cut after so many seconds, and after twice as many where there is no cut."""
+    """Minimum length of a chunk, which ends at the next cut; twice as long is the maximum."""
 
     @property
     def asked_for(self) -> bool:
-        """Whether the film is to be restored in chunks."""
+        """Whether the film is restored in chunks."""
         return self.resume or self.workers > 1 or self.ray is not None
 
     def __post_init__(self) -> None:
@@ -113,14 +113,14 @@ class ChunkConfig:
 
 @dataclass(frozen=True, slots=True)
 class ScanConfig:
-    """How films are looked through for the people in them (`scan` and `--two-passes`)."""
+    """How people are found in films (`scan` and `--two-passes`)."""
 
     every_seconds: float = 0.5
-    """Time between two frames that are looked at: shorter appearances may be missed."""
+    """Time between two sampled frames; shorter appearances may be missed."""
     detect_width: int = 768
-    """Width in pixels of the picture in which faces are sought; more finds smaller ones."""
+    """Width in pixels of the picture for detection; a larger one finds smaller faces."""
     views: int = 6
-    """Best views that are kept of each person."""
+    """Maximum best views kept per person."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.every_seconds) and self.every_seconds > 0):
