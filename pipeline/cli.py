@@ -25,6 +25,10 @@ from pipeline.errors import DAMAGED, FAILED, INTERRUPTED
 
 if TYPE_CHECKING:
     from pipeline.config import PipelineConfig
+    from pipeline.report.counts import Report
+    from pipeline.report.progress import Watcher
+    from pipeline.runs.film import Summary
+    from pipeline.runs.trial import Trial
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -102,16 +106,12 @@ def _restore(options: argparse.Namespace) -> int:
         report = restore_video(
             options.inputs[0], options.output, config, opened=watch.opened, watch=watch.update
         )
-    if options.progress == "json":
-        print(json.dumps({"event": "done", **report.as_dict()}))
-    else:
-        print(report.summary())
+    _print_result(options, report)
     return DAMAGED if report.damage else 0
 
 
 def _try(options: argparse.Namespace) -> int:
     """A trial of several settings."""
-    from pipeline.report.progress import Watcher, progress
     from pipeline.runs.film import is_queue
     from pipeline.runs.trial import Try, make_tries, run_trial
 
@@ -123,43 +123,47 @@ def _try(options: argparse.Namespace) -> int:
         return 0
 
     def watching(each: Try) -> AbstractContextManager[Watcher]:
-        if options.progress in ("bar", "plain"):
-            print(f"{each.name} ({each.place} of {each.of})", file=sys.stderr, flush=True)
-        return progress(options.progress)
+        return _titled_progress(options, f"{each.name} ({each.place} of {each.of})")
 
     trial = run_trial(options.inputs[0], options.output, tries, watching)
-    if options.progress == "json":
-        print(json.dumps({"event": "done", **trial.as_dict()}))
-    else:
-        print(trial.summary())
+    _print_result(options, trial)
     return DAMAGED if any(report.damage for _, report in trial.tries) else 0
 
 
 def _restore_several(options: argparse.Namespace, config: PipelineConfig) -> int:
     """Several inputs in turn."""
-    from pipeline.report.progress import Watcher, progress
     from pipeline.runs.film import Item, Summary, make_queue, run_queue
 
     if config.output.report is not None:
         raise ConfigError("--report is for one film; give one input")
 
     def watching(item: Item) -> AbstractContextManager[Watcher]:
-        if options.progress in ("bar", "plain"):
-            print(f"{item.input} ({item.place} of {item.of})", file=sys.stderr, flush=True)
-        return progress(options.progress)
+        return _titled_progress(options, f"{item.input} ({item.place} of {item.of})")
 
     summary = Summary()
     items = make_queue(options.inputs, options.output)
     try:
         run_queue(items, config, watching, summary)
     finally:
-        if options.progress == "json":
-            print(json.dumps({"event": "done", **summary.as_dict()}))
-        else:
-            print(summary.text())
+        _print_result(options, summary)
     if summary.failed:
         return FAILED
     return DAMAGED if any(report.damage for _, report in summary.done) else 0
+
+
+def _titled_progress(options: argparse.Namespace, title: str) -> AbstractContextManager[Watcher]:
+    from pipeline.report.progress import progress
+
+    if options.progress in ("bar", "plain"):
+        print(title, file=sys.stderr, flush=True)
+    return progress(options.progress)
+
+
+def _print_result(options: argparse.Namespace, result: Report | Trial | Summary) -> None:
+    if options.progress == "json":
+        print(json.dumps({"event": "done", **result.as_dict()}))
+    else:
+        print(result.summary())
 
 
 def _demo(arguments: Sequence[str]) -> int:

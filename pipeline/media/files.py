@@ -65,18 +65,26 @@ class PartialFile:
         """Removes the unfinished file."""
         self.path.unlink(missing_ok=True)
 
-    def write(self, content: bytes) -> None:
-        """The whole file at once. Raises SinkError; then nothing is left."""
+    @contextmanager
+    def written(self) -> Iterator[Path]:
+        """A block that writes `path`: commits when it ends without an error, else nothing is left."""
         self.create()
         try:
-            self.path.write_bytes(content)
+            yield self.path
             self.commit()
-        except OSError as error:
-            self.discard()
-            raise SinkError(f"{self.target}: cannot be written ({reason(error)})") from error
         except BaseException:
             self.discard()
             raise
+
+    def write(self, content: bytes) -> None:
+        """The whole file at once. Raises SinkError; then nothing is left."""
+        try:
+            with self.written() as path:
+                path.write_bytes(content)
+        except SinkError:
+            raise
+        except OSError as error:
+            raise SinkError(f"{self.target}: cannot be written ({reason(error)})") from error
 
     def _refuse_unfit(self, source: Path) -> None:
         target = self.target

@@ -163,23 +163,17 @@ class PhotoSink:
         """Writes the photo of index `pts`."""
         file = self._source.files[pts]
         target = self.path / file.name if self._folder else self.path
-        partial = PartialFile(target, source=file, overwrite=self._overwrite)
-        partial.create()
         try:
-            kind = Image.registered_extensions()[target.suffix.lower()]
-            picture, kept = _with_notes(native, _read(file).upright, kind, *self._notes)
-            picture.save(partial.path, format=kind, **kept, **_SAVE_OPTIONS.get(kind, {}))
-            partial.commit()
+            with PartialFile(target, source=file, overwrite=self._overwrite).written() as path:
+                kind = Image.registered_extensions()[target.suffix.lower()]
+                picture, kept = _with_notes(native, _read(file).upright, kind, *self._notes)
+                picture.save(path, format=kind, **kept, **_SAVE_OPTIONS.get(kind, {}))
+        except SinkError:
+            raise
         except (OSError, ValueError) as error:
-            partial.discard()
-            if isinstance(error, SinkError):
-                raise
             raise SinkError(
                 f"{target}: cannot be written ({str(error).lower()}); free space or change the name"
             ) from error
-        except BaseException:
-            partial.discard()
-            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -95,26 +95,22 @@ def sign(output: Path, input: Path, config: PipelineConfig, report: Report, cred
     """
     c2pa = _c2pa()
     kind = _KINDS[output.suffix.lower()]
-    partial = PartialFile(output, source=input, overwrite=True)
-    partial.create()
     try:
         with (
+            PartialFile(output, source=input, overwrite=True).written() as path,
             _signer(c2pa, credentials) as signer,
             _builder(c2pa, _manifest(output, config, report)) as builder,
         ):
             ingredient = {"title": input.name, "relationship": "parentOf", "instance_id": "input"}
             with input.open("rb") as stream:
                 builder.add_ingredient(ingredient, _kind_of(input), stream)
-            with output.open("rb") as before, partial.path.open("rb+") as after:
+            with output.open("rb") as before, path.open("rb+") as after:
                 builder.sign(signer, kind, before, after)
-        _check(c2pa, partial.path, kind)
-        partial.commit()
-    except (c2pa.C2paError, OSError) as error:
-        partial.discard()
-        raise SinkError(f"{output}: is complete, but could not be signed ({_reason(error)})") from error
-    except BaseException:
-        partial.discard()
+            _check(c2pa, path, kind)
+    except SinkError:
         raise
+    except (c2pa.C2paError, OSError) as error:
+        raise SinkError(f"{output}: is complete, but could not be signed ({_reason(error)})") from error
 
 
 def _manifest(output: Path, config: PipelineConfig, report: Report) -> dict[str, Any]:

@@ -150,7 +150,7 @@ class Summary:
     left: list[Item] = field(default_factory=list)
     """Items not finished."""
 
-    def text(self) -> str:
+    def summary(self) -> str:
         """A few lines for a person."""
         counts = {
             "restored": len(self.done),
