@@ -57,11 +57,7 @@ def side_by_side(
 
 
 def mosaic(
-    cells: Sequence[av.VideoFrame],
-    captions: Sequence[str],
-    *,
-    across: int,
-    display: Display | None = None,
+    cells: Sequence[av.VideoFrame], captions: Sequence[str], *, across: int, display: Display | None = None
 ) -> av.VideoFrame:
     """`cells` in rows of `across`, each with its caption, in their pixel format.
 

@@ -212,9 +212,7 @@ def _drawing(parts: list[str], title: str) -> str:
 
 
 def _axes(low: float, high: float, last: float) -> list[str]:
-    parts = [
-        f'<rect x="{_LEFT}" y="{_TOP}" width="{_WIDTH}" height="{_HEIGHT}" fill="none" stroke="#bbb"/>',
-    ]
+    parts = [f'<rect x="{_LEFT}" y="{_TOP}" width="{_WIDTH}" height="{_HEIGHT}" fill="none" stroke="#bbb"/>']
     for step in range(5):
         value = low + (high - low) * step / 4
         y = _TOP + (1 - step / 4) * _HEIGHT
