@@ -21,6 +21,8 @@ T = TypeVar("T")
 class ConfigError(ValueError):
     """A setting is unknown, of the wrong type or out of range."""
 
+    exit_code = 2
+
 
 def preset(name: str) -> Path:
     """Path of a preset shipped with the package, for example `preset("default")`."""

@@ -30,6 +30,8 @@ WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt")
 class CheckpointError(RuntimeError):
     """A weights file is missing, damaged, of the wrong kind or not the one in the manifest."""
 
+    exit_code = 3
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:

@@ -1,5 +1,5 @@
 """The command line. Exit codes: 0 done, 2 a wrong option or setting, 3 a wrong checkpoint, 4 a file that cannot be
-read or written, 5 done but the input was damaged, 130 interrupted, 1 a bug of ours."""
+read or written, 5 done but the input was damaged, 130 interrupted, 1 a bug in anchorface."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -25,50 +25,42 @@ from pipeline.errors import DAMAGED, FAILED, INTERRUPTED
 
 if TYPE_CHECKING:
     from pipeline.config import PipelineConfig
+    from pipeline.report.counts import Report
+    from pipeline.report.progress import Watcher
+    from pipeline.runs.film import Summary
+    from pipeline.runs.trial import Trial
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and gives its exit code."""
+    """Runs one command. Returns its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    # Names of files need not be text that the terminal can show.
+    # File names may hold characters that the terminal cannot encode.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     if threading.current_thread() is threading.main_thread():
-        # `docker stop` and systemd ask this way; what Ctrl-C cleans up is cleaned up here too.
+        # `docker stop` and systemd send it; clean up as after Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _check_packages()
         logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-        if arguments[:1] == ["demo"]:
-            return _demo(_demo_parser().parse_args(arguments[1:]))
-        if arguments[:1] == ["live"]:
-            return _live(arguments[1:])
-        if arguments[:1] == ["serve"]:
-            return _serve(arguments[1:])
-        if arguments[:1] == ["scan"]:
-            return _scan(arguments[1:])
-        return _restore(_parser().parse_args(arguments))
+        command = _COMMANDS.get(arguments[0]) if arguments else None
+        return command(arguments[1:]) if command else _restore(_parser().parse_args(arguments))
     except KeyboardInterrupt as interrupt:
         return _interrupted(interrupt)
-    except (ConfigError, ModuleNotFoundError) as error:
-        return _refuse(error, 2)
     except BrokenPipeError:
-        # Whoever read our output has left (`... | head`); so do we, without a word.
+        # The reader of our output has exited (`... | head`); exit silently.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if asked := _interrupt_behind(error):
-            return _interrupted(asked)
-        from models.weights import CheckpointError
-        from pipeline.errors import MediaError
-
-        if isinstance(error, CheckpointError):
-            return _refuse(error, 3)
-        if isinstance(error, MediaError):
-            return _refuse(error, 4)
-        print("this is a bug in anchorface; please report it with the following lines", file=sys.stderr)
-        raise
+        if behind := _interrupt_behind(error):
+            return _interrupted(behind)
+        code: int | None = 2 if isinstance(error, ModuleNotFoundError) else getattr(error, "exit_code", None)
+        if code is None:
+            print("this is a bug in anchorface; please report it with the following lines", file=sys.stderr)
+            raise
+        print(f"anchorface: {error}", file=sys.stderr)
+        return code
 
 
 def _interrupted(interrupt: KeyboardInterrupt) -> int:
@@ -77,7 +69,7 @@ def _interrupted(interrupt: KeyboardInterrupt) -> int:
 
 
 def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
-    """The interrupt that `error` came of: libraries turn one that they meet while they load into errors of theirs."""
+    """The interrupt that caused `error`: libraries turn an interrupt during their import into other errors."""
     seen: set[int] = set()
     # An error can be its own cause.
     while error is not None and id(error) not in seen:
@@ -88,19 +80,13 @@ def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
     return None
 
 
-def _refuse(error: Exception, code: int) -> int:
-    print(f"anchorface: {error}", file=sys.stderr)
-    return code
-
-
 def _restore(options: argparse.Namespace) -> int:
     from pipeline.config import PipelineConfig
     from pipeline.people.cast import read_cast
     from pipeline.report.progress import progress
     from pipeline.report.provenance import settings_hash
     from pipeline.runs.assembly import open_source
-    from pipeline.runs.film import restore_video
-    from pipeline.runs.queue import files_of, is_queue
+    from pipeline.runs.film import files_of, is_queue, restore_video
 
     config = configs.load(PipelineConfig, options.config, _changes(options))
     if options.tries:
@@ -120,17 +106,13 @@ def _restore(options: argparse.Namespace) -> int:
         report = restore_video(
             options.inputs[0], options.output, config, opened=watch.opened, watch=watch.update
         )
-    if options.progress == "json":
-        print(json.dumps({"event": "done", **report.as_dict()}))
-    else:
-        print(report.summary())
+    _print_result(options, report)
     return DAMAGED if report.damage else 0
 
 
 def _try(options: argparse.Namespace) -> int:
-    """Several settings on a stretch, beside each other."""
-    from pipeline.report.progress import Watcher, progress
-    from pipeline.runs.queue import is_queue
+    """A trial of several settings."""
+    from pipeline.runs.film import is_queue
     from pipeline.runs.trial import Try, make_tries, run_trial
 
     tries = make_tries(options.tries, options.config, _changes(options))
@@ -141,48 +123,56 @@ def _try(options: argparse.Namespace) -> int:
         return 0
 
     def watching(each: Try) -> AbstractContextManager[Watcher]:
-        if options.progress in ("bar", "plain"):
-            print(f"{each.name} ({each.place} of {each.of})", file=sys.stderr, flush=True)
-        return progress(options.progress)
+        return _titled_progress(options, f"{each.name} ({each.place} of {each.of})")
 
     trial = run_trial(options.inputs[0], options.output, tries, watching)
-    if options.progress == "json":
-        print(json.dumps({"event": "done", **trial.as_dict()}))
-    else:
-        print(trial.summary())
+    _print_result(options, trial)
     return DAMAGED if any(report.damage for _, report in trial.tries) else 0
 
 
 def _restore_several(options: argparse.Namespace, config: PipelineConfig) -> int:
-    """A queue: one summary, and the code of the first thing that went wrong."""
-    from pipeline.report.progress import Watcher, progress
-    from pipeline.runs.queue import Item, Summary, make_queue, run_queue
+    """Several inputs in turn."""
+    from pipeline.runs.film import Item, Summary, make_queue, run_queue
 
     if config.output.report is not None:
-        raise ConfigError("--report is a page about one film; give one input")
+        raise ConfigError("--report is for one film; give one input")
 
     def watching(item: Item) -> AbstractContextManager[Watcher]:
-        if options.progress in ("bar", "plain"):
-            print(f"{item.input} ({item.place} of {item.of})", file=sys.stderr, flush=True)
-        return progress(options.progress)
+        return _titled_progress(options, f"{item.input} ({item.place} of {item.of})")
 
     summary = Summary()
     items = make_queue(options.inputs, options.output)
     try:
         run_queue(items, config, watching, summary)
     finally:
-        if options.progress == "json":
-            print(json.dumps({"event": "done", **summary.as_dict()}))
-        else:
-            print(summary.text())
+        _print_result(options, summary)
     if summary.failed:
         return FAILED
     return DAMAGED if any(report.damage for _, report in summary.done) else 0
 
 
-def _demo(options: argparse.Namespace) -> int:
+def _titled_progress(options: argparse.Namespace, title: str) -> AbstractContextManager[Watcher]:
+    from pipeline.report.progress import progress
+
+    if options.progress in ("bar", "plain"):
+        print(title, file=sys.stderr, flush=True)
+    return progress(options.progress)
+
+
+def _print_result(options: argparse.Namespace, result: Report | Trial | Summary) -> None:
+    if options.progress == "json":
+        print(json.dumps({"event": "done", **result.as_dict()}))
+    else:
+        print(result.summary())
+
+
+def _demo(arguments: Sequence[str]) -> int:
     from pipeline.runs.demo import demo
 
+    parser = _Parser("demo", "Makes a degraded clip, restores it, and writes before | after.")
+    parser.add_argument("output", metavar="OUT", type=Path, help="the video to write, for example demo.mp4")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    options = parser.parse_args(arguments)
     print(demo(options.output, overwrite=options.overwrite).summary())
     return 0
 
@@ -190,12 +180,11 @@ def _demo(options: argparse.Namespace) -> int:
 def _live(arguments: Sequence[str]) -> int:
     from pipeline.live.command import add_arguments, command
 
-    parser = _Parser(
-        prog="python -m pipeline live", description="Restores faces in cameras and streams in real time."
-    )
+    parser = _Parser("live", "Restores faces in live video in real time.")
     add_arguments(parser)
     _add_common(parser)
-    parser.add_argument("--progress", choices=["plain", "json", "none"], default="plain")
+    shown = "progress: lines, JSON, or none (default: plain)"
+    parser.add_argument("--progress", choices=["plain", "json", "none"], default="plain", help=shown)
     options = parser.parse_args(arguments)
     return command(options, _changes(options))
 
@@ -208,9 +197,7 @@ def _serve(arguments: Sequence[str]) -> int:
             f"serve needs the package {error.name}; install it with `pip install anchorface[serve]`"
         ) from error
 
-    parser = _Parser(
-        prog="python -m pipeline serve", description="Serves a local page that restores a camera and files."
-    )
+    parser = _Parser("serve", "Serves a local page that restores a camera, and files.")
     add_arguments(parser)
     _add_common(parser)
     options = parser.parse_args(arguments)
@@ -220,152 +207,136 @@ def _serve(arguments: Sequence[str]) -> int:
 def _scan(arguments: Sequence[str]) -> int:
     from pipeline.people.command import add_arguments, command
 
-    parser = _Parser(prog="python -m pipeline scan", description="Finds out who is in films.")
+    parser = _Parser("scan", "Finds the people of films, and makes a gallery of them.")
     add_arguments(parser)
     options = parser.parse_args(arguments)
     return FAILED if command(options, _changes(options)).failed else 0
 
 
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "demo": _demo, "live": _live, "serve": _serve, "scan": _scan
+}  # fmt: skip
+
+
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, command: str, description: str, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=f"python -m pipeline {command}".rstrip(), description=description, epilog=epilog
+        )
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} (see --help)")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="python -m pipeline",
-        description="Restores faces in video, anchored to each person's own best frames.",
-        epilog="`python -m pipeline demo OUT.mp4` makes a short damaged clip, restores it and writes before | after; "
-        "`python -m pipeline live SOURCE SINK` restores cameras and streams as they come; "
+        "",
+        "Restores faces in video, anchored to each person's own best frames.",
+        "Other commands: `python -m pipeline demo OUT.mp4` makes a degraded clip and restores it; "
+        "`python -m pipeline live SOURCE SINK` restores cameras and streams in real time; "
         "`python -m pipeline serve` does so on a page in the browser; "
-        "`python -m pipeline scan FILM ... --people FOLDER` finds out who is in films.",
+        "`python -m pipeline scan FILM ... --people FOLDER` finds the people of films. "
+        "Each has its own --help.",
     )
-    inputs = "a video, a photo, a folder of photos or of videos; several are restored one after the other"
-    parser.add_argument("inputs", metavar="IN", type=Path, nargs="+", help=inputs)
-    parser.add_argument(
-        "output",
-        metavar="OUT",
-        type=Path,
-        help="where the result goes: the kind of IN, or a folder for several",
-    )
+    add = parser.add_argument
+    inputs = "a video, a photo, a folder of photos or of videos; several inputs are restored in turn"
+    add("inputs", metavar="IN", type=Path, nargs="+", help=inputs)
+    output = "the result: a file or folder like IN; for several inputs a folder"
+    add("output", metavar="OUT", type=Path, help=output)
     _add_common(parser)
-    parser.add_argument("--compare", action="store_true", help="write before | after side by side")
-    page = "also write what was done to whom as a page that needs nothing else"
-    parser.add_argument("--report", type=Path, metavar="FILE.html", help=page)
-    signed = "sign a C2PA manifest of what was done: a PEM file of certificates and key (extra `provenance`)"
-    parser.add_argument("--c2pa", type=Path, metavar="CERT_AND_KEY", help=signed)
-    passes = "look through the whole film first, so that views of later scenes serve earlier ones"
-    parser.add_argument("--two-passes", action="store_true", help=passes)
-    log = "also write which views each face was restored with, as lines of JSON"
-    parser.add_argument("--references-log", type=Path, metavar="FILE", help=log)
-    parser.add_argument("--start", type=float, metavar="SECONDS", help="begin here (a trial)")
-    parser.add_argument("--duration", type=float, metavar="SECONDS", help="stop after this much (a trial)")
-    tried = "one video that shows several settings beside each other, and a page; may be repeated: all combinations"
-    parser.add_argument("--try", metavar="NAME=A,B", action="append", default=[], dest="tries", help=tried)
-    woven = "make whole frames of interlaced ones: one for each (frame, the default), or one for each field (field)"
-    parser.add_argument("--deinterlace", nargs="?", const="frame", choices=["frame", "field"], help=woven)
-    parser.add_argument("--codec", help="video encoder: auto, h264, h265, av1, vp9, ffv1, h264_nvenc, ...")
-    parser.add_argument("--crf", type=float, help="quality of the encoder, lower is better")
-    parser.add_argument("--preset", help="speed of the encoder, for example fast, medium, slow")
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="settings as TOML (see configs/default.toml)"
+    compare = "write before | after side by side"
+    add("--compare", dest="output.compare", action="store_const", const=True, help=compare)
+    page = "also write a self-contained page about each person and the restoration"
+    add("--report", dest="output.report", metavar="FILE.html", help=page)
+    signed = "sign a C2PA manifest with this PEM file of certificates and key (extra `provenance`)"
+    add("--c2pa", dest="output.c2pa", metavar="CERT_AND_KEY", help=signed)
+    passes = "scan the whole film first, so that views of later scenes serve earlier ones"
+    add("--two-passes", dest="input.two_passes", action="store_const", const=True, help=passes)
+    log = "also write the views that each face was restored with, as JSON lines"
+    add("--references-log", dest="output.references_log", metavar="FILE", help=log)
+    add(
+        "--start",
+        dest="input.start_seconds",
+        type=float,
+        metavar="SECONDS",
+        help="start of the range to restore",
     )
-    shown = "bar" if sys.stderr.isatty() else "plain"
-    parser.add_argument("--progress", choices=["bar", "plain", "json", "none"], default=shown)
-    resume = "keep finished chunks in OUT.parts, so that the same command goes on after an interruption"
-    parser.add_argument("--resume", action="store_true", help=resume)
-    parser.add_argument("--workers", type=int, metavar="N", help="restore chunks in N processes")
+    length = "length of the range to restore"
+    add("--duration", dest="input.duration_seconds", type=float, metavar="SECONDS", help=length)
+    tried = (
+        "write one video and a page that compare several values of a setting; repeatable: all combinations"
+    )
+    add("--try", metavar="NAME=A,B", action="append", default=[], dest="tries", help=tried)
+    woven = "deinterlace: one progressive frame per frame (frame, the default) or per field (field)"
+    modes = ["frame", "field"]
+    add("--deinterlace", dest="input.deinterlace", nargs="?", const="frame", choices=modes, help=woven)
+    codec = "video encoder: auto, h264, h265, av1, vp9, ffv1, h264_nvenc, ..."
+    add("--codec", dest="encode.codec", metavar="NAME", help=codec)
+    add("--crf", dest="encode.crf", type=float, metavar="N", help="quality of the encoder, lower is better")
+    speed = "speed of the encoder, for example fast, medium, slow"
+    add("--preset", dest="encode.preset", metavar="NAME", help=speed)
+    add("--config", type=Path, metavar="FILE", help="settings as TOML (see configs/default.toml)")
+    default = "bar" if sys.stderr.isatty() else "plain"
+    shown = "progress: bar, lines, JSON, or none (default: bar on a terminal, else plain)"
+    add("--progress", choices=["bar", "plain", "json", "none"], default=default, help=shown)
+    resume = "keep finished chunks in OUT.parts, so that the same command continues after an interruption"
+    add("--resume", dest="chunks.resume", action="store_const", const=True, help=resume)
+    workers = "restore chunks in N processes"
+    add("--workers", dest="chunks.workers", type=int, metavar="N", help=workers)
     cluster = (
-        "restore chunks on a Ray cluster, one worker a GPU; without ADDRESS on this machine's (extra `scale`)"
+        "restore chunks on a Ray cluster, one worker per GPU; without ADDRESS on this machine (extra `scale`)"
     )
-    parser.add_argument("--ray", metavar="ADDRESS", nargs="?", const="auto", help=cluster)
-    parser.add_argument(
-        "--strict", action="store_true", help="fail on damaged input instead of keeping the rest"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="print all settings and facts of IN, and stop")
-    parser.add_argument("--version", action="version", version=f"anchorface {__version__}")
+    add("--ray", dest="chunks.ray", metavar="ADDRESS", nargs="?", const="auto", help=cluster)
+    strict = "fail on damaged input instead of keeping the rest"
+    add("--strict", dest="input.strict", action="store_const", const=True, help=strict)
+    add("--dry-run", action="store_true", help="print all settings and facts about IN, and stop")
+    add("--version", action="version", version=f"anchorface {__version__}")
     return parser
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    """What files and live pictures share."""
-    parser.add_argument(
-        "--restorer",
-        metavar="auto|fast|iconface|klein|none|PATH",
-        help="what restores faces (default: auto); PATH: a checkpoint of ours, GFPGAN, RestoreFormer or CodeFormer",
-    )
-    reference = "a clear photo, a folder of photos, or a clip of a person in the film; may be repeated"
-    parser.add_argument(
-        "--reference", metavar="PHOTO|FOLDER|CLIP", action="append", default=[], help=reference
-    )
-    gallery = "the people of the film, by name: a folder made by `python -m pipeline scan`"
-    parser.add_argument("--people", type=Path, metavar="FOLDER", help=gallery)
-    only = "restore this person of the gallery and nobody else; may be repeated"
-    parser.add_argument("--only", metavar="NAME", action="append", default=[], help=only)
-    skip = "leave this person of the gallery as he or she is; may be repeated"
-    parser.add_argument("--skip", metavar="NAME", action="append", default=[], help=skip)
-    steps = "passes of iconface or klein for each face (default: as many as the model was made for)"
-    parser.add_argument("--steps", type=int, metavar="N", help=steps)
-    parser.add_argument("--strength", type=float, help="0 changes nothing, 1 restores fully (default: 1)")
-    parser.add_argument("--device", metavar="auto|cpu|cuda", help="where faces are restored (default: auto)")
-    parser.add_argument(
-        "--seed", type=int, help="seed of everything random: of grain and of what restorers draw"
-    )
-    change = "change one setting, for example track.lookahead=48; may be repeated"
-    parser.add_argument("--set", metavar="A.B=C", action="append", default=[], dest="changes", help=change)
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-
-
-def _demo_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m pipeline demo", description="Shows before | after on a clip made here.")
-    parser.add_argument("output", metavar="OUT", type=Path, help="the video to write, for example demo.mp4")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    return parser
+    """Options for files and live video."""
+    add = parser.add_argument
+    kinds = "restorer (default: auto); PATH: a checkpoint of anchorface, GFPGAN, RestoreFormer or CodeFormer"
+    add("--restorer", dest="restorer.kind", metavar="auto|fast|iconface|klein|none|PATH", help=kinds)
+    reference = "a clear photo, a folder of photos, or a clip of a person in the film; repeatable"
+    add("--reference", dest="input.references", metavar="PHOTO|FOLDER|CLIP", action="append", help=reference)
+    gallery = "gallery of the people in the film: a folder made by `python -m pipeline scan`"
+    add("--people", dest="input.people", metavar="FOLDER", help=gallery)
+    only = "restore only this person of the gallery; repeatable"
+    add("--only", dest="input.only", metavar="NAME", action="append", help=only)
+    skip = "do not restore this person of the gallery; repeatable"
+    add("--skip", dest="input.skip", metavar="NAME", action="append", help=skip)
+    steps = "sampling steps of iconface or klein per face (default: that of the model)"
+    add("--steps", dest="restorer.steps", type=int, metavar="N", help=steps)
+    strength = "0 changes nothing, 1 restores fully (default: 1)"
+    add("--strength", dest="blend.strength", type=float, metavar="N", help=strength)
+    device = "device of the restorer (default: auto)"
+    add("--device", dest="restorer.device", metavar="auto|cpu|cuda", help=device)
+    add("--seed", type=int, metavar="N", help="seed of grain and of sampling")
+    change = "change one setting, for example track.lookahead=48; repeatable"
+    add("--set", metavar="A.B=C", action="append", default=[], dest="changes", help=change)
+    replace = "replace OUT if it exists"
+    add("--overwrite", dest="output.overwrite", action="store_const", const=True, help=replace)
 
 
 def _changes(options: argparse.Namespace) -> list[str]:
-    """The options as settings; they come last, so they win over the file, and `--set` wins over them."""
-    given = vars(options).get
-    settings = {
-        "restorer.kind": given("restorer"),
-        "restorer.device": given("device"),
-        "restorer.steps": given("steps"),
-        "restorer.seed": given("seed"),
-        "input.references": given("reference") or None,
-        "input.people": str(options.people) if given("people") else None,
-        "input.only": given("only") or None,
-        "input.skip": given("skip") or None,
-        "input.two_passes": given("two_passes") or None,
-        "input.start_seconds": given("start"),
-        "input.duration_seconds": given("duration"),
-        "input.strict": given("strict") or None,
-        "input.deinterlace": given("deinterlace"),
-        "blend.strength": given("strength"),
-        "blend.seed": given("seed"),
-        "encode.codec": given("codec"),
-        "encode.crf": given("crf"),
-        "encode.preset": given("preset"),
-        "output.compare": given("compare") or None,
-        "output.overwrite": given("overwrite") or None,
-        "output.report": str(options.report) if given("report") else None,
-        "output.c2pa": str(options.c2pa) if given("c2pa") else None,
-        "output.references_log": str(options.references_log) if given("references_log") else None,
-        "scan.every_seconds": given("every"),
-        "chunks.resume": given("resume") or None,
-        "chunks.workers": given("workers"),
-        "chunks.ray": given("ray"),
-    }
-    # A JSON scalar or list of strings is a TOML value too, and Python writes inf and nan as TOML does.
-    written = {
-        n: repr(v) if isinstance(v, float) else json.dumps(v) for n, v in settings.items() if v is not None
-    }
+    """The options as changes of settings: they override the file, and `--set` overrides them.
+
+    An option whose `dest` is the full name of a setting changes that one.
+    """
+    settings = {name: value for name, value in vars(options).items() if "." in name and value is not None}
+    if vars(options).get("seed") is not None:
+        settings |= {"restorer.seed": options.seed, "blend.seed": options.seed}
+    # A JSON scalar or list of strings is valid TOML; Python's inf and nan are, too.
+    written = {n: repr(v) if isinstance(v, float) else json.dumps(v) for n, v in settings.items()}
     return [f"{name}={text}" for name, text in written.items()] + list(options.changes)
 
 
 def _check_packages() -> None:
-    """Refuses to run where another distribution has put its files over one of our four packages.
+    """Refuses to run where another distribution has overwritten one of the four packages.
 
-    pip merges folders of the same name without a word, so a path check cannot see it; the mark in each can.
+    pip merges folders of the same name silently; a path check cannot see it, the mark in each package can.
     """
     for name in ("configs", "models", "trackers", "pipeline"):
         if getattr(importlib.import_module(name), "__project__", None) == "anchorface":

@@ -10,20 +10,18 @@ from models.engine import EngineConfig
 from models.fast.restorer import CROP_SIZES
 from models.precision import PRECISIONS
 from pipeline.live.settings import LiveConfig
+from pipeline.media.encode import EncodeConfig
 from pipeline.media.fields import MODES
 from pipeline.media.hardware import DecodeConfig
-from pipeline.media.sink import EncodeConfig
-from pipeline.people.config import ScanConfig
 from pipeline.pixels.blend import BlendConfig
 from pipeline.pixels.kinds import PixelsConfig
-from pipeline.runs.chunks.config import ChunkConfig
 from pipeline.serve.settings import ServeConfig
 from pipeline.stages.gate import GateConfig
 from pipeline.stages.restore import RestoreConfig
 from pipeline.stages.track import TrackConfig
-from trackers.norfair_tracker import TrackerConfig
 from trackers.people import PeopleConfig
 from trackers.shots import ShotConfig
+from trackers.tracks import TrackerConfig
 
 MOST_STEPS = 1000
 """Noise levels that flow models are trained to tell apart; more steps than that say nothing new."""
@@ -85,6 +83,52 @@ class OutputConfig:
     """Sign a manifest of what was done with the certificates and the key in this PEM file; none = no manifest."""
     references_log: Path | None = None
     """Write which references each face was restored with, a line of JSON for each stretch; none = no such file."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkConfig:
+    """How a film is cut into chunks, which are kept beside the output until it is complete."""
+
+    resume: bool = False
+    """Keep finished chunks in the folder OUT.parts, and continue from existing ones."""
+    workers: int = 1
+    """Processes that restore chunks in parallel."""
+    ray: str | None = None
+    """Address of a Ray cluster that restores the chunks, HOST:PORT or ray://HOST:PORT; `auto` = the cluster of
+    RAY_ADDRESS or of this machine, else one started here; none = processes of this machine."""
+    seconds: float = 20.0
+    """Minimum length of a chunk, which ends at the next cut; twice as long is the maximum."""
+
+    @property
+    def asked_for(self) -> bool:
+        """Whether the film is restored in chunks."""
+        return self.resume or self.workers > 1 or self.ray is not None
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"workers must be at least 1, got {self.workers}")
+        if not (math.isfinite(self.seconds) and self.seconds > 0):
+            raise ValueError(f"seconds must be finite and above 0, got {self.seconds}")
+
+
+@dataclass(frozen=True, slots=True)
+class ScanConfig:
+    """How people are found in films (`scan` and `--two-passes`)."""
+
+    every_seconds: float = 0.5
+    """Time between two sampled frames; shorter appearances may be missed."""
+    detect_width: int = 768
+    """Width in pixels of the picture for detection; a larger one finds smaller faces."""
+    views: int = 6
+    """Maximum best views kept per person."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.every_seconds) and self.every_seconds > 0):
+            raise ValueError(f"every_seconds must be finite and above 0, got {self.every_seconds}")
+        if not 64 <= self.detect_width <= 4096:
+            raise ValueError(f"detect_width must be between 64 and 4096, got {self.detect_width}")
+        if self.views < 1:
+            raise ValueError(f"views must be at least 1, got {self.views}")
 
 
 @dataclass(frozen=True, slots=True)

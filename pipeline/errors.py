@@ -1,8 +1,8 @@
-"""What can go wrong with pictures and sound that come in and go out.
+"""Errors of reading and writing media, and the exit codes of the command line.
 
     OSError
-    └── MediaError          exit code 4 of the command
-        ├── SourceError     the input: missing, refused, undecodable, changed midway
+    └── MediaError
+        ├── SourceError     the input: missing, refused, undecodable, changed during the run
         └── SinkError       the output: refused, not writable, disk full, not encodable
 
 A message is one sentence: which file, what happened, what was expected, what to do.
@@ -11,11 +11,13 @@ A message is one sentence: which file, what happened, what was expected, what to
 from __future__ import annotations
 
 FAILED, DAMAGED, INTERRUPTED = 4, 5, 130
-"""Exit codes of the command: a file that cannot be read or written, done but the input was damaged, interrupted."""
+"""Exit codes: a file cannot be read or written; done, but the input was damaged; interrupted."""
 
 
 class MediaError(OSError):
-    """A file of pictures or sound cannot be read or written."""
+    """A media file cannot be read or written."""
+
+    exit_code = FAILED
 
 
 class SourceError(MediaError):
@@ -24,3 +26,8 @@ class SourceError(MediaError):
 
 class SinkError(MediaError):
     """The output cannot be written."""
+
+
+def reason(error: Exception) -> str:
+    """What the system or FFmpeg says about `error`, as part of a sentence."""
+    return (getattr(error, "strerror", None) or str(error)).rstrip(".").lower()

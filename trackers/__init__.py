@@ -1,3 +1,3 @@
-"""Faces in, people out: tracks, shots, reference sets; knows no video container and no GPU batch."""
+"""Faces in, people out: tracks, shots, reference sets, galleries. No video containers, no GPU batches."""
 
 __project__ = "anchorface"

@@ -1,9 +1,8 @@
-"""Who is in a film, from faces of a few frames a second: appearances within a shot, and people over shots and films.
+"""Groups sampled faces into appearances within a shot, and appearances into people over shots and films.
 
-Faces that lie over each other in successive frames and are alike form an appearance. Its raw embeddings are added
-up, so that clear views weigh more (norm-weighted pooling, IConFace, arXiv 2605.02814), and appearances are joined
-from the most alike on (agglomerative clustering by the direction of these sums), but never two that were on screen
-together. All that is kept is bounded, however long the films are.
+Overlapping, similar faces of successive samples form an appearance. Its raw embeddings are summed, so clear views
+weigh more (norm-weighted pooling, IConFace, arXiv 2605.02814). Agglomerative clustering by the direction of these sums
+joins appearances, but never two that were on screen together. Memory is bounded.
 
 Legend: D width of an embedding.
 """
@@ -17,34 +16,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.face import Face
-from trackers.evidence import Evidence
-from trackers.references import ReferenceConfig, ReferenceSet, View, cosine
+from trackers.references import Evidence, ReferenceConfig, ReferenceSet, View, cosine
 
 _OVERLAP = 0.15
-"""Share of two faces' common area from which they may be one that moved."""
+"""Intersection over union above which two faces may be one that moved."""
 _LINK, _LINK_OVER_CUT = 0.3, 0.4
-"""Cosine similarity from which such faces are one, and where the picture changed so much that it may be another shot:
-on labelled clips 98 % of the pairs of one person reach the second, and 2 % of those of two."""
+"""Cosine similarity above which overlapping faces are one: within a shot, and after a possible cut. On labelled clips
+98 % of the pairs of one person reach the second, and 2 % of the pairs of two people."""
 _KEPT = 0.9
-"""Share of the most appearances that is left when the least known are forgotten."""
+"""Share of the maximum that remains after the least known appearances are dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class GroupingConfig:
-    """How faces are grouped into people."""
+    """How faces are grouped into people. Evidence: length of a summed embedding relative to one clear view."""
 
     min_similarity: float = 0.5
-    """Cosine similarity from which two appearances are one person's."""
+    """Cosine similarity from which two appearances are one person."""
     doubt: float = 0.2
-    """Share of the way from there to 1 that is asked for on top of an appearance that says nothing of who it is."""
+    """Share of the way from `min_similarity` to 1 that is required on top, for an appearance without evidence."""
     sure: float = 3.0
-    """Length of an appearance's sum, measured by that of a clear view, from which nothing more is asked for."""
+    """Evidence from which nothing is required on top."""
     min_evidence: float = 1.0
-    """Length of an appearance's sum, measured by that of a clear view, below which nobody can say who it is."""
+    """Evidence below which an appearance is not identified."""
     most: int = 240
-    """Appearances that are remembered; of more, the least known are forgotten."""
+    """Maximum appearances remembered; beyond it the least known are dropped."""
     views: int = 6
-    """Best views that are kept of each, and of each person."""
+    """Maximum best views kept per appearance and per person."""
 
     def __post_init__(self) -> None:
         if not -1 < self.min_similarity < 1:
@@ -68,12 +66,12 @@ class Span:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Glimpse:
-    """A face of a frame that was looked at."""
+    """A face of a sampled frame."""
 
     face: Face
     """With its embedding."""
     decides: bool
-    """Seen from the front far enough to say who it is."""
+    """Frontal enough to identify the person."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,39 +79,39 @@ class Portrait:
     """A kept view and its picture."""
 
     view: View
-    """Its crop may be small: it serves for comparing."""
+    """Its crop may be small: it is only compared."""
     picture: bytes
-    """The file of the picture."""
+    """The encoded picture."""
     film: int
     seconds: float
     eye_px: float
-    """Distance of the eyes in the film."""
+    """Distance of the eyes in pixels of the film."""
     look: NDArray[np.float32]
-    """float32 (D,), raw: the sum over the appearance that the view is of, while that is known."""
+    """float32 (D,), raw: the sum over the view's appearance; zeros until the appearance ends."""
 
 
 @dataclass(slots=True, eq=False)
 class Appearance:
-    """One person over a stretch of a film, and later over all of them; owned by `Appearances`."""
+    """One person over a stretch of a film, after joining over all films. Owner: `Appearances`."""
 
     total: NDArray[np.float32]
-    """float32 (D,), raw: sum of the views that decide."""
+    """float32 (D,), raw: sum of the deciding views."""
     numbers: set[int]
-    """Its own, and those of the appearances that it was joined of."""
+    """Its own number and those of the appearances joined into it."""
     beside: set[int]
-    """Numbers of those that were on screen at the same time: they are other people."""
+    """Numbers of the appearances that were on screen at the same time: other people."""
     references: ReferenceSet
     spans: list[Span]
     last: Face
     samples: int = 0
-    """Frames of those looked at in which the person is."""
+    """Sampled frames that show the person."""
     portraits: dict[str, Portrait] = field(default_factory=dict)
-    """By the view's source."""
+    """By source of the view."""
 
     def offer(
         self, view: View, picture: Callable[[], bytes], film: int, seconds: float, eye_px: float
     ) -> None:
-        """Keeps `view`, with what `picture` makes, if it is one of the best."""
+        """Keeps `view` and the result of `picture()` if it is one of the best."""
         if self.references.offer(view):
             self.portraits[str(view.source)] = Portrait(
                 view, picture(), film, seconds, eye_px, np.zeros_like(self.total)
@@ -125,18 +123,18 @@ class Appearance:
         return [self.portraits[str(view.source)] for view in self.references.views]
 
     def close(self) -> None:
-        """The appearance is over: each view knows how the person looked in it."""
+        """Ends the appearance: stores its sum as the `look` of each view."""
         self.portraits = {
             name: Portrait(p.view, p.picture, p.film, p.seconds, p.eye_px, self.total)
             for name, p in self.portraits.items()
         }
 
     def is_beside(self, other: Appearance) -> bool:
-        """Whether both were on screen at the same time: they are two people."""
+        """Whether both were on screen at the same time."""
         return not self.numbers.isdisjoint(other.beside)
 
     def join(self, other: Appearance) -> None:
-        """Takes in another appearance of the same person."""
+        """Adds another appearance of the same person."""
         self.total = self.total + other.total
         self.numbers |= other.numbers
         self.beside |= other.beside
@@ -153,7 +151,7 @@ class Appearance:
 
 
 class Appearances:
-    """Gathers faces frame by frame. One owner; not for several threads."""
+    """Collects faces frame by frame. One owner; not thread-safe."""
 
     def __init__(self, config: GroupingConfig, evidence: Evidence) -> None:
         self.config = config
@@ -162,15 +160,15 @@ class Appearances:
         self._ended: list[Appearance] = []
         self._next = 0
         self.unclear = 0
-        """Appearances that were dropped, as there were too many, or of which `people` could not say whose they are."""
+        """Appearances dropped over the limit, or not identified by `people`."""
 
     def see(
         self, film: int, seconds: float, glimpses: Sequence[Glimpse], *, most_apart: float, is_cut: bool
     ) -> list[Appearance]:
-        """The appearance of each face of the next frame that was looked at.
+        """The appearance of each face of the next sampled frame.
 
-        `most_apart`: seconds since a face was seen after which it comes back as a new appearance. `is_cut`: the frame
-        may begin a new shot, so that the same place says less.
+        `most_apart`: seconds unseen after which a face starts a new appearance. `is_cut`: the frame may begin a new
+        shot, so position is weaker evidence.
         """
         self._end(lambda each: each.spans[-1].film != film or seconds - each.spans[-1].end > most_apart)
         found: list[Appearance | None] = [None] * len(glimpses)
@@ -186,7 +184,7 @@ class Appearances:
         return seen
 
     def people(self) -> list[Appearance]:
-        """Everybody who can be told from the others, longest on screen first; ends all appearances."""
+        """All identified people, longest on screen first; ends all appearances."""
         self._end(lambda each: True)
         self._join_alike()
         known = [each for each in self._ended if self._evidence.of(each.total) >= self.config.min_evidence]
@@ -196,7 +194,7 @@ class Appearances:
         return sorted(known, key=lambda each: -each.samples)
 
     def _pairs(self, glimpses: Sequence[Glimpse], least: float) -> list[tuple[int, Appearance]]:
-        """Which face may continue which appearance, the best first."""
+        """Candidate pairs of face and appearance, best first."""
         rated = []
         for number, glimpse in enumerate(glimpses):
             for place, each in enumerate(self._living):
@@ -241,8 +239,8 @@ class Appearances:
             self._ended, self.unclear = ranked[:kept], self.unclear + len(ranked) - kept
 
     def _join_alike(self) -> None:
-        """Joins ended appearances, the most alike first, until no two are alike that may be one person's."""
-        # What says little of who it is takes no part: it would be like anybody.
+        """Joins ended appearances, most similar pair first, until no joinable pair is left."""
+        # Appearances with little evidence resemble anybody, so they are left out.
         clear = [
             each for each in self._ended if self._evidence.of(each.total) >= self.config.min_evidence / 2
         ]
@@ -259,7 +257,7 @@ class Appearances:
         units = totals / np.linalg.norm(totals, axis=1, keepdims=True).clip(1e-6)
         known = np.array([self._evidence.of(each.total) for each in appearances])
         doubts = self.config.doubt * (1 - self.config.min_similarity) * (1 - known / self.config.sure).clip(0)
-        # Of two, the one that says less decides how much is asked for.
+        # The one with less evidence sets the threshold of a pair.
         above = units @ units.T - self.config.min_similarity - np.maximum(doubts[:, None], doubts)
         above[np.tril_indices(len(above))] = -1
         for place in np.argsort(-above, axis=None, kind="stable"):

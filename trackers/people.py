@@ -1,4 +1,4 @@
-"""The people of a video: who a track belongs to, over cuts and absences, and each one's reference set.
+"""The people of a video: the person behind each track, over cuts and absences, and each person's reference set.
 
 Legend: D width of an embedding.
 """
@@ -11,22 +11,21 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from trackers.evidence import Evidence
-from trackers.references import ReferenceConfig, ReferenceSet, View, cosine
+from trackers.references import Evidence, ReferenceConfig, ReferenceSet, View, cosine
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Acquaintance:
-    """Somebody whom the user names: of a gallery, or of an earlier pass over the film."""
+    """A named person, known from a gallery or an earlier pass over the film."""
 
     name: str
     """Unique among the people of a run."""
     looks: tuple[NDArray[np.float32], ...]
-    """float32 (D,) each, raw: what this person looks like in different shots; being like one of them is enough."""
+    """float32 (D,) each, raw: the person in different shots; similarity to one of them is enough."""
     views: tuple[View, ...] = ()
-    """Of earlier scenes or passes: these roll with those of the film."""
+    """Of earlier scenes or passes; better ones of the film replace them."""
     photos: tuple[View, ...] = ()
-    """Of the user: these stay."""
+    """Of the user; never replaced."""
 
     def __post_init__(self) -> None:
         if not self.looks:
@@ -35,23 +34,22 @@ class Acquaintance:
 
 @dataclass(frozen=True, slots=True)
 class PeopleConfig:
-    """Settings of the memory for people."""
+    """Settings of the identification of people."""
 
     min_similarity: float = 0.45
-    """Cosine similarity with a person's mean from which a track is that person (the recogniser's
-    `same_person`)."""
+    """Cosine similarity with a person's mean from which a track is that person (the recogniser's `same_person`)."""
     doubt: float = 0.1
-    """A similarity short by less than this asks for twice the evidence before a new person is made."""
+    """Range below `min_similarity` in which a new person needs twice the evidence."""
     min_evidence: float = 0.55
-    """Length of an embedding, measured by that of clear views, below which it says nothing of who it is."""
+    """Norm of an embedding, relative to a clear view, below which it identifies nobody."""
     merge_margin: float = 0.15
-    """Two people whose means are this much more similar than `min_similarity` are one."""
+    """Similarity above `min_similarity` at which two people are merged."""
     merge_views: float = 4.0
-    """Views each of them must have, by evidence, before that is believed."""
+    """Minimum evidence of each of them, in clear views."""
     max_people: int = 200
-    """People remembered at once; beyond that the one with the least evidence is forgotten, photos never."""
+    """Maximum people remembered; beyond it the one with the least evidence is forgotten, never one with photos."""
     memory_views: float = 50.0
-    """Views after which a person's mean slowly forgets the oldest."""
+    """Evidence, in clear views, from which a person's mean decays."""
     references: ReferenceConfig = field(default_factory=ReferenceConfig)
     """Settings of each person's reference set."""
 
@@ -67,10 +65,10 @@ class PeopleConfig:
 
 
 class People:
-    """Knows people again by their embeddings. One owner; not for several threads.
+    """Recognises people by their embeddings. One owner; not thread-safe.
 
-    A person's mean is the sum of raw embeddings: an unclear view has a short embedding and says little.
-    `clear_norm`: the recogniser's; without it the clearer views of the film are the measure.
+    A person's mean is a decayed sum of raw embeddings: an unclear view has a short one and weighs little.
+    `clear_norm`: see `Evidence`.
     """
 
     def __init__(self, config: PeopleConfig | None = None, clear_norm: float = 0.0) -> None:
@@ -81,24 +79,24 @@ class People:
         self._merged: dict[int, int] = {}
 
     def __len__(self) -> int:
-        """People known, those of photos included whether seen or not."""
+        """People known, including people from photos who were not seen."""
         return len(self._people)
 
     def __contains__(self, person_id: object) -> bool:
-        """Whether this id is in use; that of a person merged into another one is not."""
+        """Whether this id is in use; ids of merged people are not."""
         return person_id in self._people
 
     def current(self, person_id: int) -> int | None:
-        """The id under which a person once known as `person_id` is known now; None = forgotten."""
+        """The present id of the person formerly `person_id`; None = forgotten."""
         while person_id in self._merged:
             person_id = self._merged[person_id]
         return person_id if person_id in self._people else None
 
     def identify(self, embedding: NDArray[np.float32], exclude: Set[int] = frozenset()) -> int | None:
-        """Whose `embedding` this is: a person already known, a new one, or None while it is too unclear.
+        """The person of `embedding`: a known one, a new one, or None while the evidence is too weak.
 
-        `embedding`: float32 (D,), raw, of a new track; when asked again, the sum of those seen so far is best
-        (its length is the evidence). `exclude`: people visible beside this track, who it cannot be.
+        `embedding`: float32 (D,), raw, of a new track; on later calls, preferably the sum so far. `exclude`: people
+        visible beside this track.
         """
         evidence = self._measure.of(embedding)
         if evidence <= 0 or evidence < self.config.min_evidence:
@@ -124,8 +122,7 @@ class People:
     def observe(self, person_id: int, embedding: NDArray[np.float32]) -> int:
         """Adds a view, raw `embedding` (D,), to a person's mean.
 
-        Returns the person's id from now on: another one where two people turned out to be the same (the older
-        id stays; the other is unknown afterwards).
+        Returns the person's id from now on: after a merge the older of the two.
         """
         person = self._person(person_id)
         self._measure.note(embedding)
@@ -138,20 +135,17 @@ class People:
         return person_id
 
     def references(self, person_id: int) -> ReferenceSet:
-        """The reference set of a person: the caller may offer views to it."""
+        """The reference set of a person; the caller may offer views to it."""
         return self._person(person_id).references
 
     def photos(self) -> dict[int, str]:
-        """People registered by photos, and the name of one photo of each; not those made known by `acquaint`."""
+        """People registered by photos and the name of one photo each, without those of `acquaint`."""
         unnamed = {number: person for number, person in self._people.items() if not person.name}
         pinned = {n: [view for view in p.references.views if view.pinned] for n, p in unnamed.items()}
         return {number: str(views[0].source) for number, views in pinned.items() if views}
 
     def add_photo_person(self, views: Sequence[View]) -> int:
-        """Registers photos of one person as pinned views and returns that person's id.
-
-        Photos of somebody already registered join the others.
-        """
+        """Registers photos of one person as pinned views, or adds them to a registered person. Returns the id."""
         if not views:
             raise ValueError("a person needs at least one photo")
         pinned = [replace(view, pinned=True) for view in views]
@@ -168,7 +162,7 @@ class People:
         return self._add(_Person(total, views_worth, ReferenceSet(self.config.references, pinned)))
 
     def add_known_person(self, views: Sequence[View]) -> int:
-        """Registers views of one person from an earlier run and returns that person's id; better ones replace them."""
+        """Registers replaceable views of one person from an earlier run. Returns the id."""
         total = np.stack([view.embedding for view in views]).sum(0)
         person = _Person(total, self.config.merge_views, ReferenceSet(self.config.references))
         for view in views:
@@ -176,8 +170,8 @@ class People:
         return self._add(person)
 
     def acquaint(self, somebody: Acquaintance) -> int:
-        """Makes a named person known and returns the id: never forgotten, and never one with another named person."""
-        # Not the looks, which are sums of many views.
+        """Registers a named person, who is never forgotten and never merged with another named one. Returns the id."""
+        # The looks are sums of many views, so they are no measure.
         for view in (*somebody.views, *somebody.photos):
             self._measure.note(view.embedding)
         references = ReferenceSet(self.config.references, [replace(v, pinned=True) for v in somebody.photos])
@@ -188,11 +182,11 @@ class People:
         return self._add(_Person(total, views, references, looks=somebody.looks, name=somebody.name))
 
     def name_of(self, person_id: int) -> str:
-        """The name of a person made known by `acquaint`; empty for others."""
+        """The name given to `acquaint`; empty for other people."""
         return self._person(person_id).name
 
     def is_clear(self, embedding: NDArray[np.float32]) -> bool:
-        """Whether one view's raw `embedding` says who it is; the others of a track say nothing alone."""
+        """Whether the raw `embedding` of a single view is enough to identify the person."""
         return self._measure.of(embedding) >= self.config.min_evidence
 
     def _add(self, person: _Person) -> int:
@@ -203,7 +197,7 @@ class People:
         return self._next_id - 1
 
     def _forget(self) -> None:
-        # Photos and names are the user's: nobody but they may take them away.
+        # Photos and names come from the user, so they are kept.
         rolling = [
             number
             for number, person in self._people.items()
@@ -218,7 +212,7 @@ class People:
         return self._people[person_id]
 
     def _apart(self, person_id: int, visible: Set[int]) -> None:
-        """Remembers who was seen side by side: they are never one."""
+        """Marks people seen side by side: they are never merged."""
         for other in visible & self._people.keys():
             self._people[other].beside.add(person_id)
             self._people[person_id].beside.add(other)
@@ -257,5 +251,5 @@ class _Person:
     name: str = ""
 
     def likeness(self, embedding: NDArray[np.float32]) -> float:
-        """Cosine to the mean, or to the look that is most like it."""
+        """Cosine to the mean or to the most similar look."""
         return max(cosine(look, embedding) for look in (self.mean, *self.looks))

@@ -5,6 +5,7 @@ Legend: S side of an aligned crop in pixels, D width of an embedding.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,9 +17,9 @@ from torch import Tensor
 from models.protocols import References
 
 _THUMBNAIL = 24
-_FORGETTING = 0.98  # of the embeddings offered so far, with each new one
-# Views that are not admitted count this much all the same: if the first view is a poor one, all that follow
-# differ from it, and they must be able to outvote it. Photos cannot be outvoted.
+_FORGETTING = 0.98  # decay of the anchor with each new embedding
+# Weight of rejected views in the anchor: if the first view is a poor one, all later ones differ from it and must be
+# able to outvote it. Photos cannot be outvoted.
 _CONTRADICTION = 0.25
 
 
@@ -27,22 +28,21 @@ class ReferenceConfig:
     """Settings of a person's reference set."""
 
     capacity: int = 4
-    """Views that are kept, photos given by the user included."""
+    """Maximum views kept, photos of the user included."""
     min_similarity: float = 0.45
-    """Cosine similarity with the views there are that a new view of the same person must reach."""
+    """Minimum cosine similarity of a new view with the identity anchor."""
     improvement: float = 1.1
-    """A view gives way to one that is so many times better; each change costs the restorer its caches."""
+    """Quality ratio at which a view replaces another; each change costs the restorer its caches."""
     near_frames: int = 12
-    """Views so few frames apart are near-duplicates if their embeddings agree as well."""
+    """Maximum frames between two near-duplicates whose embeddings agree."""
     near_similarity: float = 0.9
     """Cosine similarity from which near views are near-duplicates."""
     near_difference: float = 4.0
-    """Mean difference of two crops, in code values at thumbnail size, below which they are near-duplicates.
-    """
+    """Mean difference of two thumbnails, in code values, below which their views are near-duplicates."""
     yaw_bin_degrees: float = 25.0
-    """Views that look in directions within one bin of this width are counted as alike."""
+    """Width of a bin of view directions."""
     alike_factor: float = 0.8
-    """The quality of a view counts so much less for each better view that looks in the same direction."""
+    """Factor on a view's quality for each better view in the same bin."""
 
     def __post_init__(self) -> None:
         if self.capacity < 1:
@@ -62,17 +62,17 @@ class View:
     """One aligned picture of a person."""
 
     crop: Tensor
-    """uint8 (3, S, S) RGB full range, FFHQ alignment; nobody writes into it."""
+    """uint8 (3, S, S) RGB full range, FFHQ alignment; read-only."""
     embedding: NDArray[np.float32]
     """float32 (D,), raw."""
     quality: float
-    """Of `view_quality`."""
+    """See `view_quality`."""
     source: int | str
-    """Index of the frame; or name of the photo, or where a view of another pass or film comes from."""
+    """Frame index, name of a photo, or origin of a view from another pass or film."""
     yaw: float = 0.0
     """Degrees; see `models.quality.Pose`."""
     pinned: bool = False
-    """Given by the user: never leaves the set."""
+    """Given by the user; never leaves the set."""
 
     def __post_init__(self) -> None:
         if self.crop.dtype != torch.uint8 or self.crop.ndim != 3 or self.crop.shape[0] != 3:
@@ -91,12 +91,11 @@ class View:
 def view_quality(
     embedding: NDArray[np.float32], sharpness: float, frontalness: float, eye_distance_px: float
 ) -> float:
-    """How useful a view is as a reference; only for comparing views of one recogniser.
+    """How useful a view is as a reference; comparable only within one recogniser.
 
-    The norm of the raw embedding (how much of the person the recogniser saw) times the square roots of
-    sharpness and size on screen (which repeat each other in part; 60 pixels between the eyes and more are all
-    the same), times a factor from 0.3 in profile to 1 from the front. A product: one bad property cannot be
-    outweighed by others.
+    Product of: norm of the raw embedding; square root of sharpness times size on screen (correlated; size saturates
+    at 60 pixels between the eyes); a pose factor from 0.3 in profile to 1 from the front. In a product no good
+    property outweighs a bad one.
     """
     size = min(max(eye_distance_px, 0.0) / 60, 1.0)
     pose_factor = 0.3 + 0.7 * frontalness
@@ -104,31 +103,31 @@ def view_quality(
 
 
 class ReferenceSet:
-    """Best views of one person. One owner; what crosses threads is a `snapshot`."""
+    """Best views of one person. One owner; threads exchange `snapshot`s."""
 
     def __init__(self, config: ReferenceConfig | None = None, pinned: Sequence[View] = ()) -> None:
         self.config = config or ReferenceConfig()
         self._pinned: tuple[View, ...] = ()
         self._rolling: tuple[View, ...] = ()
         self._snapshot = References()
-        # Sum of the raw embeddings that were offered: the clearer a view, the longer its embedding, the more
-        # it says about who this is. Not of the kept views alone: one of these may be a covered face.
+        # Decayed sum of all offered raw embeddings: clear views have longer ones. Not of the kept views alone: one of
+        # them may be a covered face.
         self._anchor: NDArray[np.float32] | None = None
         if pinned:
             self.pin(pinned)
 
     @property
     def version(self) -> int:
-        """Grows with each change, and only then."""
+        """Increases with each change of the set."""
         return self._snapshot.version
 
     @property
     def views(self) -> tuple[View, ...]:
-        """What is kept, best first."""
+        """The kept views, best first."""
         return tuple(sorted((*self._pinned, *self._rolling), key=lambda view: -view.quality))
 
     def offer(self, view: View) -> bool:
-        """Takes `view` in if it shows the same person and makes the set better; True = the set changed."""
+        """Adds `view` if it shows the same person and improves the set. Returns whether the set changed."""
         room = self.config.capacity - len(self._pinned)
         if room <= 0:
             return False
@@ -151,14 +150,14 @@ class ReferenceSet:
         return True
 
     def pin(self, views: Sequence[View]) -> None:
-        """Adds photos of the user: they never leave, and views of the video make room for them."""
+        """Adds photos of the user, which never leave; views of the video make room."""
         room = max(self.config.capacity - len(self._pinned) - len(views), 0)
         for view in views:
             self._learn(view)
         self._change((*self._pinned, *views), self._best(list(self._rolling), room, newcomer=None))
 
     def snapshot(self) -> References:
-        """The set as it is now, best view first; later offers do not change it."""
+        """The current set as an immutable value, best view first."""
         return self._snapshot
 
     def _change(self, pinned: tuple[View, ...], rolling: tuple[View, ...]) -> None:
@@ -180,7 +179,7 @@ class ReferenceSet:
         self._anchor = np.asarray(known + weight * view.embedding, np.float32)
 
     def _typicality(self, view: View) -> float:
-        """How much a view looks like the person: what is covered, or beside the face, does not."""
+        """Cosine to the anchor, at least 0: low for covered and misaligned faces."""
         return 1.0 if self._anchor is None else max(cosine(self._anchor, view.embedding), 0.0)
 
     def _near_duplicates(self, view: View, other: View) -> bool:
@@ -191,7 +190,7 @@ class ReferenceSet:
         return _crop_difference(view.crop, other.crop) < self.config.near_difference
 
     def _best(self, views: list[View], count: int, newcomer: View | None) -> tuple[View, ...]:
-        """The `count` best views by quality and typicality, less where another already looks the same way."""
+        """The `count` best views by quality and typicality, discounted for each better one in the same bin."""
         left = list(views)
         kept: list[View] = []
         bins = [self._bin(view) for view in self._pinned]
@@ -226,3 +225,26 @@ def _crop_difference(a: Tensor, b: Tensor) -> float:
         for crop in (a, b)
     ]
     return float((small[0] - small[1]).abs().mean())
+
+
+_REMEMBERED = 200
+"""Norms kept for the quantile."""
+
+
+class Evidence:
+    """How much an embedding says about identity: its norm relative to a clear view. One recogniser, one owner."""
+
+    def __init__(self, clear_norm: float = 0.0) -> None:
+        """`clear_norm`: of the recogniser; 0 = the 0.75 quantile of the observed norms."""
+        self._clear_norm = clear_norm
+        self._norms: deque[float] = deque(maxlen=_REMEMBERED)
+
+    def note(self, embedding: NDArray[np.float32]) -> None:
+        """Adds the norm of the raw `embedding` (D,) of one view to the statistics."""
+        self._norms.append(float(np.linalg.norm(embedding)))
+
+    def of(self, embedding: NDArray[np.float32]) -> float:
+        """1 for a clear view, 0 for none; a sum of raw embeddings (D,) carries the evidence of all."""
+        clear = self._clear_norm or (float(np.quantile(self._norms, 0.75)) if self._norms else 0.0)
+        norm = float(np.linalg.norm(embedding))
+        return norm / clear if clear > 0 else float(norm > 0)

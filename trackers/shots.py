@@ -1,7 +1,4 @@
-"""Is this frame the first of a shot?
-
-Legend: h w pixels of the luma thumbnail.
-"""
+"""Detects shot cuts in luma thumbnails. Legend: h w pixels of the thumbnail."""
 
 from __future__ import annotations
 
@@ -14,10 +11,10 @@ from numpy.typing import NDArray
 
 _WIDTH, _HEIGHT, _BLOCK, _REACH = 64, 48, 16, 3
 _MAX_SHIFT = _WIDTH // 3
-_ALIKE = 0.9  # correlation of blocks that need no search
+_ALIKE = 0.9  # block correlation above which no search is needed
 _MIN_SPREAD = 4.0  # code values
 _USUAL_FRAMES = 8
-_FLASH = 0.2  # share of the picture that turns white at once
+_FLASH = 0.2  # share of pixels that turn white at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +22,9 @@ class ShotConfig:
     """Settings of the shot detector."""
 
     min_change: float = 0.42
-    """Share of the picture's structure, in (0, 1), that has no counterpart in the frame before."""
+    """Share of the picture's structure without a counterpart in the frame before, in (0, 1)."""
     contrast_to_motion: float = 2.0
-    """A cut changes so many times more than the frames before it did (restless cameras, flicker)."""
+    """Minimum ratio of a cut's change to the mean change before it (restless cameras, flicker)."""
 
     def __post_init__(self) -> None:
         if not 0 < self.min_change < 1:
@@ -37,11 +34,11 @@ class ShotConfig:
 
 
 class ShotDetector:
-    """Finds hard cuts while frames come by. Dissolves are none: faces are lost and found again in them.
+    """Finds hard cuts, frame by frame. Dissolves are not cuts: tracks end and begin in them.
 
-    Blocks of the picture's fine structure are looked for in the frame before, around the place to which the
-    camera moved, by correlation: neither brightness nor contrast matter (flash, fade). Frames without
-    structure (black, white) decide nothing; what comes after them is compared with what was before them.
+    Blocks of fine structure are searched in the frame before by correlation, around the position predicted by the
+    camera motion; brightness and contrast do not matter (flash, fade). Frames without structure (black, white) are
+    skipped: the next frame is compared with the one before them.
     """
 
     def __init__(self, config: ShotConfig | None = None) -> None:
@@ -51,10 +48,9 @@ class ShotDetector:
         self._held = False
 
     def is_cut(self, luma: NDArray[np.uint8]) -> bool:
-        """True where `luma`, uint8 (h, w), the next frame, begins a new shot; False for the first frame of
-        all.
+        """Whether the next frame, `luma` uint8 (h, w), begins a new shot; False for the first frame.
 
-        Where a shot begins with a picture that may be a flash, the answer comes one frame late.
+        One frame late where the first picture of a shot may be a flash.
         """
         if luma.dtype != np.uint8 or luma.ndim != 2:
             raise ValueError(f"luma must be uint8 (h, w), got {luma.dtype} {luma.shape}")
@@ -69,7 +65,7 @@ class ShotDetector:
         threshold = max(self.config.min_change, min(self.config.contrast_to_motion * usual, 0.8))
         cut = change > threshold
         if cut and not self._held and picture.clipped > self._before.clipped + _FLASH:
-            # The picture before stays the one to compare with: after a flash it is back.
+            # Keep comparing with the picture before: it returns after a flash.
             self._held = True
             return False
         self._held = False
@@ -82,7 +78,7 @@ class ShotDetector:
 
 
 class EveryFrame(ShotDetector):
-    """For pictures that have nothing to do with each other: every one begins a shot."""
+    """For unrelated pictures: each begins a shot."""
 
     def is_cut(self, luma: NDArray[np.uint8]) -> bool:
         """True."""
@@ -98,15 +94,14 @@ class _Picture:
 
 def _picture(luma: NDArray[np.uint8]) -> _Picture:
     small = cv2.resize(luma, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_AREA).astype(np.float32)
-    # Coarse structure is alike in unlike pictures: a bright face in the middle of a dark room.
+    # Coarse structure is similar in different pictures: a bright face in a dark room.
     structure = small - cv2.GaussianBlur(small, (0, 0), 2)
     return _Picture(small, structure, float((small > 250).mean()))
 
 
 def _change(before: _Picture, after: _Picture) -> float:
-    """1 - correlation of the blocks of `after` with the best place near them in `before`, weighted by
-    contrast."""
-    if float(np.abs(after.luma - before.luma).mean()) < 2:  # most pictures stand nearly still
+    """1 - correlation of the blocks of `after` with their best match nearby in `before`, weighted by contrast."""
+    if float(np.abs(after.luma - before.luma).mean()) < 2:  # fast path: most pictures hardly change
         return 0.0
     likeness = _correlation_in_place(before.structure, after.structure)
     contrast = np.minimum(_blocks(after.structure).std(-1), 10)
@@ -124,7 +119,7 @@ def _change(before: _Picture, after: _Picture) -> float:
 
 
 def _searched(before: _Picture, after: _Picture) -> tuple[NDArray[np.float32], tuple[int, int]]:
-    """The structure of `before` with room around it, and the motion of the camera in x and y."""
+    """The structure of `before`, padded, and the camera motion in x and y."""
     window = cv2.createHanningWindow((_WIDTH, _HEIGHT), cv2.CV_32F)
     (x, y), _ = cv2.phaseCorrelate(before.luma, after.luma, window)
     far = max(abs(x), abs(y)) >= _MAX_SHIFT
@@ -134,7 +129,7 @@ def _searched(before: _Picture, after: _Picture) -> tuple[NDArray[np.float32], t
 
 
 def _correlation_in_place(before: NDArray[np.float32], after: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Correlation of each block with the one at the same place, at least 0."""
+    """Correlation of each block with the one at the same position, at least 0."""
     a, b = _blocks(before), _blocks(after)
     a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
     norms = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))

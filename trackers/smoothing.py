@@ -1,6 +1,6 @@
-"""Steadies landmarks over time: alignment noise is the first cause of flicker.
+"""Smooths landmarks over time: alignment noise is the main cause of flicker.
 
-Two ways: `smooth_landmarks` where frames ahead are known, `OneEuro` where they are not.
+`smooth_landmarks` where later frames are known, `OneEuro` where they are not.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ from trackers.tracks import face_size_px
 def smooth_landmarks(
     positions: Sequence[NDArray[np.float32] | None], centre: int, sigma: float, tolerance: float = 0.08
 ) -> NDArray[np.float32]:
-    """Landmarks (5, 2) of frame `centre`, out of those of the frames around it in one continuous track.
+    """Smoothed landmarks (5, 2) of frame `centre` of one continuous track.
 
-    `positions`: (5, 2) of consecutive frames, None where the face was not seen. `sigma`: width in frames of
-    the Gaussian weights of a local straight line (so constant motion is neither lagged nor shortened, and the
-    end of a track needs no frames ahead); 0 = unchanged. A common shift against the frame itself is motion
-    that no line follows: the more it exceeds the noise of a landmark the less is smoothed, so that the face
-    never shifts by more than half of `tolerance` (in eye distances). Raises ValueError where no frame of the
-    window is known.
+    `positions`: (5, 2) of consecutive frames, None where the face was not seen. `sigma`: width in frames of the
+    Gaussian weights of a local straight line, which neither lags nor shortens constant motion; 0 = unchanged. The
+    smoothing fades with the common shift it causes, so the face never shifts by more than half of `tolerance` (in eye
+    distances). Raises ValueError where no frame of the window has landmarks.
     """
     if not 0 <= centre < len(positions):
         raise ValueError(f"centre must be in [0, {len(positions)}), got {centre}")
@@ -51,14 +49,14 @@ def smooth_landmarks(
 
 @dataclass(frozen=True, slots=True)
 class OneEuroConfig:
-    """Settings of the filter for live pictures."""
+    """Settings of the filter for live video."""
 
     min_cutoff_hz: float = 1.5
     """Cutoff at rest: lower = steadier, with more lag."""
     speed_gain: float = 4.0
-    """Hertz by which the cutoff rises for each eye distance per second of speed."""
+    """Rise of the cutoff in hertz per eye distance per second."""
     speed_cutoff_hz: float = 2.0
-    """Cutoff of the speed itself."""
+    """Cutoff of the speed estimate."""
 
     def __post_init__(self) -> None:
         if self.min_cutoff_hz <= 0 or self.speed_cutoff_hz <= 0 or self.speed_gain < 0:
@@ -67,7 +65,7 @@ class OneEuroConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OneEuroState:
-    """What the filter remembers of one face."""
+    """State of the filter for one face."""
 
     landmarks: NDArray[np.float32]
     """float32 (5, 2), the last result."""
@@ -78,10 +76,9 @@ class OneEuroState:
 
 
 class OneEuro:
-    """The 1 euro filter (Casiez et al., CHI 2012), one cutoff for all points so that the face keeps its
-    shape.
+    """The 1 euro filter (Casiez et al., CHI 2012) with one cutoff for all points, so the face keeps its shape.
 
-    The state goes in and comes out; the filter itself keeps none.
+    The state goes in and comes out by value.
     """
 
     def __init__(self, config: OneEuroConfig | None = None) -> None:
@@ -90,7 +87,7 @@ class OneEuro:
     def step(
         self, state: OneEuroState | None, landmarks: NDArray[np.float32], elapsed_seconds: float
     ) -> OneEuroState:
-        """The state whose `landmarks` are the filtered ones; `state` is None in the first frame of a face."""
+        """The next state, with the filtered `landmarks`; `state` is None in the first frame of a face."""
         if state is None:
             return OneEuroState(landmarks, landmarks, np.zeros(2, np.float32))
         if elapsed_seconds <= 0:

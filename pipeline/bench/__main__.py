@@ -21,7 +21,7 @@ from pipeline.bench.speed import networks
 from pipeline.bench.steadiness import flicker, landmarks
 from pipeline.bench.throughput import overhead, table, ways
 from pipeline.config import PipelineConfig
-from pipeline.media.containers import open_input
+from pipeline.media.decode import open_input
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -26,8 +26,8 @@ from pipeline.live.settings import LiveConfig
 from pipeline.live.sound import Sound, SoundFormat, SoundQueue, Voice
 from pipeline.media.coding import planes_of
 from pipeline.media.encode import CONTAINERS, EncodeConfig
-from pipeline.media.partial import PartialFile
-from pipeline.media.planar import repack
+from pipeline.media.files import PartialFile
+from pipeline.media.layout import repack
 
 _STREAMED = {"rtmp": "flv", "rtsp": "rtsp", "udp": "mpegts", "srt": "mpegts"}
 _NO_CAMERA = (

@@ -18,8 +18,8 @@ from pipeline.errors import SourceError
 from pipeline.live.addresses import Address, cameras, find_camera, library
 from pipeline.live.sound import SoundFormat
 from pipeline.media.coding import Siting, check_matrix, planar_format
-from pipeline.media.containers import FORMATS, open_input
-from pipeline.media.planar import repack
+from pipeline.media.decode import FORMATS, open_input
+from pipeline.media.layout import repack
 from pipeline.media.probe import display_of
 
 _FORMATS = f"{FORMATS},rtsp,rtp,sdp,mpjpeg,mjpeg"

@@ -1,1 +1,1 @@
-"""Files and streams of pictures and sound: what they are, what they give, what they take."""
+"""Media files: probing, decoding, encoding, photos."""

@@ -1,4 +1,4 @@
-"""How samples stand for colours: pixel formats, matrices, ranges, and where chroma samples lie."""
+"""How samples code colours: pixel formats, matrices, ranges and chroma siting."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from pipeline.errors import SourceError
 
 Plane = NDArray[np.integer[Any] | np.floating[Any]]
-"""uint8 or little-endian uint16 (h, w); the wide type is OpenCV's word for it."""
+"""uint8 or little-endian uint16 (h, w); typed as OpenCV types its arrays."""
 
 _PLANAR = re.compile(
     r"(?:yuv(?:410|411|420|422|440|444)p|yuvj(?:411|420|422|440|444)p|gbrp|gray)(?:(?:9|10|12|14|16)le)?"
 )
 _SUBSAMPLING = {(1, 1): "444", (2, 1): "422", (2, 2): "420", (4, 1): "411", (1, 2): "440", (4, 4): "410"}
 
-# Kr and Kb by FFmpeg's number for the matrix (ITU-T H.273, table 4).
+# Kr and Kb by FFmpeg's number of the matrix (ITU-T H.273, table 4).
 _WEIGHTS = {
     1: (0.2126, 0.0722),  # BT.709
     4: (0.30, 0.11),  # FCC
@@ -35,17 +35,17 @@ _FULL_RANGE, _LIMITED_RANGE = 2, 1
 
 
 class Siting(str):
-    """Where the chroma samples of a frame lie, in FFmpeg's words: left, center, topleft, top, ...
+    """Chroma siting of a frame in FFmpeg's terms: left, center, topleft, top, ...
 
-    Kept in a frame's `opaque`, because PyAV has no name for the frame's own field. Each frame needs an object
-    of its own: PyAV finds it by identity and forgets it with the first frame that goes.
+    Stored in a frame's `opaque`, as PyAV does not expose the frame's own field. Each frame needs its own object: PyAV
+    finds it by identity and drops it with the first frame that is freed.
     """
 
 
 def planar_format(name: str) -> str:
     """The planar pixel format with the same samples as `name`: yuv4xxp, gbrp or gray, 8 to 16 bits.
 
-    Transparency has no place in it. Raises SourceError for formats that are no plain integer picture.
+    Alpha is dropped. Raises SourceError for other than plain integer formats.
     """
     if _PLANAR.fullmatch(name):
         return name
@@ -73,7 +73,7 @@ def planar_format(name: str) -> str:
 
 
 def check_matrix(colorspace: int) -> None:
-    """Raises SourceError when colours coded by FFmpeg's matrix number `colorspace` cannot be restored."""
+    """Raises SourceError if FFmpeg's matrix number `colorspace` is not supported."""
     if colorspace not in (*_WEIGHTS, _RGB, _UNSPECIFIED, 3, 10):
         raise SourceError(
             f"colour matrix {colorspace} (YCgCo, ICtCp or another rare one) is not supported: "
@@ -90,14 +90,14 @@ def chroma_step(pixel_format: str) -> tuple[int, int]:
 
 
 def luma_code(native: av.VideoFrame, level: float) -> int:
-    """The code for the 8-bit full-range `level` in luma, or in R, G and B, of `native`."""
+    """The code of the 8-bit full-range `level` in the luma, or the R, G and B, of `native`."""
     coding = coding_of(native)
     return round(coding.luma_offset + level / coding.luma_scale)
 
 
 def planes_of(native: av.VideoFrame) -> list[Plane]:
-    """The planes of a planar frame without the padding of their lines: views, not copies."""
-    # Frames are little-endian on every platform FFmpeg's wheels are built for.
+    """The planes of a planar frame without line padding, as views."""
+    # All platforms with FFmpeg wheels are little-endian.
     dtype = np.uint16 if native.format.components[0].bits > 8 else np.uint8
     views: list[Plane] = []
     for plane in native.planes:
@@ -108,7 +108,7 @@ def planes_of(native: av.VideoFrame) -> list[Plane]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Coding:
-    """How a frame's samples stand for colours."""
+    """How a frame's samples code colours."""
 
     kind: str
     """yuv, gray or rgb (planes G, B, R)."""
@@ -118,14 +118,14 @@ class Coding:
     """Luma samples per chroma sample."""
     offset_x: float
     offset_y: float
-    """Where chroma sample 0 lies, in luma pixels."""
+    """Position of chroma sample 0 in luma pixels."""
     luma_offset: float
     luma_scale: float
     """8-bit full-range value = (code - offset) * scale."""
     chroma_scale: float
     luma_range: tuple[float, float]
     chroma_range: tuple[float, float]
-    """Legal codes, both ends included."""
+    """Legal codes, inclusive."""
     to_rgb: NDArray[np.float32]
     """float32 (3, 4): codes of the planes to RGB in 8-bit values."""
     from_rgb: NDArray[np.float32]
@@ -157,7 +157,7 @@ def _coding(name: str, colorspace: int, color_range: int, high_definition: bool,
     depth = layout.components[0].bits
     kind = "rgb" if layout.is_rgb else "gray" if len(layout.components) == 1 else "yuv"
     step_x, step_y = chroma_step(name)
-    # Unspecified means limited for YUV, but full for grey and RGB, as every player shows them.
+    # Players take an unspecified range as limited for YUV, and as full for grey and RGB.
     full = name.startswith("yuvj") or (
         color_range == _FULL_RANGE if kind == "yuv" else color_range != _LIMITED_RANGE
     )

@@ -1,4 +1,4 @@
-"""Which encoder writes the video, with which settings, whether it is here, and what it cannot keep."""
+"""The choice of the encoder, its settings, its availability, and its opening."""
 
 from __future__ import annotations
 
@@ -13,77 +13,45 @@ from typing import cast
 
 import av
 import torch
+from av.container import OutputContainer
 from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
 
 from configs import ConfigError
-from pipeline.errors import SinkError
+from pipeline.errors import SinkError, reason
+from pipeline.media.layout import repack
 from pipeline.media.probe import SourceInfo
 
 PRESETS = (
-    "ultrafast",
-    "superfast",
-    "veryfast",
-    "faster",
-    "fast",
-    "medium",
-    "slow",
-    "slower",
-    "veryslow",
-)
+    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow"
+)  # fmt: skip
+_NVENC_PRESETS = dict(zip(PRESETS, ("p1", "p2", "p2", "p3", "p3", "p4", "p5", "p6", "p7"), strict=True))
 
 CONTAINERS = {
-    ".mp4": "mp4",
-    ".m4v": "mp4",
-    ".mov": "mov",
-    ".mkv": "matroska",
-    ".webm": "webm",
-    ".ts": "mpegts",
-    ".m2ts": "mpegts",
-    ".mpg": "mpeg",
-    ".mpeg": "mpeg",
-    ".vob": "vob",
-}
-"""FFmpeg's name of the format by extension. Only containers that keep a time for each frame."""
+    ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".ts": "mpegts",
+    ".m2ts": "mpegts", ".mpg": "mpeg", ".mpeg": "mpeg", ".vob": "vob",
+}  # fmt: skip
+"""FFmpeg's name of the format by extension; only containers that store a time for each frame."""
 
 _NAMES = {
-    "x264": "libx264",
-    "h264": "libx264",
-    "x265": "libx265",
-    "h265": "libx265",
-    "hevc": "libx265",
-    "av1": "libsvtav1",
-    "vp9": "libvpx-vp9",
-    "mpeg2": "mpeg2video",
-    "mpeg1": "mpeg1video",
-}
+    "x264": "libx264", "h264": "libx264", "x265": "libx265", "h265": "libx265", "hevc": "libx265",
+    "av1": "libsvtav1", "vp9": "libvpx-vp9", "mpeg2": "mpeg2video", "mpeg1": "mpeg1video",
+}  # fmt: skip
 NVENC_FORMATS = {
     "h264_nvenc": ("yuv420p", "yuv444p"),
     "hevc_nvenc": ("yuv420p", "p010le", "yuv444p"),
     "av1_nvenc": ("yuv420p", "p010le"),
 }
-"""Pixel formats by encoder: those that each generation of cards with the encoder takes, which are fewer than FFmpeg
-lists. p010le is 10 bit 4:2:0.
+"""Pixel formats by encoder that every generation of cards with the encoder takes; FFmpeg lists more. p010le is 10 bit
+4:2:0. Hardware encoders are fast and spare the CPU, but make larger files than x264 and x265 at a slow preset for the
+same quality. So only the user chooses them."""
 
-Cards are quick and leave the processor to the rest; for the same quality their files are larger than those of x264 and
-x265 at a slow preset. So nothing chooses them but the user."""
-
-_NVENC_PRESETS = {
-    "ultrafast": "p1",
-    "superfast": "p2",
-    "veryfast": "p2",
-    "faster": "p3",
-    "fast": "p3",
-    "medium": "p4",
-    "slow": "p5",
-    "slower": "p6",
-    "veryslow": "p7",
-}
 _ENCODERS = (
     "libx264", "libx265", "libx264rgb", "libsvtav1", "libvpx-vp9", "ffv1", "mpeg2video", "mpeg1video", *NVENC_FORMATS
 )  # fmt: skip
 _ANY_SIZE = {"libsvtav1", "libvpx-vp9", "ffv1"}
 _LOSSLESS = {"libx264", "libx264rgb", "libx265", "libvpx-vp9", "ffv1"}
-"""Those that keep every sample when asked to. Cards may too, but nobody has proven it."""
+"""Encoders with a lossless mode; that of hardware encoders is untested."""
 _HDR_TRANSFERS = {16, 18}
 
 
@@ -92,14 +60,14 @@ class EncodeConfig:
     """How the video is compressed."""
 
     codec: str = "auto"
-    """auto, or an encoder: h264, h265, av1, vp9, ffv1, mpeg2, or of an NVIDIA card h264_nvenc, hevc_nvenc, av1_nvenc.
-    auto takes what suits container and source, never a card's."""
+    """`auto`, or an encoder: h264, h265, av1, vp9, ffv1, mpeg2, or on an NVIDIA GPU h264_nvenc, hevc_nvenc, av1_nvenc.
+    `auto` chooses by container and source, never a GPU encoder."""
     crf: float = 16
     """Quality on H.264's scale: 0 is best, 16 looks like the source, 23 is small."""
     preset: str = "medium"
-    """Effort, ultrafast to veryslow: slower makes smaller files of the same quality."""
+    """Effort, ultrafast to veryslow: a slower preset makes smaller files of the same quality."""
     lossless: bool = False
-    """Keeps every sample; large files."""
+    """Keep every sample; large files."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.crf <= 51:
@@ -117,7 +85,7 @@ class EncodeConfig:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """One encoder, ready to be opened."""
+    """The choice of an encoder and its settings."""
 
     container: str
     codec: str
@@ -129,7 +97,7 @@ class Encoding:
 def choose_encoding(path: Path, info: SourceInfo, width: int, height: int, config: EncodeConfig) -> Encoding:
     """The encoding of frames like those of `info`, of `width` x `height`, into `path`.
 
-    Raises SinkError, and ConfigError where this machine lacks the encoder that was asked for.
+    Raises SinkError, and ConfigError if this machine lacks the requested encoder.
     """
     container = CONTAINERS.get(path.suffix.lower())
     if container is None:
@@ -167,7 +135,7 @@ def choose_encoding(path: Path, info: SourceInfo, width: int, height: int, confi
 
 
 def _candidates(container: str, info: SourceInfo, config: EncodeConfig) -> list[str]:
-    """Encoders that may be used, the best first."""
+    """Possible encoders, best first."""
     if config.codec != "auto":
         return [_NAMES.get(config.codec, config.codec)]
     if container in ("mpeg", "vob"):
@@ -197,7 +165,7 @@ def _holds(codec: str, pixel_format: str, width: int, height: int) -> bool:
 
 
 def _target(codec: str, pixel_format: str) -> tuple[str, bool]:
-    """The format that `codec` encodes frames of `pixel_format` in, and whether it keeps every sample."""
+    """The pixel format in which `codec` encodes `pixel_format`, and whether it keeps every sample."""
     formats = _formats(codec)
     if pixel_format in formats:
         return pixel_format, True
@@ -209,7 +177,7 @@ def _target(codec: str, pixel_format: str) -> tuple[str, bool]:
     wanted = _Samples.of(pixel_format)
 
     def badness(name: str) -> tuple[bool, int, int, int]:
-        """Another colour family, lost depth, lost chroma, and only then samples for nothing."""
+        """In order: another colour family, lost depth, lost chroma, excess samples."""
         given = _Samples.of(name)
         lost = max(0, wanted.chroma_x - given.chroma_x) + max(0, wanted.chroma_y - given.chroma_y)
         excess = given.depth + given.chroma_x + given.chroma_y
@@ -224,7 +192,7 @@ def _target(codec: str, pixel_format: str) -> tuple[str, bool]:
 
 @dataclass(frozen=True, slots=True)
 class _Samples:
-    """What a pixel format holds of 64 x 64 pixels."""
+    """The samples of 64 x 64 pixels in a pixel format."""
 
     rgb: bool
     alpha: bool
@@ -257,7 +225,7 @@ def _options(codec: str, info: SourceInfo, config: EncodeConfig) -> dict[str, st
         options |= {"preset": config.preset} | ({"qp": "0"} if config.lossless else {"crf": crf})
         parameters = []
         if torch.backends.cpu.get_cpu_capability() == "AVX512":
-            # Its macroblock trees in AVX-512 gave another stream in nearly every run over the same pictures.
+            # With AVX-512 its macroblock trees are not reproducible: equal input gave different streams.
             parameters.append("asm=avx2")
         if info.mastering_display:
             parameters.append(f"mastering-display={info.mastering_display}")
@@ -278,7 +246,7 @@ def _options(codec: str, info: SourceInfo, config: EncodeConfig) -> dict[str, st
             parameters.append("max-cll={},{}".format(*info.content_light))
         options["x265-params"] = ":".join(parameters)
     elif codec == "libsvtav1":
-        # AV1 counts quality to 63 where H.264 counts to 51, and speed upwards.
+        # AV1's quality scale ends at 63, H.264's at 51; its speed scale runs upwards.
         options |= {"crf": str(round(config.crf * 63 / 51)), "preset": str(max(2, 12 - speed))}
         parameters = []
         if info.mastering_display:
@@ -295,15 +263,14 @@ def _options(codec: str, info: SourceInfo, config: EncodeConfig) -> dict[str, st
     elif codec == "ffv1":
         options |= {"level": "3", "slices": "4"}
     else:
-        # MPEG-1 and 2: the quantiser that gives about the same quality.
+        # MPEG-1 and 2: the quantiser with about the same quality.
         quantiser = max(1, min(31, round(2 ** ((config.crf - 12) / 6))))
         options |= {"flags": f"+qscale{interlaced}", "global_quality": str(118 * quantiser)}
     return options
 
 
 def _decimal(mastering_display: str) -> str:
-    """x265's mastering display in whole units, as SVT-AV1 wants it."""
-
+    """x265's mastering display in the units of SVT-AV1."""
     head, light = mastering_display.split("L(")
     head = re.sub(r"(\d+),(\d+)", lambda m: f"{int(m[1]) / 50000:.5f},{int(m[2]) / 50000:.5f}", head)
     brightest, darkest = (int(value) / 10000 for value in light.rstrip(")").split(","))
@@ -311,14 +278,14 @@ def _decimal(mastering_display: str) -> str:
 
 
 def nvenc_options(codec: str, crf: float, preset: str) -> dict[str, str]:
-    """Settings of a card's `codec` for a quality on H.264's scale (0 to 51) and x264's name of a preset."""
-    # AV1 counts to 63. 0 would let the card choose, and is no more lossless here than 1.
+    """Settings of a hardware `codec` for a quality on H.264's scale (0 to 51) and x264's name of a preset."""
+    # AV1's scale ends at 63. 0 would let the card choose, and is no more lossless than 1.
     quality = max(1.0, crf * 63 / 51 if codec == "av1_nvenc" else crf)
     return {"preset": _NVENC_PRESETS[preset], "tune": "hq", "rc": "vbr", "cq": f"{quality:g}", "b": "0"}
 
 
 def check_encoder(codec: str, pixel_format: str, width: int, height: int, settings: dict[str, str]) -> None:
-    """Opens `codec` once and lets go of it. Raises ConfigError where that fails."""
+    """Opens `codec` once as a test. Raises ConfigError if that fails."""
     try:
         context = cast(VideoCodecContext, av.CodecContext.create(codec, "w"))
         context.width, context.height, context.pix_fmt = width, height, pixel_format
@@ -328,7 +295,7 @@ def check_encoder(codec: str, pixel_format: str, width: int, height: int, settin
     except av.error.FFmpegError as error:
         raise ConfigError(
             f"--codec {codec} does not open here for frames of {width}x{height} {pixel_format} "
-            f"({(error.strerror or str(error)).lower()}): it needs an NVIDIA card with this encoder and its driver; "
+            f"({reason(error)}): it needs an NVIDIA card with this encoder and its driver; "
             "use --codec auto"
         ) from error
     except ValueError as error:
@@ -339,12 +306,12 @@ def check_encoder(codec: str, pixel_format: str, width: int, height: int, settin
 
 @contextmanager
 def kept_scheduling() -> Iterator[None]:
-    """Whatever runs inside leaves threads with the scheduling that the calling one had.
+    """Restores the scheduling of all threads to that of the calling thread at entry.
 
-    SVT-AV1, where root runs it, puts its own threads and the one that opens it at the highest real-time priority. All
-    that is started later inherits that, and two busy threads of it lock everybody else out of a machine of two cores.
+    Under root, SVT-AV1 gives its own threads and the calling one the highest real-time priority. Threads started later
+    inherit it, and a few busy ones starve the machine.
     """
-    if not hasattr(os, "sched_getscheduler"):  # a matter of Linux alone
+    if not hasattr(os, "sched_getscheduler"):  # Linux only
         yield
         return
     policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
@@ -355,3 +322,40 @@ def kept_scheduling() -> Iterator[None]:
             for thread in os.listdir("/proc/self/task"):
                 with suppress(ProcessLookupError):  # it has ended
                     os.sched_setscheduler(int(thread), policy, parameters)
+
+
+def add_encoder(
+    output: OutputContainer, encoding: Encoding, info: SourceInfo, width: int, height: int
+) -> VideoStream:
+    """A stream of `output` that encodes frames of `width` x `height` like those of `info`."""
+    if encoding.codec == "libsvtav1":
+        # It writes its settings to stderr, whatever FFmpeg's log level.
+        os.environ.setdefault("SVT_LOG", "1")
+    stream = output.add_stream(encoding.codec, rate=info.average_rate, options=dict(encoding.options))
+    assert isinstance(stream, VideoStream)
+    context = stream.codec_context
+    context.width, context.height = width, height
+    context.pix_fmt = encoding.pixel_format
+    # MPEG-1 and 2 store a frame rate only: their frames are put on its grid.
+    gridded = encoding.codec in ("mpeg1video", "mpeg2video")
+    context.time_base = stream.time_base = 1 / info.average_rate if gridded else info.time_base
+    context.thread_type = "AUTO"
+    context.flags |= av.codec.context.Flags.frame_duration
+    context.color_range = info.color_range
+    context.color_primaries = info.color_primaries
+    context.color_trc = info.color_transfer
+    context.colorspace = info.color_matrix
+    if info.sample_aspect_ratio:
+        context.sample_aspect_ratio = info.sample_aspect_ratio
+    if encoding.codec in ("libx265", "hevc_nvenc") and encoding.container in ("mp4", "mov"):
+        context.codec_tag = "hvc1"
+    return stream
+
+
+def prepare(native: av.VideoFrame, encoding: Encoding, pts: int, time_base: Fraction) -> av.VideoFrame:
+    """`native` in the encoder's pixel format, with presentation time `pts` in ticks of `time_base`."""
+    if native.format.name != encoding.pixel_format:
+        native = repack(native, encoding.pixel_format)
+    native.pict_type = 0
+    native.pts, native.time_base = pts, time_base
+    return native

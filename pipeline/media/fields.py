@@ -1,7 +1,7 @@
-"""Frames that are woven of two moments: whether a video is interlaced or telecined, and one moment out of two.
+"""Detects interlaced and telecined video, and deinterlaces it.
 
-A field is every other line of a frame. FFmpeg's `idet` measures in which order neighbouring fields fit together best,
-whatever the file says of itself; its `bwdif` makes whole frames of fields.
+A field is every other line of a frame. FFmpeg's `idet` measures the field order that fits best, whatever the file says;
+its `bwdif` interpolates progressive frames.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ from pipeline.errors import SourceError
 MODES = ("none", "frame", "field")
 
 _FEWEST = 12
-"""Combed frames below which nothing is claimed: noise and heavy compression comb a frame now and then."""
+"""Minimum combed frames: noise and heavy compression comb single frames."""
 _SHARE = 0.25
-"""Share of the frames that move, from which a video is interlaced."""
+"""Minimum share of combed frames among the moving ones."""
 _AGREEMENT = 4
-"""So many times more frames must be combed in one order of fields than in the other."""
+"""Minimum ratio of combed frames in one field order to the other."""
 _CYCLE = 5
-"""Frames after which 3:2 pulldown repeats: four of film on five of video."""
+"""Period of 3:2 pulldown in frames: four of film on five of video."""
 _PHASE = 0.8
-"""Share of the frames at one place of the cycle that must be alike."""
+"""Minimum share of equal frames at one phase of the cycle."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """What was seen of a video's fields in some stretches of it."""
+    """Field statistics of some samples of a video."""
 
     frames: int = 0
-    """Frames that were looked at."""
+    """Frames examined."""
     flagged: int = 0
-    """Those that the file marks as interlaced."""
+    """Frames marked as interlaced by the file."""
     combed: int = 0
-    """Those in which the two fields show different moments, in the order `first`."""
+    """Frames whose fields show different moments, in the order `first`."""
     moving: int = 0
-    """Frames of which can be said what they are; nothing is known of a still picture."""
+    """Frames with enough motion to be classified."""
     first: Literal["top", "bottom"] | None = None
-    """The field that was seen to come first; None where that is not clear."""
+    """The field that comes first; None if unclear."""
     telecined: bool = False
-    """Whole and combed frames take turns as in 3:2 pulldown: film at 24 frames a second on video at 30."""
+    """Whether progressive and combed frames alternate as in 3:2 pulldown: film at 24 frames a second on video at 30."""
 
 
 def look_at_fields(stretches: Iterable[Iterable[av.VideoFrame]]) -> Fields:
-    """What the frames of `stretches`, each of frames that follow each other, are woven of."""
+    """Statistics over `stretches`, each of successive frames."""
     frames = flagged = 0
     seen: Counter[str] = Counter()
     telecined = []
@@ -80,12 +80,11 @@ def look_at_fields(stretches: Iterable[Iterable[av.VideoFrame]]) -> Fields:
 def deinterlaced(
     path: Path, frames: Iterable[av.VideoFrame], time_base: Fraction, mode: str, first: str | None
 ) -> Iterator[av.VideoFrame]:
-    """Whole frames out of the fields of `frames` of the file `path`, whose times are ticks of `time_base` and grow.
+    """Progressive frames from `frames` of the file `path`, whose times are increasing ticks of `time_base`.
 
-    `mode`: "frame" gives one for each, of the moment of its first field, at its time; "field" two, the second in the
-    middle to the next frame; their times are ticks of half of `time_base`. `first`: the field that comes first, None
-    for what the frames say (top, where they say nothing). Each result depends on three frames: its own and the two
-    beside it. Raises SourceError for frames that the filter does not take.
+    `mode`: "frame" gives one per frame, of its first field, at its time; "field" gives two, the second halfway to the
+    next frame, with times in ticks of half of `time_base`. `first`: the first field, None = as marked (else top).
+    Each result depends on its frame and the two neighbours. Raises SourceError for frames that the filter refuses.
     """
     parity = {"top": "tff", "bottom": "bff", None: "auto"}[first]
     graph: Graph | None = None
@@ -100,7 +99,7 @@ def deinterlaced(
         graph.push(native)
         for whole in _pull(graph, time_base, mode):
             if whole.format.name != native.format.name:
-                # Converted on the way, with a loss.
+                # The filter converted them, with a loss.
                 raise _refusal(kind)
             yield whole
     if graph is not None:
@@ -115,28 +114,28 @@ def _refusal(kind: str) -> SourceError:
 
 
 def on_fields(fields: Fields, marked: bool, mode: str) -> list[str]:
-    """What to say of a video with these fields, which the file marks as interlaced or not, in sentences."""
+    """Warnings for a video with these fields, which the file marks as interlaced or not."""
     if fields.telecined:
         remedy = "undo it first by an inverse telecine (FFmpeg: -vf fieldmatch,decimate)"
-        woven = "the video is film at 24 frames a second woven into 30 (3:2 pulldown)"
+        woven = "the video is film at 24 frames a second telecined to 30 (3:2 pulldown)"
         if mode == "none":
             return [f"{woven}: faces are restored as they are, two of five frames combed; {remedy}"]
         return [f"{woven}: --deinterlace blurs it; {remedy}, and leave --deinterlace out"]
     if mode != "none":
         if fields.first is None and not marked:
-            return ["no interlacing was seen: leave --deinterlace out, it only softens whole frames"]
+            return ["no interlacing was found: leave --deinterlace out, it only softens progressive frames"]
         return []
     if fields.first is not None:
         unsaid = "" if marked else ", though its file does not say so"
         return [
             f"the video is interlaced{unsaid} ({fields.combed} of {fields.moving} moving frames show two moments): "
-            "faces are restored as they are; --deinterlace makes whole frames first"
+            "faces are restored as they are; --deinterlace makes progressive frames first"
         ]
     if marked and fields.moving >= _FEWEST and not fields.combed:
-        return ["the video is marked as interlaced, but its frames look whole: nothing needs to be done"]
+        return ["the video is marked as interlaced, but its frames are progressive: nothing needs to be done"]
     if marked:
         return [
-            "the video is marked as interlaced; if it looks combed, --deinterlace makes whole frames first"
+            "the video is marked as interlaced; if it looks combed, --deinterlace makes progressive frames first"
         ]
     return []
 
@@ -152,10 +151,9 @@ def _pull(graph: Graph, time_base: Fraction, mode: str) -> Iterator[av.VideoFram
 
 
 def _kinds(frames: Iterable[av.VideoFrame]) -> Iterator[tuple[bool, str]]:
-    """Of each frame whether it is marked as interlaced, and idet's word for it: progressive, tff, bff or
-    undetermined."""
+    """For each frame whether it is marked as interlaced, and idet's class: progressive, tff, bff or undetermined."""
     graph: Graph | None = None
-    # Noted here, as idet marks the frames anew.
+    # Read first: idet overwrites the mark.
     marks: list[bool] = []
     seen: list[str] = []
     for number, native in enumerate(frames):
@@ -192,7 +190,7 @@ def _ready(graph: Graph) -> Iterator[av.VideoFrame]:
 
 
 def _is_pulldown(kinds: list[str]) -> bool:
-    """Whether whole and combed frames take turns in a cycle of five."""
+    """Whether progressive and combed frames alternate in a cycle of five."""
     if len(kinds) < 2 * _CYCLE:
         return False
     whole = combed = 0

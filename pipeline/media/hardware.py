@@ -1,10 +1,9 @@
-"""Frames from the graphics card's decoder: proven against software, and software's at the first trouble.
+"""Hardware decoding, checked against software decoding, which takes over at the first problem.
 
-What a card gives must be what software gives. The standards of H.264, HEVC, VP9 and AV1 fix every sample, but drivers,
-cropping and film grain have surprised before; so the first frames of every pass are decoded twice and compared. A card
-says nothing of damage inside a picture, so a file that is damaged, or that gives any error, is left to software, which
-counts what is lost as ever. Frames that were given before are passed over by decoding again from where the card began,
-which takes a while, rather than by seeking, which needs a good index.
+H.264, HEVC, VP9 and AV1 define every sample, but drivers, cropping and film grain can differ. So the first frames of
+every pass are decoded twice and compared. Hardware does not report damage inside a picture: a damaged file, or any
+error, is left to software, which counts the losses. Software then decodes again from the start of the pass and skips
+the frames already given; that takes time, but needs no index for seeking.
 """
 
 from __future__ import annotations
@@ -22,18 +21,17 @@ from av.container import InputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
-from pipeline.errors import SourceError
+from pipeline.errors import SourceError, reason
 from pipeline.media.coding import planar_format, planes_of
-from pipeline.media.containers import is_cut_short, open_input
-from pipeline.media.decode import Losses, all_frames, begin, decode, video_stream
-from pipeline.media.planar import repack
+from pipeline.media.decode import Losses, all_frames, begin, decode, is_cut_short, open_input, video_stream
+from pipeline.media.layout import repack
 
 KINDS = ("cuda", "vaapi", "videotoolbox", "d3d11va")
-"""FFmpeg's names of the devices that decode, as `auto` tries them: NVIDIA, Linux, Apple, Windows."""
+"""FFmpeg's names of decoding devices, in the order of `auto`: NVIDIA, Linux, Apple, Windows."""
 _PROVEN = 8
-"""Frames that are decoded by both and compared: one group of B-frames at least."""
+"""Frames decoded by both and compared: at least one group of B-frames."""
 _MOST_APART = 1
-"""Code values by which a sample may differ."""
+"""Maximum difference of a sample in code values."""
 
 Opened = tuple[InputContainer, VideoStream, VideoCodecContext]
 
@@ -43,8 +41,8 @@ class DecodeConfig:
     """How the video is decoded."""
 
     hardware: str = "none"
-    """`none` = in software, which alone tells all damage; `cuda`, `vaapi`, `videotoolbox`, `d3d11va` = by a graphics
-    card, a certain one as in `cuda:1`; `auto` = by whichever is there. What it cannot, software does."""
+    """`none` = in software, which alone reports all damage; `cuda`, `vaapi`, `videotoolbox`, `d3d11va` = on a GPU, a
+    certain one as in `cuda:1`; `auto` = on any available GPU. Software decodes what the GPU cannot."""
 
     def __post_init__(self) -> None:
         kind, colon, device = self.hardware.partition(":")
@@ -60,16 +58,16 @@ class DecodeConfig:
 
 
 class HardwareDecoder:
-    """Decodes one stream again and again; after the first trouble in software for good."""
+    """Decodes one stream repeatedly; after the first problem only in software."""
 
     def __init__(self, path: Path, stream_index: int, hardware: str) -> None:
         self._path, self._index, self._wish = path, stream_index, hardware
         self._in_software = hardware == "none"
         self.warnings: list[str] = []
-        """Why software went on, where it did; `auto` says nothing where there is no device."""
+        """Why software took over; nothing if `auto` finds no device."""
 
     def frames(self, losses: Losses, start_pts: int | None = None) -> Generator[av.VideoFrame]:
-        """What `decode` gives, with its account in `losses`."""
+        """The frames of `decode`, with its account in `losses`."""
         given, last, before = 0, None, None
         if not self._in_software:
             try:
@@ -89,7 +87,7 @@ class HardwareDecoder:
                 yield native
 
     def _by_hardware(self, start_pts: int | None) -> Generator[av.VideoFrame]:
-        """Raises _TroubleError in place of the first frame that is not known to be right."""
+        """Raises _TroubleError in place of the first frame that is not known to be correct."""
         path, losses, number = self._path, _Unforgiving(self._path, strict=True), -1
         if is_cut_short(path):
             raise _TroubleError("the file ends before its time")
@@ -114,10 +112,10 @@ class HardwareDecoder:
         losses.settle(context.name, whole=start_pts is None)
 
     def _open(self) -> Opened:
-        """The file with a decoder on the first device that works."""
+        """Opens the file with a decoder on the first working device."""
         kind, _, device = self._wish.partition(":")
         built = hwdevices_available()
-        reason = f"the FFmpeg inside PyAV is built without it, and with {', '.join(built) or 'nothing of the kind'}"
+        why = f"the FFmpeg inside PyAV is built without it, and with {', '.join(built) or 'nothing of the kind'}"
         for name in KINDS if kind == "auto" else (kind,):
             if name not in built:
                 continue
@@ -126,11 +124,11 @@ class HardwareDecoder:
                     self._path, self._index, HWAccel(name, device or None, allow_software_fallback=False)
                 )
             except NotImplementedError:
-                reason = f"{name} does not decode this kind of video"
+                why = f"{name} does not decode this kind of video"
             except (av.error.FFmpegError, SourceError) as error:
-                reason = f"no such device opens here ({(error.strerror or str(error)).lower()})"
-        # Where it was asked for by name, its absence is news.
-        raise _TroubleError(reason if kind != "auto" else "")
+                why = f"no such device opens here ({reason(error)})"
+        # A device requested by name must not be missing silently.
+        raise _TroubleError(why if kind != "auto" else "")
 
     def _give_up(self, trouble: str, given: int) -> None:
         self._in_software = True
@@ -142,41 +140,41 @@ class HardwareDecoder:
 
 
 def open_decoder(path: Path, stream_index: int, hardware: HWAccel) -> Opened:
-    """The file at `path`, its video stream and a decoder for it on `hardware`. The caller closes the file.
+    """The file at `path`, its video stream and a decoder on `hardware`. The caller closes the file.
 
-    Raises NotImplementedError where the device does not decode the codec, FFmpegError where it does not open.
+    Raises NotImplementedError if the device does not decode the codec, FFmpegError if it does not open.
     """
     with open_input(path) as container:
         own = video_stream(container, stream_index).codec_context.codec
-    # FFmpeg's first choice for AV1 is a library that knows no hardware.
+    # FFmpeg's default for AV1 is a library without hardware support.
     is_library = own.name == "libdav1d"
     codec = av.Codec("av1", "r") if is_library else own
-    hardware.create(codec)  # for its errors: those of opening the file would blame the file
+    hardware.create(codec)  # raises errors of the device, not of the file
     container = open_input(path, None if is_library else hardware)
     stream = video_stream(container, stream_index)
     context = stream.codec_context
     if is_library:
-        # Size, colours and depth come in the stream's own headers.
+        # Size, colours and depth are in the stream's own headers.
         context = cast(VideoCodecContext, av.CodecContext.create(codec, "r", hardware))
         context.extradata = stream.codec_context.extradata
-    # An error then comes with its own packet.
+    # Reports an error with its own packet.
     context.thread_type = "SLICE"
     return container, stream, context
 
 
 class _TroubleError(Exception):
-    """Why the graphics card does not go on, in words."""
+    """Why hardware decoding stops, in words."""
 
 
 class _Unforgiving(Losses):
-    """Takes the first loss for trouble."""
+    """Raises _TroubleError at the first loss."""
 
     def _refuse(self, what: str) -> NoReturn:
         raise _TroubleError(what)
 
 
 def _in_layout(native: av.VideoFrame, layout: str) -> av.VideoFrame:
-    """`native`, which cards give with both colours in one plane, in the planes that software gives."""
+    """`native` in the pixel format of software decoding; hardware interleaves the chroma planes."""
     name = native.format.name
     if name == layout:
         return native
@@ -189,7 +187,7 @@ def _in_layout(native: av.VideoFrame, layout: str) -> av.VideoFrame:
 
 
 def _compare(native: av.VideoFrame, expected: av.VideoFrame, number: int) -> None:
-    """Raises _TroubleError where the two are not the same picture at the same time."""
+    """Raises _TroubleError if the two frames differ."""
     for what, ours, theirs in (
         ("time", native.pts, expected.pts),
         ("size", (native.width, native.height), (expected.width, expected.height)),
@@ -209,6 +207,5 @@ def _compare(native: av.VideoFrame, expected: av.VideoFrame, number: int) -> Non
 
 
 def _is_past(pts: int | None, last: int | None, before: int | None) -> bool:
-    """Whether a frame at `pts` should have come before the card's last one, at `last`; software's frame in its place
-    is at `before`."""
+    """Whether a frame at `pts` belongs before the last hardware frame, at `last`; software has `before` there."""
     return last is not None and pts is not None and before != last and pts <= last

@@ -1,4 +1,4 @@
-"""A photo, or a folder of photos, in place of a video: one frame each, same names and kinds of file."""
+"""A photo or a folder of photos in place of a video: one frame per photo; results keep names and formats."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
-from pipeline.errors import SinkError, SourceError
+from pipeline.errors import SinkError, SourceError, reason
 from pipeline.frames import Frame
 from pipeline.media.coding import planes_of
-from pipeline.media.partial import PartialFile
+from pipeline.media.files import PartialFile
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp")
 _FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP")
@@ -33,7 +33,7 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "TIFF": {"compression": "tiff_lzw"},
 }
 _SOFTWARE = 0x0131
-"""EXIF's tag for the program that made the picture."""
+"""EXIF tag `Software`."""
 _XMP = (
     '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/">'
@@ -41,18 +41,18 @@ _XMP = (
 )
 _FULL_RANGE = 2
 _HEAD = 1 << 12
-"""Bytes at a file's beginning that tell its depth."""
+"""Bytes at the start of a file that contain its bit depth."""
 _PNG_DEPTH = 24
-"""Where a PNG's header, always its first chunk, has the bits per sample."""
+"""Offset of the bits per sample in a PNG's header, always its first chunk."""
 
 
 @dataclass(frozen=True, slots=True)
 class PhotoInfo:
-    """What is known of photos before they are read."""
+    """Facts about photos before they are read."""
 
     path: Path
     frame_count: int
-    """How many photos there are."""
+    """Number of photos."""
     warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -61,11 +61,10 @@ class PhotoInfo:
 
 
 class PhotoSource:
-    """The photo at `path`, or those in the folder `path` by name, each as one frame in planar RGB.
+    """The photo at `path`, or the photos in the folder `path` by name, each as one frame in planar RGB.
 
-    Turned upright as the camera noted, without transparency. A photo of a folder that cannot be read is left
-    out and told in `damage`; with `strict` it raises SourceError. So does a single photo, and a folder of
-    which none can be read.
+    Rotated upright by EXIF, without alpha. An unreadable photo of a folder is skipped and reported in `damage`; with
+    `strict` it raises SourceError. So does a single photo, and a folder without a readable one.
     """
 
     live = False
@@ -88,7 +87,7 @@ class PhotoSource:
         return path.suffix.lower() in SUFFIXES
 
     def __iter__(self) -> Iterator[Frame]:
-        """Frames whose pts is the index of the photo in `files`."""
+        """Frames; the pts is the index of the photo in `files`."""
         self.damage = []
         self.warnings = []
         index = 0
@@ -113,11 +112,11 @@ class PhotoSource:
 
 
 class PhotoSink:
-    """Writes restored photos: one to the file `path`, those of a folder to files of the same names in `path`.
+    """Writes restored photos: one to the file `path`, those of a folder under the same names into the folder `path`.
 
-    A context manager like FileSink; each photo appears under its name when it is whole. Transparency, colour
-    profile, resolution and the camera's notes are carried from the original. `note` (EXIF's software) tells what was
-    done, `source_type` (XMP, a term of IPTC) of which kind the picture is since then. Raises SinkError.
+    A context manager like FileSink; each photo appears when it is complete. Alpha, colour profile, resolution and EXIF
+    are copied from the original. `note` goes into EXIF's software, `source_type`, a term of IPTC, into XMP. Raises
+    SinkError.
     """
 
     def __init__(
@@ -157,36 +156,29 @@ class PhotoSink:
                 self._made = not os.path.exists(self.path)
                 self.path.mkdir(exist_ok=True)
             except OSError as error:
-                reason = (error.strerror or str(error)).lower()
-                raise SinkError(f"{self.path}: the folder cannot be made ({reason})") from error
+                raise SinkError(f"{self.path}: the folder cannot be made ({reason(error)})") from error
         return self
 
     def write(self, native: av.VideoFrame, pts: int) -> None:
-        """Writes the photo with the index `pts`."""
+        """Writes the photo of index `pts`."""
         file = self._source.files[pts]
         target = self.path / file.name if self._folder else self.path
-        partial = PartialFile(target, source=file, overwrite=self._overwrite)
-        partial.create()
         try:
-            kind = Image.registered_extensions()[target.suffix.lower()]
-            picture, kept = _with_notes(native, _read(file).upright, kind, *self._notes)
-            picture.save(partial.path, format=kind, **kept, **_SAVE_OPTIONS.get(kind, {}))
-            partial.commit()
+            with PartialFile(target, source=file, overwrite=self._overwrite).written() as path:
+                kind = Image.registered_extensions()[target.suffix.lower()]
+                picture, kept = _with_notes(native, _read(file).upright, kind, *self._notes)
+                picture.save(path, format=kind, **kept, **_SAVE_OPTIONS.get(kind, {}))
+        except SinkError:
+            raise
         except (OSError, ValueError) as error:
-            partial.discard()
-            if isinstance(error, SinkError):
-                raise
             raise SinkError(
                 f"{target}: cannot be written ({str(error).lower()}); free space or change the name"
             ) from error
-        except BaseException:
-            partial.discard()
-            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Each photo was finished on its own; a folder that was made for none of them goes again."""
+        """Removes a folder that was created and stayed empty after an error."""
         if self._made and error is not None:
             with suppress(OSError):
                 self.path.rmdir()
@@ -196,16 +188,16 @@ class PhotoSink:
 class _Photo:
     upright: Image.Image
     pictures: int
-    """How many the file holds: pages or a motion; the first one is `upright`."""
+    """Pictures in the file (pages or animation); `upright` is the first."""
 
 
 def _read(file: Path) -> _Photo:
     try:
         with python_warnings.catch_warnings():
-            # Pillow warns of one bomb size and raises at its double; both are refused here.
+            # Pillow warns above one size and raises above twice that; both are refused here.
             python_warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=_FORMATS) as picture:
-                # A camera's JPEG of several pictures (MPO) has previews and gain maps there.
+                # The further pictures of a camera's MPO are previews and gain maps.
                 pictures = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
                 deep = _is_deep(file, picture)
                 picture.load()
@@ -222,7 +214,7 @@ def _read(file: Path) -> _Photo:
 
 
 def _is_deep(file: Path, picture: Image.Image) -> bool:
-    """Whether the file has more than 8 bits per sample; of colours Pillow takes the upper 8 without a word."""
+    """Whether the file has more than 8 bits per sample; Pillow silently takes the upper 8 of colours."""
     if picture.mode.startswith(("I", "F")):
         return True
     if isinstance(picture, TiffImageFile):
@@ -251,7 +243,7 @@ def _frame(picture: Image.Image) -> av.VideoFrame:
 def _with_notes(
     native: av.VideoFrame, original: Image.Image, kind: str, note: str, source_type: str
 ) -> tuple[Image.Image, dict[str, Any]]:
-    """The picture of `native` with the transparency of `original`, and what else is to be saved with it."""
+    """The picture of `native` with the alpha of `original`, and the metadata to save with it."""
     green, blue, red = planes_of(native)
     picture = Image.fromarray(np.dstack([red, green, blue]).astype(np.uint8))
     if original.has_transparency_data:
@@ -259,7 +251,7 @@ def _with_notes(
         if kind in ("JPEG", "BMP"):
             white = Image.new("RGBA", picture.size, "white")
             picture = Image.alpha_composite(white, picture).convert("RGB")
-    # A profile for grey or print colours would not fit the RGB that is written.
+    # A profile for grey or CMYK does not fit the RGB output.
     names = ("icc_profile", "dpi") if original.mode in ("RGB", "RGBA", "P") else ("dpi",)
     kept = {name: original.info[name] for name in names if original.info.get(name)}
     exif = original.getexif()

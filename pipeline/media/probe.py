@@ -1,4 +1,4 @@
-"""What is known of a video before it is read: its first frame, its tags, its other streams."""
+"""Facts about a video from its headers and its first frame."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from av.video.stream import VideoStream
 
 from pipeline.errors import SourceError
 from pipeline.media.coding import check_matrix, planar_format
-from pipeline.media.containers import chroma_location
-from pipeline.media.decode import read_packets
+from pipeline.media.decode import chroma_location, read_packets
 
 _MAX_PIXELS = 1 << 27
 _STILL = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
@@ -26,7 +25,7 @@ _STILL = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.s
 
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
-    """What is known of a video before it is read."""
+    """Facts about a video from its headers and its first frame."""
 
     path: Path
     container: str
@@ -36,19 +35,19 @@ class SourceInfo:
     height: int
     """Pixels of a decoded frame, before rotation and aspect ratio."""
     rotation: int
-    """Degrees counter-clockwise by which a player turns the picture, to the nearest multiple of 90."""
+    """Degrees counter-clockwise that players rotate the picture, to the nearest multiple of 90."""
     display_matrix: tuple[int, ...] | None
-    """The nine numbers behind `rotation`, exact, in FFmpeg's layout; None where there are none."""
+    """The exact matrix behind `rotation`, nine numbers in FFmpeg's layout; None if absent."""
     sample_aspect_ratio: Fraction | None
     average_rate: Fraction
     """Frames per second; a hint for encoders and progress, never a clock."""
     time_base: Fraction
     """Seconds per tick."""
     frame_count: int | None
-    """Frames to be expected, an estimate."""
+    """Estimate."""
     duration_seconds: float | None
     pixel_format: str
-    """Of the frames that are delivered: planar."""
+    """Of the delivered frames; planar."""
     bit_depth: int
     color_range: int
     color_primaries: int
@@ -57,13 +56,13 @@ class SourceInfo:
     """FFmpeg's numbers, those of ITU-T H.273 (range: 1 limited, 2 full)."""
     chroma_location: str | None
     interlaced: bool
-    """The frames are marked as interlaced; whether they are is told by `FileSource.fields`."""
+    """Whether frames are marked as interlaced; `FileSource.fields` measures it."""
     mastering_display: str | None
-    """Primaries and luminance of the mastering display in x265's words."""
+    """Primaries and luminance of the mastering display in x265's notation."""
     content_light: tuple[int, int] | None
     """Maximum content and frame-average light level in cd/m²."""
     video_index: int
-    """Index of the stream among those of the file."""
+    """Index of the stream in the file."""
     warnings: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -73,14 +72,14 @@ class SourceInfo:
 
 @dataclass(frozen=True, slots=True)
 class Display:
-    """How players show a frame: turned first, then perhaps mirrored."""
+    """How players display a frame: rotated, then possibly mirrored."""
 
     matrix: tuple[int, ...] | None = None
-    """The nine numbers behind it, in FFmpeg's layout; None where there are none."""
+    """Nine numbers in FFmpeg's layout; None if absent."""
     angle: float = 0
     """Degrees counter-clockwise."""
     mirrored: bool = False
-    """Left and right are exchanged after the turn."""
+    """Left and right are swapped after the rotation."""
 
     @property
     def rotation(self) -> int:
@@ -89,7 +88,7 @@ class Display:
 
 
 def display_of(native: av.VideoFrame) -> Display:
-    """How players show `native`, by its display matrix."""
+    """How players display `native`, by its display matrix."""
     matrix = _numbers("9i", _side_data(native).get(Type.DISPLAYMATRIX))
     if matrix is None:
         return Display()
@@ -103,7 +102,7 @@ def display_of(native: av.VideoFrame) -> Display:
 
 
 def probe(container: InputContainer, path: Path) -> SourceInfo:
-    """Reads `container` up to its first frame. Raises SourceError where there is no video to be restored."""
+    """Reads `container` up to its first frame. Raises SourceError without a usable video."""
     stream, warnings = _choose(container, path)
     context = stream.codec_context
     location = chroma_location(container, stream.index)
@@ -126,8 +125,8 @@ def probe(container: InputContainer, path: Path) -> SourceInfo:
     display = display_of(first)
     if abs(display.angle - display.rotation) > 1:
         warnings.append(
-            f"players turn the video by {display.angle:.0f} degrees, which is no multiple of 90: faces are "
-            f"sought as if it were {display.rotation}; the turn itself is kept"
+            f"players rotate the video by {display.angle:.0f} degrees, not a multiple of 90: faces are "
+            f"detected at {display.rotation} degrees; the rotation itself is kept"
         )
     rate = stream.average_rate or stream.guessed_rate or Fraction(25)
     base = stream.time_base or Fraction(1, av.time_base)
@@ -161,7 +160,7 @@ def probe(container: InputContainer, path: Path) -> SourceInfo:
 
 
 def _choose(container: InputContainer, path: Path) -> tuple[VideoStream, list[str]]:
-    """The first moving picture of the file, and what to say of the others."""
+    """The first video stream that is not a still, and warnings about the others."""
     videos = [
         stream
         for stream in container.streams.video
@@ -173,9 +172,7 @@ def _choose(container: InputContainer, path: Path) -> tuple[VideoStream, list[st
             for stream in container.streams
         ]
         raise SourceError(f"{path}: no video stream (found: {', '.join(found) or 'nothing'})")
-    others = [
-        f"stream {stream.index} is a second video: its faces are left as they are" for stream in videos[1:]
-    ]
+    others = [f"stream {stream.index} is another video: its faces are not restored" for stream in videos[1:]]
     return videos[0], others
 
 
@@ -185,7 +182,7 @@ def _first_frame(container: InputContainer, stream: VideoStream, path: Path) -> 
         try:
             frames = context.decode(packet)
         except av.error.FFmpegError:
-            continue  # counted when the file is read
+            continue  # counted in the real pass
         if frames:
             return frames[0]
     try:
@@ -206,7 +203,7 @@ def _duration(container: InputContainer, stream: VideoStream) -> Fraction | None
 
 
 def _side_data(native: av.VideoFrame) -> dict[Type, bytes]:
-    # The stubs call the side data a dict; it is a sequence as well.
+    # The stubs type the side data as a dict; it is also a sequence.
     entries = [native.side_data[index] for index in range(len(native.side_data))]  # type: ignore[literal-required]
     return {entry.type: bytes(entry) for entry in entries}
 

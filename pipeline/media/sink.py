@@ -1,37 +1,33 @@
-"""A restored video into a file: same times and tags as the source, all its other streams, whole or none."""
+"""Writes a restored video with the times, tags and other streams of the source; the file appears when complete."""
 
 from __future__ import annotations
 
-import errno
+import io
 import math
-import os
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import av
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
+from av.stream import AttachmentStream, DataStream, Disposition, Stream
 from av.video.stream import VideoStream
 
 from pipeline.errors import MediaError, SinkError
-from pipeline.media.compare import cell_size, grid_size
-from pipeline.media.containers import open_input
-from pipeline.media.encode import EncodeConfig, Encoding, choose_encoding, kept_scheduling
-from pipeline.media.partial import PartialFile
-from pipeline.media.planar import repack
-from pipeline.media.probe import SourceInfo
+from pipeline.media.decode import open_input, read_packets
+from pipeline.media.encode import EncodeConfig, add_encoder, choose_encoding, kept_scheduling, prepare
+from pipeline.media.files import DISK_FULL, PartialFile
+from pipeline.media.layout import frame_size
 from pipeline.media.source import FileSource
-from pipeline.media.streams import StreamCopier, carried_tags, file_tags
 
 if TYPE_CHECKING:
     from av.container.core import Chapter
 
-__all__ = ["EncodeConfig", "FileSink"]
-
-# What MP4 and MOV keep as classic tags; others need the newer way of writing, which fewer players read.
+# Classic tags of MP4 and MOV; other tags need the newer metadata format, which fewer players read.
 _CLASSIC_TAGS = {
     "title", "artist", "album_artist", "composer", "album", "date", "comment", "genre", "copyright",
     "grouping", "lyrics", "description", "synopsis", "show", "episode_id", "network", "keywords",
@@ -40,12 +36,11 @@ _CLASSIC_TAGS = {
 
 
 class FileSink:
-    """Encodes frames into `path` beside the copied streams of `source`.
+    """Encodes frames into `path` and copies the other streams of `source`.
 
-    A context manager: the file gets its name when the block ends well, else nothing of it is left. `columns`
-    frames stand side by side (for comparisons), or frames have another `size`; `note` says in the file's comment what
-    was done to it; `folder` takes the unfinished file. Raises SinkError: at once where `path` must not be written,
-    later where encoding or the disk fails.
+    A context manager: the file gets its name when the block ends without an error, else nothing is left. `columns`:
+    frames side by side, or `size`: another size of frames; `note`: added to the file's comment; `folder`: takes the
+    unfinished file. Raises SinkError: at once if `path` must not be written, later if encoding or the disk fails.
     """
 
     def __init__(
@@ -76,43 +71,32 @@ class FileSink:
 
     @property
     def unfinished(self) -> Path:
-        """The file that gets the name in the end."""
+        """The file before it gets its name."""
         return self._file.path
 
     @property
     def warnings(self) -> list[str]:
-        """What could not be carried and what was changed, in sentences."""
+        """Streams left out and changes made, one sentence each."""
         return [*self._warnings, *(self._copier.warnings if hasattr(self, "_copier") else [])]
 
     def __enter__(self) -> Self:
-        try:
+        with self._whole_or_nothing(), self._explained():
             self._file.create()
             self._open()
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            self._abandon()
-            raise self._sentence(error) from error
-        except BaseException:
-            # An interrupt too, which may come at any moment from the making of the file on.
-            self._abandon()
-            raise
         return self
 
     def write(self, native: av.VideoFrame, pts: int) -> None:
-        """Encodes `native`, to be shown at `pts` ticks of the source's time base; times must increase."""
-        try:
-            self._mux(ready(native, self._encoding, pts, self._source.info.time_base))
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise self._sentence(error) from error
+        """Encodes `native` at time `pts` in ticks of the source's time base; times must increase."""
+        with self._explained():
+            self._mux(prepare(native, self._encoding, pts, self._source.info.time_base))
         self._written += 1
 
     def copy(self, packet: Packet[VideoStream]) -> None:
-        """Writes a packet of an encoder like this one's (`add_encoder`), in place of encoding a frame."""
+        """Writes a packet of an equal encoder (`add_encoder`) in place of encoding a frame."""
         self._encodes = False
         packet.stream = self._stream
-        try:
+        with self._explained():
             self._mux_packet(packet)
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise self._sentence(error) from error
         self._written += 1
 
     def __exit__(
@@ -121,19 +105,13 @@ class FileSink:
         if error is not None:
             self._abandon()
             return
-        try:
+        with self._whole_or_nothing(), self._explained():
             if self._encodes:
                 self._mux(None)
             self._copier.copy_until(None)
             self._output.close()
             self._stack.close()
             self._file.commit()
-        except (av.error.FFmpegError, OSError, ValueError) as failure:
-            self._abandon()
-            raise self._sentence(failure) from failure
-        except BaseException:
-            self._abandon()
-            raise
 
     def _open(self) -> None:
         source = self._stack.enter_context(open_input(self._source.path))
@@ -190,76 +168,43 @@ class FileSink:
         return chapters
 
     def _abandon(self) -> None:
-        # The muxer may complain while it is closed about the very failure that is being reported.
+        # Closing the muxer may repeat the failure that is being reported.
         with suppress(av.error.FFmpegError, OSError, ValueError):
             if hasattr(self, "_output"):
                 self._output.close()
         self._stack.close()
         self._file.discard()
 
-    def _sentence(self, error: Exception) -> MediaError:
-        """What the encoder, the muxer or the disk complained about, for people."""
-        if isinstance(error, MediaError):
-            return error
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return SinkError(
-                f"{self.path}: the disk is full after {self._written} frames; free some space and run again"
-            )
-        return SinkError(
-            f"{self.path}: {self._encoding.codec} in {self._encoding.container} failed after {self._written} "
-            f"frames ({str(error).lower()}); try another container or --codec"
-        )
+    @contextmanager
+    def _whole_or_nothing(self) -> Iterator[None]:
+        """Discards the file at any error, interrupts included, which may come at any moment."""
+        try:
+            yield
+        except BaseException:
+            self._abandon()
+            raise
 
-
-def add_encoder(
-    output: OutputContainer, encoding: Encoding, info: SourceInfo, width: int, height: int
-) -> VideoStream:
-    """A stream of `output` that encodes frames of `width` x `height` like those of `info`."""
-    if encoding.codec == "libsvtav1":
-        # It writes its settings to stderr, past every log level but its own.
-        os.environ.setdefault("SVT_LOG", "1")
-    stream = output.add_stream(encoding.codec, rate=info.average_rate, options=dict(encoding.options))
-    assert isinstance(stream, VideoStream)
-    context = stream.codec_context
-    context.width, context.height = width, height
-    context.pix_fmt = encoding.pixel_format
-    # MPEG-1 and 2 know nothing but a frame rate: their frames are put on its grid.
-    gridded = encoding.codec in ("mpeg1video", "mpeg2video")
-    context.time_base = stream.time_base = 1 / info.average_rate if gridded else info.time_base
-    context.thread_type = "AUTO"
-    context.flags |= av.codec.context.Flags.frame_duration
-    context.color_range = info.color_range
-    context.color_primaries = info.color_primaries
-    context.color_trc = info.color_transfer
-    context.colorspace = info.color_matrix
-    if info.sample_aspect_ratio:
-        context.sample_aspect_ratio = info.sample_aspect_ratio
-    if encoding.codec in ("libx265", "hevc_nvenc") and encoding.container in ("mp4", "mov"):
-        context.codec_tag = "hvc1"
-    return stream
-
-
-def ready(native: av.VideoFrame, encoding: Encoding, pts: int, time_base: Fraction) -> av.VideoFrame:
-    """`native` as the encoder takes it, to be shown at `pts` ticks of `time_base`."""
-    if native.format.name != encoding.pixel_format:
-        native = repack(native, encoding.pixel_format)
-    native.pict_type = 0
-    native.pts, native.time_base = pts, time_base
-    return native
-
-
-def frame_size(width: int, height: int, rotation: int, *, columns: int, pixel_format: str) -> tuple[int, int]:
-    """Size of a coded frame that shows `columns` frames side by side after `rotation` degrees.
-
-    Frames stand beside each other on whole chroma samples; so several of them are cut to whole ones.
-    """
-    size = cell_size(width, height, pixel_format) if columns > 1 else (width, height)
-    return grid_size(size, columns, 1, rotation)
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns errors of the encoder, the muxer and the disk into SinkError."""
+        try:
+            yield
+        except MediaError:
+            raise
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            if getattr(error, "errno", None) in DISK_FULL:
+                raise SinkError(
+                    f"{self.path}: the disk is full after {self._written} frames; free some space and run again"
+                ) from error
+            raise SinkError(
+                f"{self.path}: {self._encoding.codec} in {self._encoding.container} failed after {self._written} "
+                f"frames ({str(error).lower()}); try another container or --codec"
+            ) from error
 
 
 def _container_options(container: str, source: InputContainer, video_index: int) -> dict[str, str]:
     if container in ("mp4", "mov"):
-        # Start times are written in ticks of the movie: they are exact when these divide every track's.
+        # Start times are stored in movie ticks: exact if every track's time base divides them.
         bases = [s.time_base for s in source.streams if s.type in ("video", "audio") and s.time_base]
         scale = math.lcm(*(base.denominator for base in bases))
         if scale >= 1 << 31:
@@ -271,6 +216,179 @@ def _container_options(container: str, source: InputContainer, video_index: int)
             options["movflags"] = "use_metadata_tags"
         return options
     if container in ("matroska", "webm"):
-        # Decoding times before 0 are no reason to move all times; and who is default is told by the source.
+        # Do not shift all times because of negative decoding times; keep the source's default flags.
         return {"avoid_negative_ts": "disabled", "default_mode": "passthrough"}
     return {}
+
+
+_OWN_TAGS = {"encoder", "duration", "number_of_frames", "number_of_bytes", "bps", "rotate"}
+"""Tags about the input's own encoding, wrong for the output."""
+_FILE_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "comment"}
+
+
+class StreamCopier:
+    """Copies the packets of all streams but the restored video, in step with it.
+
+    Streams that the output's container cannot hold are left out, with a sentence in `warnings`.
+    """
+
+    def __init__(
+        self,
+        container: InputContainer,
+        output: OutputContainer,
+        *,
+        offset: Fraction,
+        stretch: tuple[Fraction | None, Fraction | None],
+    ) -> None:
+        self.warnings: list[str] = []
+        self._input = container
+        self._output = output
+        self._offset = offset
+        self._start, self._end = stretch
+        self._targets: dict[int, Any] = {}
+        self._last_dts: dict[int, int] = {}
+        self._repaired: set[int] = set()
+        self._packets: Iterator[Packet[Any]] | None = None
+        self._waiting: Packet[Any] | None = None
+
+    def add(self, stream: Stream) -> None:
+        """Adds a stream like `stream` to the output; call before the first packet."""
+        container = self._output.format.name
+        if _written_by_muxer(stream, container, self._input):
+            return
+        if _is_still(stream) and container == "matroska":
+            self._attach(stream)
+            return
+        reason = _refusal(stream, container)
+        if reason:
+            other = "" if _refusal(stream, "matroska") else "; an .mkv output can hold it"
+            self.warnings.append(f"{_describe(stream)} is left out: {reason}{other}")
+            return
+        target = self._output.add_stream_from_template(stream, opaque=True)
+        target.metadata.update(carried_tags(stream.metadata))
+        target.disposition = stream.disposition
+        if not isinstance(stream, AttachmentStream):
+            self._targets[stream.index] = target
+
+    def _attach(self, stream: Stream) -> None:
+        """Adds cover art to Matroska as an attached file: FFmpeg's muxer would make it a video."""
+        kind = "png" if _codec(stream) == "png" else "jpeg"
+        name = stream.metadata.get("filename", f"cover.{kind.replace('e', '')}")
+        with open_input(Path(self._input.name.removeprefix("file:"))) as source:
+            still = next(read_packets(source, (source.streams[stream.index],)), None)
+        if still is not None:
+            self._output.add_attachment(name, stream.metadata.get("mimetype", f"image/{kind}"), bytes(still))
+
+    def copy_until(self, seconds: Fraction | None) -> None:
+        """Writes the packets due before `seconds` of the output; None = all."""
+        if self._packets is None:
+            self._packets = self._wanted()
+            self._waiting = next(self._packets, None)
+        while self._waiting is not None:
+            packet = self._waiting
+            due = packet.dts if packet.dts is not None else packet.pts
+            if seconds is not None and due is not None and due * packet.time_base > seconds:
+                return
+            self._output.mux(packet)
+            self._waiting = next(self._packets, None)
+
+    def _wanted(self) -> Iterator[Packet[Any]]:
+        streams = tuple(self._input.streams[index] for index in self._targets)
+        if not streams:
+            return
+        if self._start is not None:
+            self._input.seek(int(self._start * av.time_base), backward=True)
+        for packet in read_packets(self._input, streams):
+            gap = packet.size == 2 and _codec(packet.stream) == "mov_text"
+            if gap and self._output.format.name in ("mp4", "mov"):
+                continue  # the muxer fills gaps between subtitles
+            if _is_still(packet.stream) or self._place(packet):
+                packet.stream = self._targets[packet.stream_index]
+                yield packet
+
+    def _place(self, packet: Packet[Any]) -> bool:
+        """Shifts `packet` to its time in the output. Returns whether it lies in the requested range."""
+        base, index = packet.time_base, packet.stream_index
+        shift, last = round(self._offset / base), self._last_dts.get(index)
+        following = None if last is None else last + 1 + shift
+        pts, dts = packet.pts, packet.dts
+        if pts is None:
+            pts = dts if dts is not None else following or shift
+            self._note_repair(packet)
+        if dts is None:
+            # Matroska stores no decoding times; a few frames before the first suffice for B-frames.
+            ahead = packet.stream.type == "video" and packet.stream.average_rate
+            early = pts - (round(3 / packet.stream.average_rate / base) if ahead else 0)
+            dts = early if following is None else min(pts, following)
+        if self._end is not None and pts * base >= self._end:
+            return False
+        if self._start is not None and (pts + (packet.duration or 0)) * base <= self._start:
+            return False
+        pts, dts = pts - shift, dts - shift
+        if last is not None and dts <= last and packet.stream.type in ("audio", "video"):
+            dts = last + 1
+            pts = max(pts, dts)
+            self._note_repair(packet)
+        self._last_dts[index] = dts
+        packet.pts, packet.dts = pts, dts
+        return True
+
+    def _note_repair(self, packet: Packet[Any]) -> None:
+        if packet.stream_index not in self._repaired:
+            self._repaired.add(packet.stream_index)
+            self.warnings.append(
+                f"{_describe(packet.stream)} had times that did not increase; they were moved"
+            )
+
+
+def _is_still(stream: Stream) -> bool:
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
+def carried_tags(tags: dict[str, str]) -> dict[str, str]:
+    """The tags of a stream that hold for its copy."""
+    return {
+        name: value
+        for name, value in tags.items()
+        if name.lower().split("-")[0] not in _OWN_TAGS and not name.startswith("_STATISTICS")
+    }
+
+
+def file_tags(tags: dict[str, str], note: str) -> dict[str, str]:
+    """The tags of the output file: the input's, with `note` added to the comment."""
+    carried = {name: value for name, value in tags.items() if name.lower() not in _FILE_TAGS}
+    comments = [value for name, value in tags.items() if name.lower() == "comment" and value != note]
+    return carried | {"comment": "; ".join([*comments, note])}
+
+
+def _written_by_muxer(stream: Stream, container: str, source: InputContainer) -> bool:
+    """Whether `stream` holds chapter texts or time codes of MP4 and MOV, which the muxer writes itself."""
+    if not isinstance(stream, DataStream) or "mov" not in source.format.name:
+        return False
+    chapters = stream.name == "bin_data" and bool(source.chapters())
+    return chapters or ("timecode" in stream.metadata and container in ("mov", "mp4"))
+
+
+def _refusal(stream: Stream, container: str) -> str | None:
+    """Why a container cannot hold `stream`; None if it can."""
+    name = {"matroska": "Matroska", "mpeg": "MPEG-PS", "mpegts": "MPEG-TS"}.get(container, container.upper())
+    try:
+        with av.open(io.BytesIO(), "w", format=container) as trial:
+            target = trial.add_stream_from_template(stream, opaque=True)
+            target.metadata.update(stream.metadata)
+            trial.start_encoding()
+    except (ValueError, av.error.FFmpegError):
+        return f"{name} cannot hold {_codec(stream)}"
+    return None
+
+
+def _describe(stream: Stream) -> str:
+    language = stream.metadata.get("language", "und")
+    spoken = "" if language == "und" else f" ({language})"
+    return f"stream {stream.index}, {stream.type}{spoken},"
+
+
+def _codec(stream: Stream) -> str:
+    if stream.codec_context is not None:
+        return stream.codec_context.codec.canonical_name
+    return getattr(stream, "name", None) or "a stream of unknown kind"

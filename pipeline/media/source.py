@@ -1,4 +1,4 @@
-"""Frames out of a video file: exact times, the decoder's own planes, and an account of what was damaged."""
+"""The frames of a video file with exact times, in the decoder's own planes, and an account of losses."""
 
 from __future__ import annotations
 
@@ -15,31 +15,29 @@ import av
 from pipeline.errors import SourceError
 from pipeline.frames import Frame
 from pipeline.media.coding import Siting, planar_format
-from pipeline.media.containers import open_input
-from pipeline.media.decode import Losses, decode, decode_sparsely
+from pipeline.media.decode import Losses, decode, decode_sparsely, open_input
 from pipeline.media.fields import Fields, deinterlaced, look_at_fields, on_fields
 from pipeline.media.hardware import HardwareDecoder
-from pipeline.media.planar import is_opaque, repack
+from pipeline.media.layout import is_opaque, repack
 from pipeline.media.probe import SourceInfo, probe
 
 _MAX_SECONDS = 1e8
-"""Three years: more cannot be counted in every file's ticks."""
+"""Three years: the limit of 64-bit ticks in every time base."""
 _UNTIMED = {"h264", "hevc", "m4v", "mpegvideo", "obu"}
-"""Formats of bare pictures, whose times are counted."""
+"""Raw formats without times."""
 _STREAMED = {"mpeg", "mpegts"}
-"""Formats whose clock starts anywhere: their times are counted from the first one."""
+"""Formats whose clock starts anywhere: times count from the first."""
 _STRETCH, _STRETCHES = 25, 3
-"""Frames that follow each other, and how many such stretches of a video are looked at for interlacing."""
+"""Successive frames per sample, and samples per video, to detect interlacing."""
 
 
 class FileSource:
-    """The frames of the first video stream of a file, in the order they are shown.
+    """The frames of the first video stream of a file, in presentation order.
 
-    Each has the source's own time; one without a time, or with one that does not grow, gets one between.
-    May be iterated again; closing an iteration closes the file. With `start_seconds` the frames before are
-    dropped and times are counted from there. What cannot be decoded is left out and told in `damage`; with
-    `strict` it raises instead. `deinterlace` makes whole frames of fields: "frame" one for each frame, at its time,
-    "field" two (see pipeline/media/fields.py); `hardware` is `DecodeConfig`'s. Raises SourceError.
+    Frames keep their times; a missing or non-increasing time is replaced. Can be iterated repeatedly; closing an
+    iteration closes the file. `start_seconds` drops the frames before and becomes time 0. Undecodable packets are
+    skipped and reported in `damage`; with `strict` they raise. `deinterlace`: "none", "frame" or "field", see
+    `deinterlaced`; `hardware`: see `DecodeConfig`. Raises SourceError.
     """
 
     live = False
@@ -55,7 +53,7 @@ class FileSource:
         hardware: str = "none",
     ) -> None:
         length = 1 if duration_seconds is None else duration_seconds
-        # In this form both are false for a number that is none.
+        # In this form both are false for NaN.
         if not (0 <= start_seconds <= _MAX_SECONDS and 0 < length <= _MAX_SECONDS):
             raise SourceError(
                 f"{path}: the start must not be negative and the duration must be above 0 seconds, both at "
@@ -88,12 +86,12 @@ class FileSource:
 
     @property
     def offset(self) -> Fraction:
-        """Seconds that are taken off every time of the file, exact."""
+        """Exact seconds subtracted from every time of the file."""
         return self._zero * self.info.time_base
 
     @property
     def stretch(self) -> tuple[Fraction | None, Fraction | None]:
-        """The seconds of the file that are wanted, half-open, by the file's own clock; None is open."""
+        """The requested half-open range in seconds by the file's own clock; None = unbounded."""
         base = self.info.time_base
         return (
             None if self._start is None else self._start * base,
@@ -102,21 +100,21 @@ class FileSource:
 
     @property
     def damage(self) -> list[str]:
-        """What was lost, in sentences; complete after an iteration."""
+        """Losses, one sentence each; complete after an iteration."""
         return self._losses.sentences()
 
     @property
     def warnings(self) -> list[str]:
-        """Those of `info`, what was seen of its fields, and what was met while reading that is no loss."""
-        told = [*self.info.warnings, *on_fields(self.fields, self._marked, self._deinterlace)]
-        told += self._decoder.warnings
+        """Warnings from probing, about interlacing, and from reading, without losses."""
+        found = [*self.info.warnings, *on_fields(self.fields, self._marked, self._deinterlace)]
+        found += self._decoder.warnings
         if self._untimed:
-            told.append(f"{self._untimed} frames had no time that grows; it was filled in")
-        return told
+            found.append(f"{self._untimed} frames had a missing or non-increasing time; it was filled in")
+        return found
 
     @cached_property
     def fields(self) -> Fields:
-        """Whether the video is interlaced or telecined, by some stretches of it."""
+        """Interlacing and telecine, measured on some samples of the video."""
         info = self.info
         step = 1 / (info.average_rate * info.time_base)
         count, length = (info.frame_count or 0), _STRETCH
@@ -151,18 +149,18 @@ class FileSource:
             )
 
     def from_frame(self, first: int, pts: int) -> Generator[Frame]:
-        """The frames from number `first` on, shown at `pts` ticks, reached by seeking; counts no damage.
+        """The frames from index `first`, with time `pts` in ticks, on, by seeking; counts no losses.
 
-        In a file with damage or without times they may be others than an iteration from the start gives.
+        In a file with damage or without times they may differ from an iteration from the start.
         """
         losses = Losses(self.path, strict=False)
         for index, native in enumerate(self._wanted(losses, pts + self._zero), first):
             yield self._frame(native, index)
 
     def sparse(self, every_seconds: float) -> Generator[Frame]:
-        """A frame about every so many seconds, as quickly as the file allows; counts no damage, weaves no fields.
+        """About one frame per `every_seconds`, as fast as the file allows, indexed one by one.
 
-        They are numbered one by one. In a file without times of its own all frames are decoded.
+        Counts no losses and does not deinterlace. In a file without times all frames are decoded.
         """
         start = self._reach(self._start)
         natives: Iterator[av.VideoFrame]
@@ -175,7 +173,7 @@ class FileSource:
         for native in self._within(self._by_our_clock(self._timed(natives)), self._start):
             assert native.pts is not None
             due = native.pts if due is None else due
-            # A little early is better than a whole key frame late.
+            # Slightly early is better than a whole key frame late.
             if native.pts >= due - step // 4:
                 while due <= native.pts + step // 4:
                     due += step
@@ -184,7 +182,7 @@ class FileSource:
 
     def _frame(self, native: av.VideoFrame, index: int) -> Frame:
         native = self._planar(native, index)
-        # Where chroma lies; and the source's choice of I, P and B must not bind the encoder.
+        # The source's choice of I, P and B must not bind the encoder.
         native.opaque = Siting(self.info.chroma_location or "left")
         native.pict_type = 0
         assert native.pts is not None
@@ -192,8 +190,7 @@ class FileSource:
         return Frame(index, native.pts, self.info.time_base, native)
 
     def _wanted(self, losses: Losses, start: int | None) -> Iterator[av.VideoFrame]:
-        """Frames from `start` to the end of the wanted stretch, with times that strictly increase, by the file's own
-        clock in ticks of `info`'s time base."""
+        """Frames from `start` to the end of the range, with strictly increasing times in ticks of `info.time_base`."""
         frames = self._timed(self._decoder.frames(losses, self._reach(start)))
         if self._deinterlace != "none":
             whole = (self._planar(native, index) for index, native in enumerate(frames))
@@ -202,7 +199,7 @@ class FileSource:
         yield from self._within(frames, start)
 
     def _within(self, frames: Iterable[av.VideoFrame], start: int | None) -> Iterator[av.VideoFrame]:
-        """Those of `frames` that lie between `start` and the end of the wanted stretch."""
+        """The `frames` between `start` and the end of the range."""
         for native in frames:
             assert native.pts is not None
             if self._end is not None and native.pts >= self._end:
@@ -218,18 +215,18 @@ class FileSource:
 
     @property
     def _step(self) -> int:
-        """Ticks of the file from one of its frames to the next, about."""
+        """Mean distance of frames in ticks of the file."""
         return max(1, round(1 / (self.info.average_rate * self.info.time_base)))
 
     def _reach(self, start: int | None) -> int | None:
-        """Where decoding begins for frames from `start` on, in ticks of the file."""
+        """Where decoding must begin for frames from `start` on, in ticks of the file."""
         if start is None:
             return None
-        # A frame out of fields needs those beside it.
+        # Deinterlacing needs the neighbouring frames.
         return start // self._shown - (0 if self._deinterlace == "none" else 3 * self._step)
 
     def _timed(self, natives: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-        """`natives` with times that strictly increase, in ticks of the file."""
+        """`natives` with strictly increasing times in ticks of the file."""
         step, zero = self._step, self._zero // self._shown
         last: int | None = None
         for native in natives:
@@ -238,14 +235,14 @@ class FileSource:
                 pts = zero if last is None else last + step
                 self._untimed += 1
             elif last is not None and pts <= last:
-                # Half a frame, so that the next frame's own time still lies behind.
+                # Half a frame, so that the next frame can keep its time.
                 pts = last + max(1, step // 2)
                 self._untimed += 1
             last = native.pts = pts
             yield native
 
     def _planar(self, native: av.VideoFrame, index: int) -> av.VideoFrame:
-        """`native` with the same samples in planes of their own, at the same time."""
+        """`native` in a planar format with the same samples and time."""
         info = self.info
         size = native.width, native.height
         if size != (info.width, info.height) or planar_format(native.format.name) != info.pixel_format:
@@ -257,7 +254,7 @@ class FileSource:
             return native
         if not is_opaque(native):
             raise SourceError(
-                f"{self.path}: frame {index} is transparent, which no output here can be; "
+                f"{self.path}: frame {index} is transparent, which no output supports; "
                 "put it on a background first"
             )
         planar = repack(native, info.pixel_format)
@@ -268,7 +265,7 @@ class FileSource:
 def _expected(
     info: SourceInfo, start_seconds: float, duration_seconds: float | None, shown: int
 ) -> int | None:
-    """Frames of the wanted stretch, `shown` for each of the file, an estimate; None where nothing bounds it."""
+    """Estimated frames of the range, `shown` per frame of the file; None if unknown."""
     if not start_seconds and duration_seconds is None:
         return None if info.frame_count is None else info.frame_count * shown
     ends = [] if duration_seconds is None else [duration_seconds]

@@ -1,1 +1,1 @@
-"""The people of films: scans that make galleries, and runs that use them."""
+"""People of films: scans that make galleries, and runs that use them."""

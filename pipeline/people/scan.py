@@ -1,4 +1,4 @@
-"""The quick pass over films that tells who is in them: a few frames a second, no restoration."""
+"""Finds the people of films in a few frames per second, without restoration."""
 
 from __future__ import annotations
 
@@ -21,57 +21,57 @@ from pipeline.pixels.colour import luma_thumbnail, read_crop
 from pipeline.pixels.geometry import Geometry
 from pipeline.stages.views import embed_faces, find_faces, resized, view_of
 from trackers.appearances import Appearance, Appearances, Glimpse, GroupingConfig
-from trackers.evidence import Evidence
+from trackers.references import Evidence
 from trackers.shots import ShotDetector
 
 _CROP_PX = 256
-"""Side of the crop by which a view is judged."""
+"""Side of the crop from which a view is rated."""
 _LARGE_PX = 512
-"""Side of the pictures of faces that are large enough for it."""
+"""Side of the pictures of large faces."""
 _LARGE_FROM = 0.7
-"""Pixels of that crop for a pixel of the film below which a face is large enough."""
+"""Crop pixels per film pixel below which a face is large."""
 _COMPARED_PX = 64
-"""Side of the crops that are held to compare views with each other."""
+"""Side of the crops kept to compare views."""
 _SHOTS_PX = 160
-"""Width of the picture in which cuts are found."""
+"""Width of the picture for cut detection."""
 _GAPS = 2.2
-"""So many distances of two frames after a face was seen it comes back as a new appearance."""
+"""Maximum gap within an appearance, in sampling intervals."""
 
 
 @dataclass(frozen=True, slots=True)
 class Film:
-    """A film that was looked at."""
+    """A scanned film."""
 
     name: str
     seconds: float
-    """Of the last frame that was looked at."""
-    looked_at: int
-    """Frames."""
+    """Time of the last sampled frame."""
+    sampled: int
+    """Frames sampled."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scan:
-    """Who is in films."""
+    """The people of films."""
 
     films: tuple[Film, ...]
     people: tuple[Appearance, ...]
     """Longest on screen first."""
     unclear: int
-    """Appearances of which nobody can say whose they are."""
+    """Appearances that were not identified."""
     every_seconds: float
     recogniser: str
-    """Whose embeddings these are."""
+    """Name of the recogniser of the embeddings."""
 
 
 Saw = Callable[[Frame, Sequence[Glimpse], Sequence[Appearance]], None]
 
 
 def see_nothing(frame: Frame, glimpses: Sequence[Glimpse], appearances: Sequence[Appearance]) -> None:
-    """What is told of a frame in the ordinary case: nothing."""
+    """The default callback: does nothing."""
 
 
 class Scanner:
-    """Looks at films one after the other. Memory is bounded, however long they are."""
+    """Scans films one after the other, in bounded memory."""
 
     def __init__(self, config: PipelineConfig, detector: Detector, recogniser: Recogniser) -> None:
         self._config, self._detector, self._recogniser = config, detector, recogniser
@@ -84,10 +84,10 @@ class Scanner:
         self._films: list[Film] = []
 
     def look(self, source: FileSource, saw: Saw = see_nothing) -> Film:
-        """Looks at one film; `saw` hears of every frame, its faces and the appearance of each."""
+        """Scans one film; calls `saw` with every sampled frame, its faces and their appearances."""
         every, number = self._config.scan.every_seconds, len(self._films)
         geometry, seconds, count = Geometry.of(source.info), 0.0, 0
-        # Frames so far apart differ by motion as well, so what is usual says nothing of cuts.
+        # At this distance motion changes every frame, so the usual change is no baseline for cuts.
         shots = ShotDetector(replace(self._config.shots, contrast_to_motion=1.0))
         for frame in source.sparse(every):
             seconds = self._config.input.start_seconds + float(frame.pts * frame.time_base)
@@ -105,7 +105,7 @@ class Scanner:
         return self._films[-1]
 
     def result(self) -> Scan:
-        """Who was seen in all films together."""
+        """The people of all films together."""
         people = tuple(self._appearances.people())
         unclear, every = self._appearances.unclear, self._config.scan.every_seconds
         return Scan(tuple(self._films), people, unclear, every, self._recogniser.name)
@@ -117,7 +117,7 @@ class Scanner:
     def _offer(
         self, place: _Place, frame: Frame, glimpse: Glimpse, appearance: Appearance, geometry: Geometry
     ) -> None:
-        """Offers a clear face as one of the best views of whom it shows."""
+        """Offers a clear face to its appearance as a best view."""
         face, native = glimpse.face, frame.native
         assert face.embedding is not None
         if not glimpse.decides or self._evidence.of(face.embedding) < self._config.people.min_evidence:
@@ -142,7 +142,7 @@ class _Place:
 
 
 def timecode(seconds: float) -> str:
-    """For example 0:07.3 or 1:02:07.3: as in the list of people."""
+    """Time as in the list of people, for example 0:07.3 or 1:02:07.3."""
     tenths = round(10 * seconds)
     minutes, rest = divmod(tenths, 600)
     hours, minutes = divmod(minutes, 60)
@@ -159,7 +159,7 @@ def to_png(crop: Tensor) -> bytes:
 
 
 def from_png(content: bytes) -> Tensor | None:
-    """The crop, uint8 (3, S, S) RGB, of the bytes of a picture; None where they are none."""
+    """The crop, uint8 (3, S, S) RGB, from the bytes of a picture; None if they are damaged."""
     picture_bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     if picture_bgr is None:
         return None

@@ -1,1 +1,1 @@
-"""What is told of a run: counts, progress, the page, the log of references, and what the result itself says."""
+"""Reports on a run: counts, progress, the page, the log of references, metadata and manifests of the result."""

@@ -1,10 +1,10 @@
-"""What a run did, counted while it runs and told at its end."""
+"""Counts of a run, and their summary."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from pipeline.frames import RestoredFace, RestoredFrame
@@ -14,55 +14,55 @@ N = TypeVar("N", int, float)
 
 @dataclass(slots=True)
 class Report:
-    """Counts of one run; owned by the thread that called it."""
+    """Counts of one run. Owner: the calling thread."""
 
     output: str = ""
-    """Where the result is."""
+    """Path of the result."""
     uses_references: bool = True
-    """Whether the restorer looks at the references it is given."""
+    """Whether the restorer uses references."""
     frames: int = 0
     """Frames written."""
     kept: int = 0
-    """Those of them that an earlier run had restored already."""
+    """Frames of these that were restored by an earlier run."""
     faces: int = 0
-    """Faces followed, counted per frame."""
+    """Faces tracked, counted per frame."""
     restored: int = 0
     """Faces restored, counted per frame."""
     origins: Counter[str] = field(default_factory=Counter)
-    """Restored faces by what gave them: network, carried, still."""
+    """Restored faces by origin: network, carried, still."""
     passed: Counter[str] = field(default_factory=Counter)
-    """Faces left as they were, by reason."""
+    """Faces not restored, by reason."""
     people: set[int] = field(default_factory=set)
-    """Ids of the persons seen."""
+    """Ids of the people seen."""
     names: set[str] = field(default_factory=set)
-    """Of those persons whom the user has named."""
+    """Names of the people seen, if given by the user."""
     tracks: set[int] = field(default_factory=set)
     """Ids of the tracks seen (continuous appearances of a person)."""
     references: Counter[int] = field(default_factory=Counter)
-    """Restored faces by the number of references they were restored with; 0 where the restorer ignores them."""
+    """Restored faces by number of references; 0 if the restorer ignores them."""
     held_back: int = 0
-    """Restored faces that were used in part or not at all, so that the person stays the person."""
+    """Restored faces that the identity gate weakened or dropped."""
     held_back_fully: int = 0
-    """Those of them that were left as they were."""
+    """Restored faces that the identity gate dropped."""
     compared: Counter[int] = field(default_factory=Counter)
-    """Restored faces with references whose likeness is known, by person."""
+    """Restored faces with references and measured likeness, by person."""
     likeness_before: dict[int, float] = field(default_factory=dict)
-    """Sum of their cosines to the person's references before restoration, by person."""
+    """Sum of the cosines to the person's references before restoration, by person."""
     likeness_after: dict[int, float] = field(default_factory=dict)
-    """The same after it, at full strength."""
+    """The same after restoration, at full strength."""
     processor_seconds: float = 0.0
-    """Of all cores together, without the loading of networks; 0 where a film is restored in chunks."""
+    """CPU time of all cores without loading networks; 0 if a film is restored in chunks."""
     seconds: float = 0.0
     """Wall-clock time of the run."""
     stage_seconds: dict[str, float] = field(default_factory=dict)
-    """Time each stage worked; stages run beside each other, so the sum can exceed `seconds`."""
+    """Working time of each stage; stages run in parallel, so the sum can exceed `seconds`."""
     warnings: list[str] = field(default_factory=list)
-    """What the user should know, a sentence each."""
+    """One sentence each."""
     damage: list[str] = field(default_factory=list)
-    """What of the input was lost, a sentence each; empty for a sound file."""
+    """Losses of the input, one sentence each."""
 
     def add(self, frame: RestoredFrame) -> None:
-        """Counts one frame that was written."""
+        """Counts one written frame."""
         self.frames += 1
         self.origins.update(face.origin for face in frame.faces)
         restored = {face.tracked.track_id for face in frame.faces}
@@ -90,15 +90,41 @@ class Report:
             self.likeness_before[person] = self.likeness_before.get(person, 0.0) + likeness.before
             self.likeness_after[person] = self.likeness_after.get(person, 0.0) + likeness.after
 
+    def to_json(self) -> dict[str, Any]:
+        """All counts, for `add_json`. Keys of mappings need not be strings, so mappings become lists of pairs."""
+        found: dict[str, Any] = {}
+        for name, value in ((each.name, getattr(self, each.name)) for each in fields(self)):
+            if isinstance(value, dict):
+                found[name] = [[key, count] for key, count in value.items()]
+            elif isinstance(value, set):
+                found[name] = sorted(value)
+            elif not isinstance(value, str):
+                found[name] = value
+        return found
+
+    def add_json(self, counts: dict[str, Any]) -> None:
+        """Adds the counts of a chunk, as given by `to_json`."""
+        for name, value in counts.items():
+            known = getattr(self, name)
+            if isinstance(known, dict):
+                for key, count in value:
+                    known[key] = known.get(key, 0) + count
+            elif isinstance(known, set):
+                known.update(value)
+            elif isinstance(known, bool):
+                setattr(self, name, known and value)
+            else:
+                setattr(self, name, known + value)
+
     def merge_people(self, current: Callable[[int], int | None]) -> None:
-        """Counts people who turned out to be the same once; `current` gives the id a person has now, if any."""
+        """Joins the counts of merged people; `current` maps an id to the present one, if any."""
         self.people = {now for person in self.people if (now := current(person)) is not None}
         self.compared = Counter(_merged(self.compared, current))
         self.likeness_before = _merged(self.likeness_before, current)
         self.likeness_after = _merged(self.likeness_after, current)
 
     def missed(self, names: Iterable[str], film: str) -> list[str]:
-        """A sentence for each of `names` who was not seen."""
+        """One sentence for each of `names` that was not seen."""
         return [f"{name} was not seen in {film}" for name in names if name not in self.names]
 
     def likeness(self) -> dict[int, tuple[float, float]]:
@@ -116,7 +142,7 @@ class Report:
     def summary(self) -> str:
         """A few lines for a person."""
         new = self.frames - self.kept
-        # Nothing but joining was done where all frames were kept: that has no rate.
+        # A run that only joined kept frames has no rate.
         rate = f" ({new / self.seconds:.1f} frames per second)" if new and self.seconds else ""
         with_references = f"{self.restored - self.references[0]} with references"
         lines = [
@@ -130,10 +156,10 @@ class Report:
         if self.held_back:
             lines.append(
                 f"identity: {self.held_back} of these faces were held back, {self.held_back_fully} of them fully, "
-                "as restoration made somebody else of them"
+                "because they no longer resembled the person"
             )
         if self.kept:
-            lines.insert(1, f"kept of an earlier run: {self.kept} frames")
+            lines.insert(1, f"kept from an earlier run: {self.kept} frames")
         lines += [f"warning: {sentence}" for sentence in self.warnings]
         lines += [f"damaged input: {sentence}" for sentence in self.damage]
         lines.append(f"output: {self.output}")
@@ -168,7 +194,7 @@ class Report:
 
 
 def _merged(values: Mapping[int, N], current: Callable[[int], int | None]) -> dict[int, N]:
-    """`values` by the id that a person has now, those of one person added up."""
+    """`values` by present id, summed per person."""
     merged: dict[int, N] = {}
     for person, value in values.items():
         if (now := current(person)) is not None:

@@ -1,6 +1,6 @@
-"""`--c2pa`: a signed manifest in the result that says what was done, and to which file.
+"""`--c2pa`: a signed manifest in the result that names the actions and the input.
 
-By the specification of the Coalition for Content Provenance and Authenticity (extra `provenance`).
+Specification: Coalition for Content Provenance and Authenticity (extra `provenance`).
 """
 
 from __future__ import annotations
@@ -17,26 +17,18 @@ from PIL import Image
 from configs import ConfigError
 from pipeline import __version__
 from pipeline.config import PipelineConfig
-from pipeline.errors import SinkError
-from pipeline.media.partial import PartialFile
+from pipeline.errors import SinkError, reason
+from pipeline.media.files import PartialFile
 from pipeline.people.cast import asked_restorers
 from pipeline.report.counts import Report
-from pipeline.report.page.facts import Weights, weights
-from pipeline.report.provenance import SOURCE_TYPE, settings_hash
+from pipeline.report.provenance import SOURCE_TYPE, settings_hash, weights
 
 _KINDS = {
-    ".mp4": "video/mp4",
-    ".m4v": "video/mp4",
-    ".mov": "video/quicktime",
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".png": "image/png",
-    ".webp": "image/webp",
-    ".avif": "image/avif",
-    ".tif": "image/tiff",
-    ".tiff": "image/tiff",
-}
-"""Files that can hold a manifest."""
+    ".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime", ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp", ".avif": "image/avif",
+    ".tif": "image/tiff", ".tiff": "image/tiff",
+}  # fmt: skip
+"""Media types that can hold a manifest, by extension."""
 _PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----\n?", re.DOTALL)
 _TRIAL = {
     "title": "trial",
@@ -47,14 +39,14 @@ _TRIAL = {
         }
     ],
 }
-"""The least that can be signed."""
+"""The smallest manifest that can be signed."""
 _OFFLINE = {"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
-"""An untrusted file reaches no network, whatever its own manifest asks for."""
+"""No network access, whatever the manifest of an untrusted input asks for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Whose signature a manifest gets: a chain of certificates and a key, both PEM, and the key's algorithm."""
+    """The signer: a chain of certificates and a key, both PEM, and the key's algorithm."""
 
     path: Path
     chain: bytes
@@ -63,10 +55,10 @@ class Credentials:
 
 
 def load_credentials(path: Path, input: Path, output: Path) -> Credentials:
-    """The chain and the key in the PEM file `path`, proven to be able to sign a file like `output`.
+    """The chain and the key in the PEM file `path`, checked by signing a small picture.
 
-    Raises ConfigError where c2pa is not installed or the file cannot be read or used, SinkError where `output` cannot
-    hold a manifest.
+    Raises ConfigError if c2pa is not installed or the file cannot be used, SinkError if `output` cannot hold a
+    manifest.
     """
     c2pa = _c2pa()
     if input.is_dir() or output.suffix.lower() not in _KINDS:
@@ -79,9 +71,7 @@ def load_credentials(path: Path, input: Path, output: Path) -> Credentials:
     try:
         text = path.expanduser().read_text(encoding="ascii")
     except OSError as error:
-        raise ConfigError(
-            f"--c2pa: {path} cannot be read ({(error.strerror or str(error)).lower()})"
-        ) from error
+        raise ConfigError(f"--c2pa: {path} cannot be read ({reason(error)})") from error
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"--c2pa: {path} is no PEM file; it must hold the certificates and the key"
@@ -90,7 +80,7 @@ def load_credentials(path: Path, input: Path, output: Path) -> Credentials:
     picture, signed = io.BytesIO(), io.BytesIO()
     Image.new("RGB", (8, 8)).save(picture, "JPEG")
     try:
-        # Nobody wants to wait for a film and then hear that its certificate has expired.
+        # An expired certificate must be reported before the film is restored.
         with _signer(c2pa, credentials) as signer, _builder(c2pa, _TRIAL) as builder:
             builder.sign(signer, "image/jpeg", io.BytesIO(picture.getvalue()), signed)
     except c2pa.C2paError as error:
@@ -99,32 +89,28 @@ def load_credentials(path: Path, input: Path, output: Path) -> Credentials:
 
 
 def sign(output: Path, input: Path, config: PipelineConfig, report: Report, credentials: Credentials) -> None:
-    """Puts a signed manifest into `output`, made of `input`.
+    """Adds a signed manifest to `output`, which was made from `input`.
 
-    Raises SinkError; then `output` is as it was, without a manifest.
+    Raises SinkError; then `output` is unchanged.
     """
     c2pa = _c2pa()
     kind = _KINDS[output.suffix.lower()]
-    partial = PartialFile(output, source=input, overwrite=True)
-    partial.create()
     try:
         with (
+            PartialFile(output, source=input, overwrite=True).written() as path,
             _signer(c2pa, credentials) as signer,
             _builder(c2pa, _manifest(output, config, report)) as builder,
         ):
             ingredient = {"title": input.name, "relationship": "parentOf", "instance_id": "input"}
             with input.open("rb") as stream:
                 builder.add_ingredient(ingredient, _kind_of(input), stream)
-            with output.open("rb") as before, partial.path.open("rb+") as after:
+            with output.open("rb") as before, path.open("rb+") as after:
                 builder.sign(signer, kind, before, after)
-        _check(c2pa, partial.path, kind)
-        partial.commit()
-    except (c2pa.C2paError, OSError) as error:
-        partial.discard()
-        raise SinkError(f"{output}: is whole, but it could not be signed ({_reason(error)})") from error
-    except BaseException:
-        partial.discard()
+            _check(c2pa, path, kind)
+    except SinkError:
         raise
+    except (c2pa.C2paError, OSError) as error:
+        raise SinkError(f"{output}: is complete, but could not be signed ({_reason(error)})") from error
 
 
 def _manifest(output: Path, config: PipelineConfig, report: Report) -> dict[str, Any]:
@@ -140,7 +126,9 @@ def _manifest(output: Path, config: PipelineConfig, report: Report) -> dict[str,
             "parameters": {
                 "anchorface.restorer": ", ".join(Path(kind).name for kind in asked_restorers(config)),
                 "anchorface.settings_sha256": settings_hash(config),
-                "anchorface.weights": [_told(each) for each in weights(config)],
+                "anchorface.weights": [
+                    {"part": each.part, "file": each.file, "sha256": each.sha256} for each in weights(config)
+                ],
                 "anchorface.frames": report.frames,
                 "anchorface.faces_restored": report.restored,
                 "anchorface.faces_held_back": report.held_back,
@@ -153,12 +141,8 @@ def _manifest(output: Path, config: PipelineConfig, report: Report) -> dict[str,
     }
 
 
-def _told(each: Weights) -> dict[str, str]:
-    return {"part": each.part, "file": each.file, "sha256": each.sha256}
-
-
 def _check(c2pa: Any, path: Path, kind: str) -> None:
-    """Reads the manifest back. Raises OSError where it does not fit the file."""
+    """Reads the manifest back. Raises OSError if it does not match the file."""
     with (
         path.open("rb") as stream,
         c2pa.Context.from_dict(_OFFLINE) as context,

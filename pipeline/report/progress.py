@@ -1,4 +1,4 @@
-"""What a person, a log or a program sees while a run goes on."""
+"""Progress of a run: a bar for terminals, lines for logs, JSON for programs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Opened(Protocol):
 
 
 class Watcher:
-    """Hears of the source once and of every frame; this one is silent."""
+    """Called once with the source and after every frame; this one is silent."""
 
     total: int | None = None
     """Frames expected, if known."""
@@ -54,7 +54,7 @@ class _Plain(Watcher):
         self.warn(source.warnings)
 
     def warn(self, sentences: list[str]) -> None:
-        """Tells at once what the summary tells again: there may be a remedy, and hours between."""
+        """Prints warnings at once: the summary repeats them, perhaps hours later."""
         for sentence in sentences:
             print(f"warning: {sentence}", file=sys.stderr, flush=True)
 
@@ -78,7 +78,7 @@ class _Plain(Watcher):
 
 
 class _Json(_Plain):
-    """A JSON object a line on the standard output, for programs."""
+    """JSON lines on the standard output, for programs."""
 
     every_seconds = 1.0
 
@@ -103,7 +103,7 @@ class _Json(_Plain):
 
 
 class _Bar(Watcher):
-    """A bar that lives in one line of a terminal."""
+    """A progress bar in a terminal."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar

@@ -1,8 +1,8 @@
-"""`--references-log FILE`: which views every face was restored with, so that each anchor can be looked up.
+"""`--references-log FILE`: the views that each face was restored with.
 
-A line of JSON for each stretch of frames over which one track was restored with the same views: `frames` and
-`seconds` (first and last, both included), `track`, `person` (its number), `name`, `restorer`, and `views`, each with
-where it is `from` and its `weight` in the identity anchor, which is its share of the embeddings' lengths.
+One line of JSON per run of frames in which a track was restored with the same views: `frames` and `seconds` (first and
+last, inclusive), `track`, `person` (id), `name`, `restorer`, and `views`, each with its origin `from` and its `weight`
+in the identity anchor: its share of the embeddings' norms.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from configs import ConfigError
-from pipeline.errors import SinkError
+from pipeline.errors import SinkError, reason
 from pipeline.frames import RestoredFrame, TrackedFace
-from pipeline.media.partial import PartialFile
+from pipeline.media.files import PartialFile
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class _Stretch:
 
 
 class ReferencesLog:
-    """Writes line by line, so that memory does not grow; the file has its name when the run has ended.
+    """Writes line by line, so memory is bounded; the file gets its name at the end of the run.
 
     A context manager. Raises ConfigError for the output's own name, SinkError where the file cannot be written.
     """
@@ -61,7 +61,7 @@ class ReferencesLog:
             self._file.discard()
 
     def note(self, frame: RestoredFrame) -> None:
-        """Notes the restored faces of the next frame."""
+        """Adds the restored faces of the next frame."""
         index = frame.tracked.frame.index
         seconds = float(frame.tracked.frame.pts * frame.tracked.frame.time_base)
         faces = {face.tracked.track_id: face.tracked for face in frame.faces}
@@ -97,4 +97,4 @@ class ReferencesLog:
         }
 
     def _failed(self, error: OSError) -> SinkError:
-        return SinkError(f"{self._file.target}: cannot be written ({(error.strerror or str(error)).lower()})")
+        return SinkError(f"{self._file.target}: cannot be written ({reason(error)})")

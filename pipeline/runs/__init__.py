@@ -1,1 +1,1 @@
-"""Whole runs over files: one film, several, one in chunks, several settings beside each other, the demo."""
+"""Runs over files: one film, several films, a film in chunks, a trial of several settings, the demo."""

@@ -1,4 +1,4 @@
-"""From settings to the parts of one run, its source and its sink."""
+"""Builds the parts, the source and the sink of a run from its settings."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ from pipeline.flow import Parts
 from pipeline.media.photos import PhotoSink, PhotoSource
 from pipeline.media.sink import FileSink
 from pipeline.media.source import FileSource
-from pipeline.people.cast import Cast, build_restorers, read_cast
-from pipeline.people.known import acquaintances, met_before
+from pipeline.people.cast import Cast, acquaintances, build_restorers, met_before, read_cast
 from pipeline.pixels.geometry import Geometry, Shown
 from pipeline.pixels.kinds import Pixels
 from pipeline.report.provenance import SOURCE_TYPE, changes_faces, note
 from pipeline.stages.gate import Gate
 from pipeline.stages.perception import Perception
 from pipeline.stages.portraits import Portraits
-from trackers.norfair_tracker import NorfairTracker
 from trackers.people import Acquaintance, People
 from trackers.shots import EveryFrame, ShotDetector
+from trackers.tracks import NorfairTracker
 
 Open = Callable[[FileSource | PhotoSource], None]
 
 
 class Film(Protocol):
-    """A file or a live source: its neighbouring frames are neighbours in time."""
+    """A video file or a live source: successive frames are close in time."""
 
     @property
     def info(self) -> Shown: ...
@@ -41,7 +40,7 @@ class Film(Protocol):
 
 def build(config: PipelineConfig, source: PhotoSource | Film) -> Parts:
     """The parts of one run over `source`."""
-    # The list of people first: a mistake in it is told at once.
+    # First, so that a mistake in the list of people is reported at once.
     cast = read_cast(config.input, _name_of(source))
     restorer, casting = build_restorers(config, cast)
     masker = build_masker(config.masker)
@@ -51,7 +50,7 @@ def build(config: PipelineConfig, source: PhotoSource | Film) -> Parts:
 
 
 def _name_of(source: object) -> str:
-    """Of a file; a live source has none."""
+    """The file name; empty for a live source."""
     path = getattr(source, "path", None)
     return path.name if isinstance(path, Path) else ""
 
@@ -59,7 +58,7 @@ def _name_of(source: object) -> str:
 def _gate(config: PipelineConfig, restorer: Restorer | None) -> Gate | None:
     if restorer is None or not config.gate.enabled:
         return None
-    # Always the embedded encoder, whichever tells people apart: the thresholds are in its space.
+    # Always the embedded encoder, whatever the recogniser: the gate's thresholds are in its space.
     encoder = EmbeddedRecogniser(device=getattr(restorer, "device", "cpu"))
     return Gate(config.gate, LikenessMeter(encoder))
 
@@ -67,7 +66,7 @@ def _gate(config: PipelineConfig, restorer: Restorer | None) -> Gate | None:
 def open_source(path: Path, config: PipelineConfig) -> FileSource | PhotoSource:
     """The source for a path: a photo, a folder of photos, or a video."""
     settings = config.input
-    # os.path, as Path.is_dir raises for a name that is too long.
+    # os.path: Path.is_dir raises for a name that is too long.
     if os.path.isdir(path) or PhotoSource.reads(path):
         ours = settings.start_seconds or settings.duration_seconds or config.output.compare
         if ours or settings.deinterlace != "none":
@@ -88,7 +87,7 @@ def open_source(path: Path, config: PipelineConfig) -> FileSource | PhotoSource:
 def open_sink(
     output: Path, source: FileSource | PhotoSource, config: PipelineConfig, folder: Path | None = None
 ) -> FileSink | PhotoSink:
-    """The sink for a path; `folder` takes the unfinished file of a video."""
+    """The sink for a path; the unfinished file of a video goes into `folder`."""
     if isinstance(source, PhotoSource):
         kind = SOURCE_TYPE if changes_faces(config) else ""
         return PhotoSink(
@@ -108,20 +107,20 @@ def open_sink(
 def _perception(
     config: PipelineConfig, restorer: Restorer | None, source: PhotoSource | Film, cast: Cast
 ) -> Perception:
-    # Neighbours in a folder of photos are not neighbours in time: each is a shot of its own.
+    # Photos of a folder are unrelated: each is a shot of its own.
     photos = isinstance(source, PhotoSource)
     geometry = Geometry() if isinstance(source, PhotoSource) else Geometry.of(source.info)
     detector, recogniser = build_detector(config.detector), build_recogniser(config.recogniser)
-    # Thresholds on similarity belong to the recogniser: each has a space of its own.
+    # Similarity thresholds depend on the recogniser's embedding space.
     threshold = config.recogniser.same_person
     threshold = recogniser.same_person if threshold is None else threshold
-    # A view of a followed face need not be as alike as one that comes from nowhere: the track itself vouches.
+    # Half the threshold for views of a track: the track itself is evidence of identity.
     references = replace(config.people.references, min_similarity=threshold / 2)
     settings = replace(config.people, min_similarity=threshold, references=references)
     people = People(settings, recogniser.clear_norm)
     crop_size = restorer.crop_size if restorer is not None else 256
     portraits = Portraits(detector, recogniser, crop_size)
-    # People with a name first: photos of the same person join them.
+    # Named people first: photos of the same person join them.
     for somebody in _known_before(config, source, cast, portraits):
         people.acquaint(somebody)
     for views in portraits.people(config.input.references):
@@ -142,11 +141,11 @@ def _perception(
 def _known_before(
     config: PipelineConfig, source: PhotoSource | Film, cast: Cast, portraits: Portraits
 ) -> list[Acquaintance]:
-    """People whom the run knows from its start."""
+    """People known from the start of the run."""
     if cast.gallery is not None:
         return acquaintances(cast.gallery, portraits)
     if not config.input.two_passes:
         return []
     if not isinstance(source, FileSource):
-        raise ConfigError("--two-passes is for videos: photos and live pictures are seen once")
+        raise ConfigError("--two-passes is for video files, not for photos and live video")
     return met_before(source, config, portraits)

@@ -1,4 +1,4 @@
-"""`python -m pipeline demo`: a short damaged clip, made from a picture inside scikit-image, restored."""
+"""`python -m pipeline demo`: makes a short degraded clip from a picture of scikit-image, and restores it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.runs.film import restore_video
 
 
 def demo(output: Path, *, overwrite: bool = False) -> Report:
-    """Writes before | after of a damaged two-second clip of an astronaut's portrait (NASA, public domain)."""
+    """Writes before | after of a degraded two-second clip of an astronaut's portrait (NASA, public domain)."""
     with tempfile.TemporaryDirectory() as folder:
         damaged = Path(folder) / "damaged.mp4"
         write_damaged_clip(damaged)

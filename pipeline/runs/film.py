@@ -1,22 +1,30 @@
-"""One film, photo or folder of photos, restored from file to file. `restore_video` is the library's front door."""
+"""Restores from file to file: one input with `restore_video`, the entry point of the library, or several in turn."""
 
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import av
 
 from configs import ConfigError
 from models.protocols import uses_references
-from pipeline.config import PipelineConfig
+from pipeline.config import ChunkConfig, PipelineConfig
+from pipeline.errors import MediaError, SinkError, SourceError, reason
 from pipeline.flow import Note, Watch, keep_after, leave_unnoted, run
 from pipeline.frames import RestoredFrame
-from pipeline.media.compare import side_by_side
+from pipeline.media.encode import CONTAINERS
+from pipeline.media.files import WorkFolder
+from pipeline.media.layout import side_by_side
+from pipeline.media.photos import PhotoSource
 from pipeline.report.counts import Report
 from pipeline.report.manifest import load_credentials, sign
-from pipeline.report.page.page import ReportPage
+from pipeline.report.page import ReportPage
+from pipeline.report.progress import Watcher
 from pipeline.report.references_log import ReferencesLog
 from pipeline.runs.assembly import Open, build, open_sink, open_source
 from pipeline.runs.chunks.resume import restore_in_chunks
@@ -32,11 +40,11 @@ def restore_video(
 ) -> Report:
     """Restores the faces of a video, a photo or a folder of photos.
 
-    `opened` is called once with the source (its `info` tells length and size), `watch` after each frame with the
-    counts so far. Raises ConfigError, CheckpointError, SourceError or SinkError, each with one clear sentence;
-    then, and when interrupted, nothing is left under the name `output` (but a film that could not be signed). With
-    `chunks.resume`, several `chunks.workers` or a cluster (`chunks.ray`), finished chunks are kept beside it, and the
-    same call with `chunks.resume` goes on from there.
+    `opened` is called once with the source (`info` holds length and size), `watch` after each frame with the counts so
+    far. Raises ConfigError, CheckpointError, SourceError or SinkError, each with one sentence. After an error or an
+    interrupt nothing is left under the name `output`, except a film that could not be signed. With `chunks.resume`,
+    several `chunks.workers` or a cluster (`chunks.ray`) finished chunks are kept beside the output; the same call with
+    `chunks.resume` continues.
     """
     config = config or PipelineConfig()
     input, output = Path(input), Path(output)
@@ -61,7 +69,7 @@ def restore_video(
 
 def _restore_at_once(input: Path, output: Path, config: PipelineConfig, opened: Open, watch: Watch) -> Report:
     source = open_source(input, config)
-    # The output is checked first: nobody wants to wait for models and then hear that it exists already.
+    # Checked before the models are loaded: the output may exist already.
     sink = open_sink(output, source, config)
     page, log = _open_page(input, output, config), _open_log(input, output, config)
     parts = build(config, source)
@@ -101,7 +109,7 @@ def _open_log(input: Path, output: Path, config: PipelineConfig) -> ReferencesLo
 
 
 def _notes(page: ReportPage | None, log: ReferencesLog | None) -> Note:
-    """Tells all who want to hear of every frame."""
+    """The callback for each frame: the page and the log, if requested."""
 
     def note(frame: RestoredFrame, after: av.VideoFrame) -> None:
         if page is not None:
@@ -110,3 +118,148 @@ def _notes(page: ReportPage | None, log: ReferencesLog | None) -> Note:
             log.note(frame)
 
     return note if page is not None or log is not None else leave_unnoted
+
+
+VIDEOS = {*CONTAINERS, ".avi", ".flv", ".wmv", ".asf", ".mxf", ".ogv", ".dv", ".mts", ".3gp", ".mpv", ".m2v"}
+"""Extensions of videos in a folder."""
+
+Watching = Callable[["Item"], AbstractContextManager[Watcher]]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One input of a queue."""
+
+    input: Path
+    output: Path
+    place: int
+    """From 1."""
+    of: int
+    """Number of items."""
+
+
+@dataclass(slots=True)
+class Summary:
+    """The state of a queue; also correct after an interrupt."""
+
+    done: list[tuple[Item, Report]] = field(default_factory=list)
+    there: list[Item] = field(default_factory=list)
+    """Items whose output existed already, from an earlier run."""
+    failed: list[tuple[Item, str]] = field(default_factory=list)
+    """Items with their errors."""
+    left: list[Item] = field(default_factory=list)
+    """Items not finished."""
+
+    def summary(self) -> str:
+        """A few lines for a person."""
+        counts = {
+            "restored": len(self.done),
+            "there already": len(self.there),
+            "failed": len(self.failed),
+            "left": len(self.left),
+        }
+        states = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        frames, seconds = sum(r.frames for _, r in self.done), sum(r.seconds for _, r in self.done)
+        lines = [f"queue: {states}; {frames} frames in {seconds:.1f} s"]
+        for item, report in self.done:
+            lines.append(
+                f"  {item.output}: {report.frames} frames, {report.restored} faces restored, "
+                f"people {len(report.people)}"
+            )
+            lines += [f"    warning: {sentence}" for sentence in report.warnings]
+            lines += [f"    damaged input: {sentence}" for sentence in report.damage]
+        lines += [f"  {item.output}: was there already" for item in self.there]
+        lines += [f"  failed: {sentence}" for _, sentence in self.failed]
+        lines += [f"  left: {item.input}" for item in self.left]
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same for a program."""
+        return {
+            "done": [{"input": str(item.input), **report.as_dict()} for item, report in self.done],
+            "there": [str(item.output) for item in self.there],
+            "failed": [{"input": str(item.input), "error": sentence} for item, sentence in self.failed],
+            "left": [str(item.input) for item in self.left],
+        }
+
+
+def is_queue(inputs: Sequence[Path]) -> bool:
+    """Whether these are several inputs or a folder of videos."""
+    return len(inputs) > 1 or _is_folder_of_videos(inputs[0])
+
+
+def files_of(inputs: Sequence[Path]) -> list[Path]:
+    """The inputs one by one, with folders of videos expanded."""
+    return [file for path in inputs for file in (_videos_in(path) if _is_folder_of_videos(path) else [path])]
+
+
+def make_queue(inputs: Sequence[Path], folder: Path) -> list[Item]:
+    """The items of `inputs`, with folders of videos expanded; creates `folder` for the results.
+
+    A result has the name of its input, with `.mkv` appended if the input's format cannot be written. Raises ConfigError
+    if two results have the same name, SinkError if `folder` cannot be created.
+    """
+    places: dict[Path, Path] = {}
+    for file in files_of(inputs):
+        output = folder / _result_name(file)
+        if output in places:
+            raise ConfigError(
+                f"{places[output]} and {file} would both become {output}; restore them into different folders"
+            )
+        places[output] = file
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileExistsError as error:
+        raise SinkError(f"{folder}: is a file; several inputs need an output folder") from error
+    except OSError as error:
+        raise SinkError(f"{folder}: cannot be made ({reason(error)}); choose another folder") from error
+    return [Item(file, output, n, len(places)) for n, (output, file) in enumerate(places.items(), 1)]
+
+
+def run_queue(items: Sequence[Item], config: PipelineConfig, watching: Watching, summary: Summary) -> None:
+    """Restores `items` in turn and updates `summary`; `watching` makes the watcher of each.
+
+    A file that cannot be read or written fails alone; errors that concern all (a setting, a checkpoint, Ctrl-C) are
+    raised. With `chunks.resume` an existing output is kept.
+    """
+    summary.left = list(items)
+    for item in items:
+        ours = config
+        if os.path.isdir(item.input) or PhotoSource.reads(item.input):
+            # Photos are not restored in chunks.
+            ours = replace(config, chunks=ChunkConfig())
+        if _is_there(item, config):
+            summary.there.append(item)
+        else:
+            try:
+                with watching(item) as watch:
+                    report = restore_video(
+                        item.input, item.output, ours, opened=watch.opened, watch=watch.update
+                    )
+                summary.done.append((item, report))
+            except MediaError as error:
+                summary.failed.append((item, str(error)))
+        summary.left.remove(item)
+
+
+def _is_there(item: Item, config: PipelineConfig) -> bool:
+    resumes = config.chunks.resume and not config.output.overwrite
+    # With chunks beside it, an output is incomplete or from elsewhere.
+    return resumes and item.output.exists() and not WorkFolder(item.output).path.exists()
+
+
+def _is_folder_of_videos(path: Path) -> bool:
+    return os.path.isdir(path) and bool(_videos_in(path)) and not any(map(PhotoSource.reads, path.iterdir()))
+
+
+def _videos_in(folder: Path) -> list[Path]:
+    try:
+        files = sorted(folder.iterdir())
+    except OSError as error:
+        raise SourceError(f"{folder}: cannot be read ({reason(error)})") from error
+    return [f for f in files if f.suffix.lower() in VIDEOS and not f.name.startswith(".") and f.is_file()]
+
+
+def _result_name(file: Path) -> str:
+    kept = os.path.isdir(file) or PhotoSource.reads(file) or file.suffix.lower() in CONTAINERS
+    return file.name if kept else f"{file.name}.mkv"

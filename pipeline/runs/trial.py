@@ -1,12 +1,11 @@
-"""A short stretch with several settings at once: one video whose cells show them beside the source, and one page.
+"""A trial: restores a short range with several settings into one video of cells beside the source, and one page.
 
-The settings take turns, so that only one's networks are in memory; the source is decoded for each, which takes a
-hundredth of restoring it.
+The settings run in turn, so only one set of networks is in memory. The source is decoded for each, at about one percent
+of the cost of restoring.
 """
 
 from __future__ import annotations
 
-import errno
 import itertools
 import math
 import tempfile
@@ -24,40 +23,39 @@ from configs import ConfigError
 from models.protocols import uses_references
 from pipeline import __version__
 from pipeline.config import PipelineConfig
-from pipeline.errors import SinkError
+from pipeline.errors import SinkError, reason
 from pipeline.flow import run
 from pipeline.media.coding import planes_of
-from pipeline.media.compare import cell_size, grid_size, mosaic, shrunk
-from pipeline.media.partial import PartialFile
+from pipeline.media.files import DISK_FULL, PartialFile
+from pipeline.media.layout import cell_size, grid_size, mosaic, shrunk
 from pipeline.media.probe import display_of
 from pipeline.media.sink import FileSink
 from pipeline.media.source import FileSource
 from pipeline.pixels.colour import new_frame
 from pipeline.report.counts import Report
-from pipeline.report.page.moments import Moments
-from pipeline.report.page.trial import Column, write_page
 from pipeline.report.progress import Watcher
+from pipeline.report.trial_page import Column, Moments, write_page
 from pipeline.runs.assembly import build, open_source
 
 MOST_CELLS = 9
-"""Of the video, the source among them: of more, nobody sees anything."""
+"""Maximum cells of the video, including the source."""
 USUAL_SECONDS = 5.0
-"""Length of a trial where none is given."""
+"""Default length of a trial."""
 _MOST_WIDE, _MOST_HIGH = 3840, 2160
-"""Pixels of the video as shown; where cells are larger together, all are shrunk."""
+"""Maximum size of the video as displayed; larger cells are scaled down."""
 _SHORT = {"strength": "blend.strength", "restorer": "restorer.kind", "steps": "restorer.steps"}
 _NOT_TRIED = ("input", "output", "encode", "chunks", "live", "depth")
-"""Groups of settings that do nothing to faces."""
+"""Groups of settings that do not affect faces."""
 
 Watching = Callable[["Try"], AbstractContextManager[Watcher]]
 
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """One of the settings that are compared."""
+    """One of the compared settings."""
 
     name: str
-    """What differs, in words."""
+    """The differing values, in words."""
     config: PipelineConfig
     place: int
     """From 1."""
@@ -66,7 +64,7 @@ class Try:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What became of a trial."""
+    """Result of a trial."""
 
     output: Path
     page: Path
@@ -81,9 +79,9 @@ class Trial:
                 f"held back {report.held_back}"
             )
         reports = [report for _, report in self.tries]
-        told = dict.fromkeys(f"warning: {w}" for report in reports for w in report.warnings)
-        lost = dict.fromkeys(f"damaged input: {w}" for report in reports for w in report.damage)
-        return "\n".join([*lines, *told, *lost, f"output: {self.output}", f"page: {self.page}"])
+        warnings = dict.fromkeys(f"warning: {w}" for report in reports for w in report.warnings)
+        damage = dict.fromkeys(f"damaged input: {w}" for report in reports for w in report.damage)
+        return "\n".join([*lines, *warnings, *damage, f"output: {self.output}", f"page: {self.page}"])
 
     def as_dict(self) -> dict[str, object]:
         """The same for a program."""
@@ -100,8 +98,7 @@ def make_tries(asked: Sequence[str], path: Path | None, changes: Sequence[str]) 
     count = math.prod(len(values) for _, values in ways)
     if count > MOST_CELLS - 1:
         raise ConfigError(
-            f"--try asks for {count} combinations; at most {MOST_CELLS - 1} fit into a picture beside the source, so "
-            "leave some out"
+            f"--try gives {count} combinations; at most {MOST_CELLS - 1} fit beside the source, so leave some out"
         )
     tries: list[Try] = []
     for values in itertools.product(*(values for _, values in ways)):
@@ -120,9 +117,9 @@ def make_tries(asked: Sequence[str], path: Path | None, changes: Sequence[str]) 
 
 
 def run_trial(input: Path, output: Path, tries: Sequence[Try], watching: Watching) -> Trial:
-    """Restores a stretch of `input` with each of `tries`, and writes the video `output` and the page beside it.
+    """Restores a range of `input` with each of `tries`; writes the video `output` and the page beside it.
 
-    Raises what `restore_video` raises; then nothing is left under either name.
+    Raises the errors of `restore_video`; then nothing is left under either name.
     """
     config = _for_a_trial(input, tries[0].config)
     tries = [replace(each, config=replace(each.config, input=config.input)) for each in tries]
@@ -153,7 +150,7 @@ def run_trial(input: Path, output: Path, tries: Sequence[Try], watching: Watchin
 
 @dataclass(frozen=True, slots=True)
 class _Grid:
-    """Where the cells are."""
+    """The arrangement of the cells."""
 
     across: int
     cell: tuple[int, int]
@@ -203,8 +200,8 @@ def _for_a_trial(input: Path, config: PipelineConfig) -> PipelineConfig:
     output = config.output
     if output.compare or output.c2pa or output.references_log or config.chunks.asked_for:
         raise ConfigError(
-            "--try shows the source itself and runs at once; leave out --compare, --c2pa, --references-log, --resume, "
-            "--workers and --ray"
+            "--try shows the source itself and runs in one process; leave out --compare, --c2pa, --references-log, "
+            "--resume, --workers and --ray"
         )
     if config.input.duration_seconds is not None:
         return config
@@ -212,16 +209,15 @@ def _for_a_trial(input: Path, config: PipelineConfig) -> PipelineConfig:
 
 
 def _unnamed_file(output: Path) -> IO[bytes]:
-    """A file without a name beside `output`: nothing is left of it, however the run ends."""
+    """An unnamed file on the disk of `output`, which vanishes however the run ends."""
     try:
         return tempfile.TemporaryFile(dir=output.parent)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise SinkError(f"{output}: cannot be written ({reason}); choose another folder") from error
+        raise SinkError(f"{output}: cannot be written ({reason(error)}); choose another folder") from error
 
 
 def _ways(text: str) -> tuple[str, list[str]]:
-    """The setting that `text` names, and the values that it gives."""
+    """The setting in `text` and its values."""
     name, equals, values = text.partition("=")
     name = name.strip()
     setting = _SHORT.get(name, name)
@@ -229,7 +225,7 @@ def _ways(text: str) -> tuple[str, list[str]]:
     if not equals or not all(found):
         raise ConfigError(f"--try must look like strength=0.5,1, got {text!r}")
     if setting.partition(".")[0] in _NOT_TRIED:
-        raise ConfigError(f"--try compares what is done to faces, and {name} does nothing to them")
+        raise ConfigError(f"--try compares settings that affect faces; {name} does not")
     return setting, found
 
 
@@ -238,15 +234,14 @@ def _names(asked: Sequence[str]) -> list[str]:
 
 
 def _word(value: str) -> str:
-    """A value for a caption: of a path the file's name."""
+    """A value for a caption; of a path the file name only."""
     return Path(value).name
 
 
 class Cells:
-    """The cells of a trial's video: a sink that keeps every picture, shrunk to one size, sample by sample in `file`.
+    """A sink that keeps every picture, scaled to one size, uncompressed in `file`; iteration reads them back.
 
-    Iterated, it gives them again.
-    Nothing is coded: all formats are kept, and a trial is short. Raises SinkError where the disk is full.
+    Uncompressed, because a trial is short and every pixel format is kept. Raises SinkError if the disk is full.
     """
 
     def __init__(self, file: IO[bytes], size: tuple[int, int]) -> None:
@@ -256,7 +251,7 @@ class Cells:
         """Pictures kept."""
 
     def write(self, native: av.VideoFrame, pts: int) -> None:
-        """Keeps one picture; its time is that of the source's frame."""
+        """Keeps one picture; the source's frames hold the times."""
         small = shrunk(native, self._size)
         self._like = self._like or small
         try:
@@ -264,7 +259,7 @@ class Cells:
                 self._file.write(np.ascontiguousarray(plane).tobytes())
             self._file.flush()
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno in DISK_FULL:
                 raise SinkError("the disk is full; free some space, or try fewer seconds") from error
             raise
         self.count += 1

@@ -1,6 +1,6 @@
 """Stage 4: nobody becomes somebody else. Where restoration loses the person, strength eases down to the input.
 
-Restored keyframes are compared with the person's anchor (`models/likeness.py`); a carried face has the standing of
+Restored keyframes are compared with the person's anchor (`models/recogniser.py`); a carried face has the standing of
 its keyframe. Nothing is looked ahead for and nothing depends on batches or threads, so that it serves films, their
 parts and live pictures alike. How the thresholds were found: `docs/gate.md`.
 """

@@ -17,8 +17,8 @@ from pipeline.frames import Frame
 from pipeline.pixels.colour import luma_thumbnail, luma_window
 from pipeline.pixels.geometry import Geometry
 from pipeline.stages.views import embed_faces, find_faces, view_of
-from trackers.choices import EVERYBODY, Casting, Choice
 from trackers.follower import Disagreements, Follower
+from trackers.gallery import EVERYBODY, Casting, Choice
 from trackers.people import People
 from trackers.references import View
 from trackers.shots import ShotDetector

@@ -14,7 +14,7 @@ from models.decord_library import load_decord
 from models.face import Face
 from models.protocols import Detector, Recogniser
 from pipeline.errors import SourceError
-from pipeline.media.containers import open_input
+from pipeline.media.decode import open_input
 from pipeline.media.photos import PhotoSource
 from pipeline.pixels.geometry import Geometry
 from pipeline.stages.views import embed_faces, find_faces, view_of

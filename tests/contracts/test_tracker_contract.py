@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from support.faces import face_at, person
-from trackers.norfair_tracker import NorfairTracker, TrackerConfig
-from trackers.tracks import Tracker
+from trackers.tracks import NorfairTracker, Tracker, TrackerConfig
 
 PATIENCE, MEMORY = 6, 8
 TRACKERS: dict[str, Callable[[], Tracker]] = {

@@ -21,7 +21,7 @@ from models.precision import computing, lower_weights, restorer_precision
 from models.protocols import References, Request, Restorer
 from pipeline.build import build_restorer
 from pipeline.config import PipelineConfig, RestorerConfig
-from pipeline.runs.chunks.fingerprint import difference, fingerprint
+from pipeline.report.provenance import difference, fingerprint
 from support.fakes import needs_bfloat16
 from support.portraits import aligned_astronaut, crop, references
 
@@ -118,7 +118,7 @@ def test_chunks_of_a_machine_that_multiplies_otherwise_are_not_taken_on(
     here = fingerprint(film, PipelineConfig())
     capable_of(monkeypatch)
     there = fingerprint(film, PipelineConfig())
-    assert difference(here, there) == "the precision of the restorer was another one"
+    assert difference(here, there) == "the precision of the restorer has changed"
 
 
 def test_lowered_layers_multiply_in_less_and_norms_do_not() -> None:

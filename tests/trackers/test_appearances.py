@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from support.faces import face_at, person, seen, view_of
 from trackers.appearances import Appearance, Appearances, Glimpse, GroupingConfig
-from trackers.evidence import Evidence
+from trackers.references import Evidence
 
 ANNA, BERT, CARL = person(1), person(2), person(3)
 EVERY = 0.5

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs import ConfigError
-from trackers.choices import Choice, Stretch
-from trackers.gallery import Gallery, read_gallery
+from trackers.gallery import Choice, Gallery, Stretch, read_gallery
 
 
 @pytest.fixture
@@ -103,7 +102,7 @@ def test_a_folder_from_which_all_was_moved_is_no_mistake(folder: Path) -> None:
         ('name = "Anna"\nstrength = 2.0', "strength must be between 0 and 1, got 2"),
         ('name = "Anna"\nviews = "person-1"', "views must be a list in brackets"),
         ('name = "Anna"\nviews = [1]', "views must be a list of texts"),
-        ('name = "Anna"\ntimes = ["noon"]', "'noon' is no stretch of time; write for example"),
+        ('name = "Anna"\ntimes = ["noon"]', "'noon' is not a time range; write for example"),
         ('name = "Anna"\nviews = ["person-9"]', "there is no .*person-9; put it back, or take it out"),
         ('name = "Anna"\nviews = ["person-1/gone.png"]', r"there is no .*gone\.png"),
         ('name = "Anna"\nphotos = ["gone.jpg"]', r"photos: there is no .*gone\.jpg"),

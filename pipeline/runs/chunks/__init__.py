@@ -1,1 +1,1 @@
-"""Long runs: a film in chunks that survive an interruption, in several processes, and several films in a row."""
+"""A film in chunks that survive an interruption and can be restored by several processes."""

@@ -1,7 +1,7 @@
-"""A film in chunks that are kept beside the output: an interrupted run goes on where it was.
+"""Restores a film in chunks that are kept beside the output, so that an interrupted run can continue.
 
-The folder OUT.parts holds a manifest (what the chunks depend on, and how the film is cut), the followed faces of each
-chunk, and of each finished chunk its packets with their hash. It goes when the output has its name.
+The folder OUT.parts holds a manifest (fingerprint and plan), the tracked faces of each chunk, and the packets of each
+finished chunk with their hash. It is removed when the output is complete.
 """
 
 from __future__ import annotations
@@ -18,37 +18,34 @@ from configs import ConfigError
 from pipeline.config import PipelineConfig
 from pipeline.errors import MediaError, SinkError
 from pipeline.flow import Watch
+from pipeline.media.files import WorkFolder
 from pipeline.media.sink import FileSink
 from pipeline.media.source import FileSource
 from pipeline.report.counts import Report
+from pipeline.report.provenance import difference, fingerprint
 from pipeline.runs.assembly import Open, build, open_sink, open_source
-from pipeline.runs.chunks import counts
-from pipeline.runs.chunks.chunk import ChunkRunner, Done, finished, for_chunks
-from pipeline.runs.chunks.cluster import joined_cluster, run_on_cluster
-from pipeline.runs.chunks.fingerprint import difference, fingerprint
+from pipeline.runs.chunks.chunk import ChunkRunner, Done, finished, for_chunks, join
 from pipeline.runs.chunks.first_pass import Chunk, Plan, look
-from pipeline.runs.chunks.folder import WorkFolder
-from pipeline.runs.chunks.packets import join
-from pipeline.runs.chunks.workers import run_in_workers
+from pipeline.runs.chunks.workers import joined_cluster, run_in_workers, run_on_cluster
 
 _MANIFEST, _JOINED = "manifest.json", "joined.json"
 
 
 class Interrupted(KeyboardInterrupt):
-    """Says what was kept."""
+    """Its message says which chunks are kept."""
 
 
 def restore_in_chunks(
     input: Path, output: Path, config: PipelineConfig, *, opened: Open, watch: Watch
 ) -> Report:
-    """`restore_video` for a video, chunk by chunk. Also raises Interrupted, which tells how to go on."""
+    """`restore_video` for a video, chunk by chunk. Also raises Interrupted, whose message says how to continue."""
     source = open_source(input, config)
     if not isinstance(source, FileSource):
         raise ConfigError(f"{input}: --resume, --workers and --ray are for videos, not for photos")
     folder = WorkFolder(output)
     if folder.path.exists() and not config.chunks.resume:
         raise SinkError(
-            f"{folder.path}: is left of a run that did not end; go on with --resume, or remove the folder"
+            f"{folder.path}: is left from an unfinished run; continue with --resume, or remove the folder"
         )
     if _was_joined(output, folder):
         config = replace(config, output=replace(config.output, overwrite=True))
@@ -56,7 +53,7 @@ def restore_in_chunks(
     assert isinstance(sink, FileSink)
     opened(source)
     ray = config.chunks.ray
-    # Joined before anything is done: nobody wants to hear after the first pass that no cluster answers.
+    # Joined first: a missing cluster must be reported before the first pass.
     with nullcontext() if ray is None else joined_cluster(ray), folder.held():
         report = _Run(source, output, config, folder, watch).report(sink)
         folder.remove()
@@ -64,7 +61,7 @@ def restore_in_chunks(
 
 
 def _was_joined(output: Path, folder: WorkFolder) -> bool:
-    """Whether `output` is what was joined from this folder: only the folder's end is missing."""
+    """Whether `output` was joined from this folder: then only the folder's removal is missing."""
     joined = folder.read_json(_JOINED)
     return joined is not None and output.exists() and output.stat().st_ino == joined
 
@@ -80,18 +77,18 @@ class _Run:
         self._started = time.perf_counter()
         self._plan: Plan | None = None
         self._done: dict[int, Done] = {}
-        self._told: list[str] = []
+        self._warnings: list[str] = []
         self._sum = Report(output=str(output))
-        """Of the chunks that are done."""
+        """Sum over the finished chunks."""
 
     def report(self, sink: FileSink) -> Report:
-        """Does what is left to do, joins it in `sink`, and tells of the whole film."""
+        """Restores the missing chunks, joins all in `sink`, and reports on the whole film."""
         depends = fingerprint(self._source.path, self._config)
         manifest = self._manifest(depends)
         try:
             self._restore(depends, manifest)
             with sink:
-                # Before it has its name: a run that ends in between must know its own work again.
+                # Before the file gets its name: a run killed in between must recognise its own output.
                 self._folder.write_json(_JOINED, os.stat(sink.unfinished).st_ino)
                 assert self._plan is not None
                 join([self._done[chunk.number].index for chunk in self._plan.chunks], self._folder, sink)
@@ -111,8 +108,8 @@ class _Run:
         differs = difference(manifest["depends"], depends)
         if differs:
             raise SinkError(
-                f"{self._folder.path}: holds chunks of another run ({differs}); use the same again to go on, or "
-                "remove the folder to begin anew"
+                f"{self._folder.path}: holds chunks of another run ({differs}); use the same settings to continue, or "
+                "remove the folder to start again"
             )
         return manifest
 
@@ -120,7 +117,7 @@ class _Run:
         plan = self._plan = self._known_plan(manifest)
         parts = None
         if manifest is None:
-            # Chunks of nobody knows what.
+            # Chunks of unknown origin.
             for name in self._folder.path.glob("*.json"):
                 name.unlink()
         if plan is None:
@@ -137,7 +134,7 @@ class _Run:
         if not left:
             return
         if self._config.chunks.ray is not None:
-            self._told = run_on_cluster(
+            self._warnings = run_on_cluster(
                 left, self._source.path, self._output, self._config, plan, self._finish
             )
             return
@@ -153,7 +150,7 @@ class _Run:
                 self._finish(chunk, runner.run(chunk, self._live))
 
     def _known_plan(self, manifest: dict[str, Any] | None) -> Plan | None:
-        """The plan of the run before, if all followed faces are still there."""
+        """The plan of the run before, if all tracked faces are intact."""
         if manifest is None:
             return None
         try:
@@ -165,13 +162,13 @@ class _Run:
 
     def _finish(self, chunk: Chunk, done: Done) -> None:
         self._done[chunk.number] = done
-        counts.add(self._sum, done.counts)
+        self._sum.add_json(done.counts)
         self._live(Report())
 
     def _live(self, part: Report) -> None:
-        """Tells of all chunks so far, and of the one at work."""
+        """Reports on all finished chunks and the current one."""
         report = copy.deepcopy(self._sum)
-        counts.add(report, counts.to_json(part))
+        report.add_json(part.to_json())
         report.seconds = time.perf_counter() - self._started
         self._watch(report)
 
@@ -181,7 +178,7 @@ class _Run:
         report.seconds = time.perf_counter() - self._started
         report.merge_people(dict(plan.people).get)
         report.damage = plan.damage
-        report.warnings = [*plan.warnings, *self._told, *sink.warnings]
+        report.warnings = [*plan.warnings, *self._warnings, *sink.warnings]
         report.warnings += [
             f"the reference {name} matched nobody in {self._source.path.name}" for name in plan.strangers
         ]
@@ -189,12 +186,12 @@ class _Run:
         return report
 
     def _remains(self) -> str:
-        """What is kept of a run that did not end, in words; a folder in which nothing is finished goes."""
+        """The kept chunks of an unfinished run, in words; removes a folder without finished chunks."""
         folder, plan = self._folder, self._plan
         if not any(folder.path.glob("*.json")):
             folder.remove()
             return "nothing was finished, and nothing is left"
-        # Counted on the disk: the last one may have been finished in this very moment.
+        # Counted on disk: the last chunk may have been finished just now.
         kept = sum(finished(chunk, folder) is not None for chunk in plan.chunks) if plan else 0
         chunks = f"{kept} of {len(plan.chunks)} chunks are" if plan else "what was finished is"
-        return f"{chunks} kept in {folder.path}, run the same command with --resume to go on"
+        return f"{chunks} kept in {folder.path}, run the same command with --resume to continue"

@@ -1,33 +1,42 @@
-"""Chunks in several processes of this machine: only descriptions and counts cross between them."""
+"""Restores chunks in several processes: on this machine, or on a Ray cluster (the one file that imports ray).
+
+Only descriptions of chunks and counts cross between processes; frames, packets and weights never do. On a cluster the
+film, the output and the files of the settings must have the same paths, and anchorface the same version, on every node.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
+import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from configs import ConfigError
 from pipeline.config import PipelineConfig
-from pipeline.errors import SinkError
+from pipeline.errors import SinkError, SourceError, reason
+from pipeline.media.files import WorkFolder
 from pipeline.media.source import FileSource
 from pipeline.report.counts import Report
+from pipeline.report.provenance import difference, fingerprint
 from pipeline.runs.assembly import build, open_source
 from pipeline.runs.chunks.chunk import ChunkRunner, Done, for_chunks
 from pipeline.runs.chunks.first_pass import Chunk, Plan
-from pipeline.runs.chunks.folder import WorkFolder
 
 _runner: ChunkRunner
-"""Of this process, made by `_start`."""
+"""Of this process; set by `_start`."""
 _stop: Event
-"""Set when nobody waits for chunks any more."""
+"""Set when the chunks are no longer wanted."""
 
 
 def run_in_workers(
@@ -39,9 +48,9 @@ def run_in_workers(
     plan: Plan,
     finish: Callable[[Chunk, Done], None],
 ) -> None:
-    """Restores the chunks of `scenes`, those of one scene in their order; `finish` hears of each.
+    """Restores the chunks of `scenes`, those of one scene in order; calls `finish` for each.
 
-    Raises what a worker raised, and SinkError where one was killed; the others leave their chunks then.
+    Raises the error of a worker, and SinkError if one was killed; the others then abandon their chunks.
     """
     count = min(config.chunks.workers, len(scenes))
     context = multiprocessing.get_context("spawn")
@@ -62,7 +71,7 @@ def run_in_workers(
                 waiting[pool.submit(_run, scene[1])] = scene[1:]
     except BrokenProcessPool as error:
         raise SinkError(
-            f"{output}: a worker was ended from outside, perhaps for lack of memory; use fewer --workers"
+            f"{output}: a worker was killed, perhaps for lack of memory; use fewer --workers"
         ) from error
     finally:
         stop.set()
@@ -78,22 +87,26 @@ def _start(
     config: PipelineConfig,
     plan: Plan,
 ) -> None:
-    """Makes this process ready: its device, its networks, and an end with the process that started it."""
+    """Prepares this process: its device, its networks, and its exit with the parent process."""
     global _runner, _stop
     _stop = stop
-    # Ctrl-C goes to all processes of a terminal; the first one decides.
+    # Ctrl-C reaches all processes of a terminal; the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # As many as in one process, on which the last bit of a sum may depend.
-    torch.set_num_threads(threads)
     devices = torch.cuda.device_count()
     if config.restorer.device in ("auto", "cuda") and devices > 1:
         device = f"cuda:{numbers.get() % devices}"
         config = replace(config, restorer=replace(config.restorer, device=device))
+    _runner = _make_runner(input, output, config, plan, threads)
+
+
+def _make_runner(input: Path, output: Path, config: PipelineConfig, plan: Plan, threads: int) -> ChunkRunner:
+    # The same number as in the parent: the last bit of a sum may depend on it.
+    torch.set_num_threads(threads)
     config = for_chunks(config)
     source = open_source(input, config)
     assert isinstance(source, FileSource)
-    _runner = ChunkRunner(source, output, config, build(config, source), WorkFolder(output), plan)
+    return ChunkRunner(source, output, config, build(config, source), WorkFolder(output), plan)
 
 
 def _run(chunk: Chunk) -> Done:
@@ -110,3 +123,204 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
+
+
+AUTO = "auto"
+"""The cluster of RAY_ADDRESS or of this machine; without one, a cluster started for this run."""
+LOCAL = "local"
+"""A cluster started on this machine for this run."""
+MOST_ATTEMPTS = 3
+"""Maximum attempts at a chunk whose workers are lost."""
+_ANSWER_SECONDS = 5.0
+_CPUS = 4
+"""Cores per worker without a GPU and without a given number of workers."""
+
+
+@contextmanager
+def joined_cluster(address: str) -> Iterator[None]:
+    """Joins the cluster at `address` for the block: AUTO, LOCAL, HOST:PORT or ray://HOST:PORT. Raises ConfigError."""
+    ray = _ray()
+    if address == AUTO:
+        address = os.environ.get("RAY_ADDRESS", AUTO)
+    if address not in (AUTO, LOCAL):
+        _check_answer(address)
+    options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    if address == LOCAL:
+        options["include_dashboard"] = False
+    try:
+        ray.init(address=None if address == AUTO else address, **options)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise ConfigError(f"--ray: cannot join the cluster at {address} ({_first_line(error)})") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def run_on_cluster(
+    scenes: Sequence[Sequence[Chunk]],
+    input: Path,
+    output: Path,
+    config: PipelineConfig,
+    plan: Plan,
+    finish: Callable[[Chunk, Done], None],
+) -> list[str]:
+    """Restores the chunks of `scenes` on the joined cluster, those of one scene in order; calls `finish` for each.
+
+    A chunk whose worker is lost is restored by another one. Returns warnings. Raises the error of a worker, and
+    SinkError if workers are lost repeatedly.
+    """
+    return _Run(scenes, input.resolve(), output.resolve(), config, plan, finish).run()
+
+
+class _Worker:
+    """Restores chunks on one GPU or a share of the cores, with networks loaded once."""
+
+    def __init__(
+        self,
+        input: str,
+        output: str,
+        config: PipelineConfig,
+        plan: Plan,
+        depends: Mapping[str, str],
+        threads: int,
+    ) -> None:
+        # Nothing may fail here: ray would report a lost worker.
+        self._input, self._output, self._config, self._plan = Path(input), Path(output), config, plan
+        self._depends, self._threads = depends, threads
+        self._runner: ChunkRunner | None = None
+
+    def restore(self, chunk: Chunk) -> Done:
+        """Restores one chunk into the work folder."""
+        if self._runner is None:
+            self._runner = self._ready()
+        return self._runner.run(chunk)
+
+    def _ready(self) -> ChunkRunner:
+        here, folder = socket.gethostname(), WorkFolder(self._output)
+        if not self._input.is_file() or not folder.path.is_dir():
+            raise SourceError(
+                f"{here} sees no {self._input} or no {folder.path}; both must lie where every node finds them"
+            )
+        differs = difference(self._depends, fingerprint(self._input, self._config))
+        if differs:
+            raise SourceError(
+                f"{here}: {differs}; install the same anchorface and the same files on every node"
+            )
+        return _make_runner(self._input, self._output, self._config, self._plan, self._threads)
+
+
+class _Run:
+    """Distributes chunks and collects the results."""
+
+    def __init__(
+        self,
+        scenes: Sequence[Sequence[Chunk]],
+        input: Path,
+        output: Path,
+        config: PipelineConfig,
+        plan: Plan,
+        finish: Callable[[Chunk, Done], None],
+    ) -> None:
+        self._ray, self._output, self._finish = _ray(), output, finish
+        self._waiting = [list(scene) for scene in scenes]
+        depends = fingerprint(input, config)
+        self._arguments = (str(input), str(output), config, plan, depends, torch.get_num_threads())
+        self._resources, self._count = self._shares(config)
+        self._busy: dict[Any, tuple[Any, list[Chunk]]] = {}
+        """By pending result: the worker, and its chunk with the rest of the scene."""
+        self._attempts: dict[int, int] = {}
+        self._warnings: list[str] = []
+
+    def run(self) -> list[str]:
+        workers = [self._worker() for _ in range(min(self._count, len(self._waiting)))]
+        try:
+            for worker in workers:
+                self._give(worker)
+            while self._busy:
+                [ready], _ = self._ray.wait(list(self._busy), num_returns=1)
+                self._receive(ready)
+        finally:
+            for worker, _ in self._busy.values():
+                self._ray.kill(worker)
+        return self._warnings
+
+    def _receive(self, ready: Any) -> None:
+        worker, scene = self._busy.pop(ready)
+        try:
+            done = self._ray.get(ready)
+        except self._ray.exceptions.RayTaskError as error:
+            cause = getattr(error, "cause", None)
+            raise (cause if isinstance(cause, Exception) else error) from error
+        except self._ray.exceptions.RayError as error:
+            self._lost(scene, error)
+            worker = self._worker()
+        else:
+            self._finish(scene[0], done)
+            if scene[1:]:
+                self._waiting.insert(0, scene[1:])
+        self._give(worker)
+
+    def _lost(self, scene: list[Chunk], error: Exception) -> None:
+        number = scene[0].number
+        self._attempts[number] = self._attempts.get(number, 1) + 1
+        if self._attempts[number] > MOST_ATTEMPTS:
+            raise SinkError(
+                f"{self._output}: {MOST_ATTEMPTS} workers were lost over chunk {number}, perhaps for lack of memory "
+                f"({_first_line(error)})"
+            ) from error
+        self._warnings.append(f"a worker was lost over chunk {number}; the chunk was restored again")
+        self._waiting.insert(0, scene)
+
+    def _give(self, worker: Any) -> None:
+        """Gives `worker` the next chunk, or ends it if none is left."""
+        if not self._waiting:
+            self._ray.kill(worker)
+            return
+        scene = self._waiting.pop(0)
+        self._busy[worker.restore.remote(scene[0])] = (worker, scene)
+
+    def _worker(self) -> Any:
+        return self._ray.remote(_Worker).options(**self._resources).remote(*self._arguments)
+
+    def _shares(self, config: PipelineConfig) -> tuple[dict[str, float], int]:
+        """Resources of a worker, and the number of workers: one per GPU, or the requested number."""
+        there = self._ray.cluster_resources()
+        gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 1))
+        asked = config.chunks.workers if config.chunks.workers > 1 else None
+        if gpus and config.restorer.device != "cpu":
+            return {"num_gpus": 1, "num_cpus": 1}, min(asked or gpus, gpus)
+        count = min(asked or max(1, cpus // _CPUS), cpus)
+        # Ray would wait forever for more than exists.
+        return {"num_cpus": max(1, cpus // count) if asked is None else 1}, count
+
+
+def _check_answer(address: str) -> None:
+    """Checks that `address` accepts connections: ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and host and port.isdigit()):
+        raise ConfigError(
+            f"--ray: {address!r} is not an address; give HOST:PORT, ray://HOST:PORT or nothing (--ray goes after OUT)"
+        )
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS):
+            return
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise ConfigError(
+            f"--ray: nobody answers at {address} ({reason(error)}); start the cluster (`ray start --head`) or give "
+            "its address"
+        ) from error
+
+
+def _ray() -> Any:
+    # No usage statistics; must be set before ray is imported.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        raise ConfigError('--ray needs ray; install it with: pip install -e ".[scale]"') from error
+    return ray
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -38,10 +38,10 @@ from pipeline.stages.restore import RestoreConfig
 from support.clips import astronaut
 from support.fakes import ColourRecogniser, InvertingRestorer, SquareDetector
 from support.live import square_frame, two_squares
-from trackers.norfair_tracker import NorfairTracker
 from trackers.people import People
 from trackers.references import View
 from trackers.shots import ShotDetector
+from trackers.tracks import NorfairTracker
 
 FULL = Step("full")
 

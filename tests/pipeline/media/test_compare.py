@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from pipeline.media.coding import planes_of
-from pipeline.media.compare import side_by_side
 from pipeline.media.encode import EncodeConfig
+from pipeline.media.layout import side_by_side
 from pipeline.media.sink import FileSink
 from pipeline.media.source import FileSource
 from support.clips import Tags, native_frame, write_clip

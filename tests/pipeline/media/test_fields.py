@@ -125,7 +125,7 @@ def test_whole_frames_are_not_taken_for_woven_ones(kind: str, tmp_path: Path) ->
 def test_a_mark_that_is_not_true_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "in.mp4", [view(n) for n in range(20)], MARKED)
     [warning] = FileSource(path).warnings
-    assert "look whole" in warning
+    assert "are progressive" in warning
     assert FileSource(path, deinterlace="frame").warnings == []
 
 

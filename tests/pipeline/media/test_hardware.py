@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from pipeline import cli
 from pipeline.config import PipelineConfig, RestorerConfig
 from pipeline.errors import SourceError
-from pipeline.media import containers, hardware, planar
+from pipeline.media import decode, hardware, layout
 from pipeline.media.coding import planes_of
 from pipeline.media.decode import video_stream
 from pipeline.media.hardware import DecodeConfig
-from pipeline.media.planar import repack
+from pipeline.media.layout import repack
 from pipeline.media.source import FileSource
 from pipeline.runs.film import restore_video
 from support.clips import Tags, truncate, write_clip
@@ -366,7 +366,7 @@ def test_the_card_is_asked_for_the_codec_that_it_knows(
 
     def open_input(path: Path, accelerator: Any = None) -> Any:
         opened.append(accelerator)
-        return containers.open_input(path)
+        return decode.open_input(path)
 
     context = av.CodecContext.create
     monkeypatch.setattr(hardware, "HWAccel", create_accelerator)
@@ -411,7 +411,7 @@ def test_a_frame_keeps_its_tags_where_it_cannot_be_repacked(
     def fail(*given: Any) -> None:
         raise av.error.ArgumentError(22, "Invalid argument")
 
-    monkeypatch.setattr(planar, "through_filters", fail)
+    monkeypatch.setattr(layout, "through_filters", fail)
     native = next(iter(FileSource(clip(tmp_path, tags=Tags(2, 9, 14, 9))))).native
     with pytest.raises(av.error.ArgumentError):
         repack(native, "nv12")

@@ -15,9 +15,9 @@ from pipeline.cli import main
 from pipeline.errors import SinkError
 from pipeline.media import encode
 from pipeline.media.coding import planes_of
-from pipeline.media.encode import PRESETS, EncodeConfig, Encoding, choose_encoding
-from pipeline.media.planar import repack
-from pipeline.media.sink import FileSink, add_encoder
+from pipeline.media.encode import PRESETS, EncodeConfig, Encoding, add_encoder, choose_encoding
+from pipeline.media.layout import repack
+from pipeline.media.sink import FileSink
 from pipeline.media.source import FileSource
 from support.clips import Tags, shown_times, write_clip
 

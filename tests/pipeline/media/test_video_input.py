@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.errors import SourceError
 from pipeline.media.coding import planes_of
-from pipeline.media.planar import repack
+from pipeline.media.layout import repack
 from pipeline.media.source import FileSource
 from support.clips import Tags, native_frame, picture, shown_times, truncate, write_clip, write_sound
 
@@ -196,7 +196,7 @@ def test_crooked_turns_are_told_and_taken_as_the_nearest_straight_one(
     assert info.display_matrix is not None
     assert 0 not in info.display_matrix[:2], "the turn itself is kept"
     [warning] = info.warnings
-    assert f"by {degrees} degrees, which is no multiple of 90" in warning
+    assert f"by {degrees} degrees, not a multiple of 90" in warning
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from pipeline.media.coding import planes_of
-from pipeline.media.sink import EncodeConfig, FileSink
+from pipeline.media.encode import EncodeConfig
+from pipeline.media.sink import FileSink
 from pipeline.media.source import FileSource
 from support.clips import Tags, packets, shown_times, write_clip
 
@@ -164,7 +165,7 @@ def test_cover_art_is_carried_and_not_taken_for_the_video(tmp_path: Path) -> Non
 def test_second_video_is_carried_unrestored_and_said_so(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "in.mkv", second_video=True, options=B_FRAMES)
     source = FileSource(path)
-    assert source.info.warnings == ("stream 1 is a second video: its faces are left as they are",)
+    assert source.info.warnings == ("stream 1 is another video: its faces are not restored",)
     sink = transcode(path, tmp_path / "out.mkv")
     assert packets(tmp_path / "out.mkv", ["video"])[1] == packets(path, ["video"])[1]
     assert sink.warnings == []
@@ -274,7 +275,7 @@ def test_frames_without_growing_times_get_one_in_between(
     source = FileSource(path)
     ticks = [frame.pts for frame in source]
     assert ticks == [0, 512, 1024, 1536, 1792, 2560]
-    assert source.warnings == ["2 frames had no time that grows; it was filled in"]
+    assert source.warnings == ["2 frames had a missing or non-increasing time; it was filled in"]
 
 
 def test_last_frame_keeps_its_duration(tmp_path: Path) -> None:

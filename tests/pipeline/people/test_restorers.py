@@ -10,9 +10,9 @@ import torch
 from models.protocols import Previous, References, Request, Result
 from pipeline.config import PipelineConfig, RestorerConfig
 from pipeline.people import cast
-from pipeline.people.restorers import Restorers
+from pipeline.people.cast import Restorers
 from support.fakes import InvertingRestorer
-from trackers.choices import Casting, Choice
+from trackers.gallery import Casting, Choice
 
 
 class Noting(InvertingRestorer):

@@ -25,7 +25,7 @@ from pipeline.pixels.colour import read_crops
 from pipeline.pixels.kinds import PixelsConfig, Proven, pixels_kind
 from pipeline.pixels.tensors.blend import Blender
 from pipeline.pixels.tensors.crops import CropReader
-from pipeline.runs.chunks.fingerprint import fingerprint
+from pipeline.report.provenance import fingerprint
 from support.codings import each_device, exact_opencv
 from support.films import SETTINGS, write_film
 

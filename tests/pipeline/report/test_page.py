@@ -27,22 +27,25 @@ from pipeline import PipelineConfig, Report, restore_video
 from pipeline.cli import main
 from pipeline.errors import SinkError
 from pipeline.frames import RestoredFace, RestoredFrame
-from pipeline.report.page import page as report_page
-from pipeline.report.page.diary import MOST_SMALL, NOBODY, Diary, Entry
-from pipeline.report.page.facts import Weights, weights, witness_weights
-from pipeline.report.page.markup import MOST_PEOPLE, Contents, Person, render
-from pipeline.report.page.pictures import (
+from pipeline.report import page as report_page
+from pipeline.report.diary import (
     LARGE_BYTES,
+    MOST_SMALL,
+    NOBODY,
     SMALL_BYTES,
     Chosen,
+    Diary,
+    Entry,
     Pair,
+    Witness,
     aligned,
     jpeg,
     large_pair,
     small,
 )
-from pipeline.report.page.series import MOST_BINS, Series, Thinned
-from pipeline.report.page.witness import Witness
+from pipeline.report.page import MOST_PEOPLE, Contents, Person, render
+from pipeline.report.provenance import Weights, weights, witness_weights
+from pipeline.report.series import MOST_BINS, Series, Thinned
 from support.clips import astronaut, write_clip
 from support.fakes import gray_frame, tracked_face, tracked_frame
 
@@ -161,7 +164,7 @@ def test_the_page_tells_who_what_how_fast_and_with_which_weights(page_of_a_run: 
 
 
 def test_the_page_says_when_the_gate_grades_itself(page_of_a_run: str) -> None:
-    assert "it grades itself here" in page_of_a_run
+    assert "it grades itself." in page_of_a_run
     judged = render(contents(witness="a stranger"))
     assert "measured by a stranger, which has no part" in judged
     assert "grades itself" not in judged
@@ -180,13 +183,13 @@ def test_a_single_point_is_told_in_words_and_not_drawn() -> None:
 
 def test_the_page_says_where_references_come_from() -> None:
     person = Person(0, Entry(), [("frame 3", b"jpeg")])
-    assert "All of them come from this very film" in render(contents([person]))
+    assert "All come from this film" in render(contents([person]))
     listed = render(contents([replace(person, photo="her.jpg", name="Anna")]))
     assert "Person 0 (Anna)" in listed
     assert "the pictures of the list of people" in listed
     given = render(contents([replace(person, photo="her.jpg")]))
-    assert "From what was given as --reference" in given
-    assert "All of them" not in given
+    assert "From --reference" in given
+    assert "All come" not in given
 
 
 def test_dlib_is_among_the_weights_where_it_judged(tmp_path: Path) -> None:

@@ -127,16 +127,16 @@ def test_several_inputs_need_a_folder_to_go_to(
 def test_ctrl_c_tells_what_was_done_and_what_is_left(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipeline.runs import queue
+    from pipeline.runs import film
 
-    restore = queue.restore_video
+    restore = film.restore_video
 
     def interrupt_second(input: Path, *more: object, **options: object) -> object:
         if input.name == "c.avi":
             raise KeyboardInterrupt
         return restore(input, *more, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(queue, "restore_video", interrupt_second)
+    monkeypatch.setattr(film, "restore_video", interrupt_second)
     assert run(folder / "a.mp4", folder / "c.avi", tmp_path / "out") == cli.INTERRUPTED
     said = capsys.readouterr().out
     assert "1 restored, 1 left" in said

@@ -131,7 +131,7 @@ def test_other_pixel_formats_are_kept(tmp_path: Path) -> None:
         (["strength"], "must look like strength=0.5,1, got 'strength'"),
         (["strength=0.5,"], "must look like"),
         (["strength=1,1.0"], "strength 1 and strength 1.0 are the same"),
-        (["encode.crf=10,20"], "encode.crf does nothing to them"),
+        (["encode.crf=10,20"], "settings that affect faces; encode.crf does not"),
         (["strenth=0.5"], "unknown setting strenth"),
         (["strength=2"], "strength must be"),
     ],

@@ -15,7 +15,7 @@ from models.protocols import References, Request, Result
 from pipeline.frames import TrackedFace, TrackedFrame
 from pipeline.live.faces import _Choice
 from pipeline.live.quick import Quick
-from pipeline.people.restorers import Restorers
+from pipeline.people.cast import Restorers
 from pipeline.runs.chunks import carry
 from pipeline.stages.restore import RestoreConfig, make_reuse, restore
 from pipeline.stages.reuse import Reuse

@@ -20,9 +20,9 @@ from pipeline.stages.track import TrackConfig, track
 from pipeline.stages.trust import TrustConfig
 from support.fakes import ColourRecogniser, SquareDetector
 from support.squares import picture
-from trackers.norfair_tracker import NorfairTracker, TrackerConfig
 from trackers.people import People, PeopleConfig
 from trackers.shots import ShotConfig, ShotDetector
+from trackers.tracks import NorfairTracker, TrackerConfig
 
 RED, BLUE = (255, 60, 60), (60, 60, 255)
 

@@ -16,11 +16,11 @@ from configs import ConfigError
 from pipeline import PipelineConfig, restore_video
 from pipeline.cli import main
 from pipeline.errors import SourceError
-from pipeline.runs.chunks import cluster
-from pipeline.runs.chunks.cluster import joined_cluster
-from pipeline.runs.chunks.fingerprint import fingerprint
+from pipeline.media.files import WorkFolder
+from pipeline.report.provenance import fingerprint
+from pipeline.runs.chunks import workers
 from pipeline.runs.chunks.first_pass import Chunk, Plan
-from pipeline.runs.chunks.folder import WorkFolder
+from pipeline.runs.chunks.workers import joined_cluster
 from support.clips import packets
 from support.films import FRAMES, ROOT, SETTINGS, command, environment, shown, write_film
 
@@ -101,7 +101,7 @@ def test_the_address_of_the_environment_is_asked_too(monkeypatch: pytest.MonkeyP
 @needs_ray
 @pytest.mark.parametrize("address", ["film.mp4", "host", "host:port", ":6379"])
 def test_what_is_no_address_is_refused(address: str) -> None:
-    with pytest.raises(ConfigError, match=r"is no address; give HOST:PORT.*--ray goes behind OUT"):
+    with pytest.raises(ConfigError, match=r"is not an address; give HOST:PORT.*--ray goes after OUT"):
         joined_cluster(address).__enter__()
 
 
@@ -119,8 +119,8 @@ def test_a_node_with_another_version_or_without_the_film_is_named(film: Path, tm
     plan, chunk = Plan((), [], [], [], []), Chunk(0, 0, 10, False, "")
     depends = fingerprint(film, settings())
 
-    def worker(input: Path, depends: dict[str, str]) -> cluster._Worker:
-        return cluster._Worker(str(input), str(output), settings(), plan, depends, 1)
+    def worker(input: Path, depends: dict[str, str]) -> workers._Worker:
+        return workers._Worker(str(input), str(output), settings(), plan, depends, 1)
 
     with pytest.raises(SourceError, match="must lie where every node finds them"):
         worker(film, depends).restore(chunk)

@@ -20,10 +20,9 @@ import configs
 from configs import ConfigError
 from pipeline import PipelineConfig, Report, restore_video
 from pipeline.errors import SinkError
-from pipeline.runs.chunks.chunk import ChunkRunner
+from pipeline.media.files import WorkFolder
+from pipeline.runs.chunks.chunk import ChunkRunner, decoding_times
 from pipeline.runs.chunks.first_pass import Chunk
-from pipeline.runs.chunks.folder import WorkFolder
-from pipeline.runs.chunks.packets import decoding_times
 from pipeline.runs.chunks.resume import Interrupted
 from support.clips import packets, shown_times, truncate, write_clip
 from support.films import FRAMES, ROOT, SETTINGS, command, environment, shown, write_film
@@ -164,7 +163,7 @@ def test_chunks_of_other_settings_or_of_another_film_are_refused_and_kept(film: 
     with pytest.raises(SinkError, match=r"blend\.strength was 1\.0, now it is 0\.5"):
         restore_video(film, output, other)
     longer = write_film(tmp_path / "other.mp4", FRAMES + 1)
-    with pytest.raises(SinkError, match="the input was another one"):
+    with pytest.raises(SinkError, match="the input has changed"):
         restore_video(longer, output, RESUME)
     assert (parts(output) / "00001.json").exists()
     assert restore_video(film, output, RESUME).kept == 30
@@ -334,7 +333,7 @@ def test_ctrl_c_says_how_to_go_on(film: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     code, said = ended(process)
     assert code == 130
-    assert f"of 4 chunks are kept in {parts(output)}, run the same command with --resume to go on" in said
+    assert f"of 4 chunks are kept in {parts(output)}, run the same command with --resume to continue" in said
     assert len(said.splitlines()) == 1
 
 

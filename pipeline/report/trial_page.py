@@ -1,26 +1,27 @@
-"""The page of a trial: a table of what each setting did, and the same moments of each person side by side."""
+"""The page of a trial: a table of figures per setting, and the same frames of each person side by side."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
+
+import av
 
 import configs
 from pipeline.config import PipelineConfig
-from pipeline.errors import SinkError
-from pipeline.media.partial import PartialFile
+from pipeline.frames import RestoredFrame
+from pipeline.media.files import PartialFile
 from pipeline.report.counts import Report
-from pipeline.report.page.pictures import Pair, address
+from pipeline.report.diary import Pair, address, large_pair
+from pipeline.report.page import STYLE, document
+from pipeline.report.series import Thinned
 
 MOST_PEOPLE = 6
-"""People shown; of more, those seen at most moments."""
+"""Maximum people shown; those with the most frames first."""
 
 _STYLE = (
-    Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    STYLE
     + "body { max-width: 96%; } .moments { overflow-x: auto; } .moments th { overflow-wrap: normal; }\n"
     + ".moments img { width: 224px; height: auto; display: block; }\n"
 )
@@ -33,46 +34,26 @@ class Column:
     name: str
     report: Report
     people: Mapping[int, Sequence[tuple[int, Pair]]]
-    """Frame and pictures of the moments of each person."""
+    """Frame index and pictures, by person."""
 
 
 def write_page(file: PartialFile, input_name: str, columns: Sequence[Column], config: PipelineConfig) -> None:
     """Writes the page to `file`. Raises SinkError; then nothing is left."""
-    # Names of files need not be text that UTF-8 can say.
-    text = render(input_name, columns, configs.dump(config)).encode("utf-8", "backslashreplace")
-    file.create()
-    try:
-        file.path.write_bytes(text)
-        file.commit()
-    except OSError as error:
-        file.discard()
-        reason = (error.strerror or str(error)).lower()
-        raise SinkError(f"{file.target}: cannot be written ({reason})") from error
-    except BaseException:
-        file.discard()
-        raise
+    # File names may hold bytes that UTF-8 cannot encode.
+    file.write(render(input_name, columns, configs.dump(config)).encode("utf-8", "backslashreplace"))
 
 
 def render(input_name: str, columns: Sequence[Column], settings: str) -> str:
-    """The whole page; nothing of it is loaded from elsewhere."""
-    style = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{style}'"
-    title = f"anchorface: a trial on {input_name}"
+    """The whole page; it loads nothing."""
     parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
-        f"<h1>{escape(title)}</h1>",
         _figures(columns),
         "<p class=\"note\">Likeness is the cosine to the person's references by the gate's encoder, at full strength, "
-        "mean of all people; held back: faces of which restoration would have made somebody else.</p>",
+        "mean of all people; held back: faces that would no longer resemble the person.</p>",
         *_people(columns),
         f"<h2>Settings</h2><details><summary>all settings of the first</summary><pre>{escape(settings)}"
-        "</pre></details></body></html>",
+        "</pre></details>",
     ]
-    return "\n".join(parts) + "\n"
+    return document(f"anchorface: a trial on {input_name}", parts, _STYLE)
 
 
 def _figures(columns: Sequence[Column]) -> str:
@@ -125,3 +106,38 @@ def _person(person: int, moments: Mapping[int, Pair], columns: Sequence[Column])
 
 def _picture(content: bytes, caption: str) -> str:
     return f'<td><img alt="{escape(caption)}" src="{address(content)}"></td>'
+
+
+MOST_MOMENTS = 4
+"""Maximum frames per person."""
+_EVERY = 12
+"""Initial distance in frames."""
+
+
+class Moments:
+    """Keeps a few pairs of pictures per person. The choice of frames depends on the tracked faces only."""
+
+    def __init__(self, crop_size: int) -> None:
+        """`crop_size`: side in pixels of the crops that the faces' matrices lead to."""
+        self._crop_size = crop_size
+        self._people: dict[int, Thinned[Pair]] = {}
+
+    def note(self, frame: RestoredFrame, after: av.VideoFrame) -> None:
+        """Adds one finished frame; `after` is the picture with its restored faces."""
+        original = frame.tracked.frame
+        for face in frame.tracked.faces:
+            if face.person_id is None or not face.strength:
+                continue
+            kept = self._people.setdefault(face.person_id, Thinned(MOST_MOMENTS, _EVERY))
+            if kept.wants(original.index):
+                seconds = float(original.pts * original.time_base)
+                pair = large_pair(original.native, after, face.matrix, self._crop_size, seconds)
+                kept.keep(original.index, pair)
+
+    def merged(self, current: Callable[[int], int | None]) -> dict[int, list[tuple[int, Pair]]]:
+        """Frame index and pictures by present id of the person, as `current` maps it."""
+        people: dict[int, Thinned[Pair]] = {}
+        for person, kept in sorted(self._people.items()):
+            if (now := current(person)) is not None:
+                people.setdefault(now, Thinned(MOST_MOMENTS, _EVERY)).join(kept)
+        return {person: kept.all() for person, kept in people.items()}
