@@ -19,6 +19,32 @@ from models.protocols import References
 from models.recogniser import Likeness
 
 
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is done for one frame. The default is the full effort, with which files are restored."""
+
+    detection_interval: int = 1
+    """Multiplier on the detection interval."""
+    light: bool = False
+    """The light restorer in place of the chosen one, where there is a light one."""
+    small: bool = False
+    """The restorer of smaller crops in place of either, where there is one."""
+    most_carried: int = 0
+    """Maximum faces carried after a keyframe, where it is above the setting."""
+    least_carried: int = 0
+    """Faces carried after a keyframe even where motion does not explain all of them."""
+    carried_at_detection: int = 1
+    """Multiplier on the maximum of carried faces in a frame in which faces are detected."""
+    most_asked: int | None = None
+    """Maximum faces that the restorer is asked for while others can be carried; None: all that need it."""
+    most_faces: int | None = None
+    """Maximum faces that are restored at all, the largest; None: all."""
+
+
+FULL = Effort()
+"""Everything, at its best."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """One decoded frame. `native` is the decoder's own picture: nobody writes into it."""
@@ -31,6 +57,8 @@ class Frame:
     """Seconds per tick."""
     native: av.VideoFrame
     """Planar YUV, grey or planar RGB (gbrp), 8 to 16 bits, with the stream's own matrix and range."""
+    effort: Effort = FULL
+    """How much is done for this frame, and for no other."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,6 +100,13 @@ class TrackedFrame:
     """The shot is black-and-white: its colour planes must stay as they are."""
     shot: int = 0
     """Cuts before this frame; over a cut nothing of a frame is used again."""
+    detected: bool = False
+    """Faces were detected in this frame, and not only followed; False where that was not kept."""
+
+    @property
+    def effort(self) -> Effort:
+        """How much is done for this frame."""
+        return self.frame.effort
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from models.degradation.film import dust, film_grain, scratches
 from pipeline.config import PipelineConfig
 from pipeline.evaluation.measures import SMALLEST_PX, FlowMeter, Plane, landmark_jitter, warping_error
-from pipeline.flow import run
+from pipeline.flow import Chain, Hooks, run
 from pipeline.frames import Frame
 from pipeline.pixels.colour import luma_region
-from pipeline.report.counts import Report
 from pipeline.runs.assembly import build, open_source
 from pipeline.stages.track import track
 from trackers.tracks import face_size_px
@@ -76,7 +75,7 @@ def flicker(clips: list[Path], config: PipelineConfig) -> None:
     for clip in clips:
         pairs = WarpingErrors()
         source = open_source(clip, config)
-        run(source, pairs, build(config, source), config, report=Report(), arrange=pairs.arrange)
+        run(source, pairs, Chain(build(config, source), config), Hooks(arrange=pairs.arrange))
         if not pairs.errors:
             print(f"{clip.name}: no face was restored in two successive frames")
             continue

@@ -25,7 +25,7 @@ from pipeline.evaluation.clips import Clip
 from pipeline.evaluation.measures import Place, regions, sharpness, window_around
 from pipeline.evaluation.meter import Instruments, Meter
 from pipeline.evaluation.scores import ClipScores, Metric, Row
-from pipeline.flow import run
+from pipeline.flow import Chain, Hooks, run
 from pipeline.frames import Frame, TrackedFrame
 from pipeline.media.source import FileSource
 from pipeline.pixels.colour import luma_region, through_filters
@@ -190,7 +190,7 @@ def _restored(clip: Clip, trial: Trial, survey: _Survey, instruments: Instrument
     with closing(_frames(clip.truth)) as truth:
         sink = _MeasuringSink(meter, iter(survey.places), truth)
         parts = replace(parts, restorer=restorer)
-        run(source, sink, parts, config, report=report, arrange=sink.arrange)
+        run(source, sink, Chain(parts, config), Hooks(report, arrange=sink.arrange))
     row = meter.row
     row.restored = report.restored
     row.seconds = sum(spent for stage, spent in report.stage_seconds.items() if stage != "encode")

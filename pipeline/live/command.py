@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -107,7 +108,7 @@ def restore_live(
         if remember is not None:
             recall(remember, parts.perception)
         quick = quick or quick_beside(parts.restorer, config)
-        worker = stack.enter_context(Worker(Faces(parts, quick, config)))
+        worker = stack.enter_context(Worker(Faces(replace(parts, quick=quick), config)))
         tell("warming up")
         worker.warm_up(Frame(0, 0, TICK, first.first))
         stack.enter_context(outlet)

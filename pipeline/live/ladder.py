@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from pipeline.frames import FULL, Effort
 from pipeline.live.settings import LadderConfig
 
 
@@ -15,22 +16,10 @@ class Step:
     """What is done for a frame."""
 
     name: str
-    rest: int = 1
-    """So many times as long between two detections as is set."""
-    light: bool = False
-    """The quick restorer in place of the chosen one."""
-    small: bool = False
-    """The quick restorer of smaller crops in place of either."""
-    most_carried: int = 0
-    """Faces carried on after one that was restored may be so many."""
-    least_carried: int = 0
-    """Faces carried on after one that was restored, even where motion does not explain all of them."""
-    most_asked: int | None = None
-    """Faces restored in one frame, while others can be carried; None: as many as need it."""
-    most_faces: int | None = None
-    """Faces that are restored at all, the largest; None: all."""
+    effort: Effort = FULL
+    """How much the chain does."""
     bypass: bool = False
-    """Nothing: the frame goes out as it came."""
+    """Nothing is done: the frame goes out as it came."""
 
 
 def steps(*, restores: bool, has_light: bool, has_small: bool) -> tuple[Step, ...]:
@@ -38,14 +27,22 @@ def steps(*, restores: bool, has_light: bool, has_small: bool) -> tuple[Step, ..
 
     `has_light`: the chosen restorer has a quick one to take its place, `has_small`: there is one for smaller crops.
     """
-    way = [Step("full"), Step("detect less", rest=3)]
+    # A detection costs as much as a restoration: both in one frame would make it late.
+    effort = replace(FULL, carried_at_detection=2)
+    way = [Step("full", effort)]
+
+    def less(name: str, effort: Effort) -> Effort:
+        way.append(Step(name, effort))
+        return effort
+
+    effort = less("detect less", replace(effort, detection_interval=3))
     if has_light:
-        way.append(replace(way[-1], name="fast", light=True))
+        effort = less("fast", replace(effort, light=True))
     if has_small:
-        way.append(replace(way[-1], name="smaller crop", small=True))
+        effort = less("smaller crop", replace(effort, small=True))
     if restores:
-        way.append(replace(way[-1], name="reuse", most_carried=12, least_carried=2, most_asked=1))
-        way.append(replace(way[-1], name="one face", most_faces=1))
+        effort = less("reuse", replace(effort, most_carried=12, least_carried=2, most_asked=1))
+        less("one face", replace(effort, most_faces=1))
     return (*way, Step("bypass", bypass=True))
 
 

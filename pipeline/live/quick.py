@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from models.fast.restorer import CROP_SIZES, SMALLER, FastRestorer
 from models.protocols import Restorer
 from pipeline.build import AUTO, build_restorer
 from pipeline.config import PipelineConfig, RestorerConfig
-
-
-@dataclass(frozen=True, slots=True)
-class Quick:
-    """What there is beside the chosen restorer."""
-
-    light: Restorer | None = None
-    """For crops of the same size; None where the chosen one is quick itself, or its crops are of no size for `fast`."""
-    small: Restorer | None = None
-    """For smaller crops; None where `fast` has none."""
+from pipeline.stages.effort import Quick
 
 
 def quick_beside(restorer: Restorer | None, config: PipelineConfig) -> Quick:

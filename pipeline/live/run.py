@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from time import perf_counter
 from typing import Protocol
@@ -132,7 +132,7 @@ class _Live:
         if step.bypass:
             self._worker.skip()
         elif self._worker.has_room:
-            done = self._worker.begin(frame, step, ready)
+            done = self._worker.begin(replace(frame, effort=step.effort), ready)
         else:
             self._report.late += 1
         self._pending.append(_Pending(frame, step, due, done))

@@ -10,9 +10,7 @@ from typing import Protocol
 
 import av
 
-from pipeline.frames import Frame, RestoredFrame
-from pipeline.live.faces import Followed
-from pipeline.live.ladder import Step
+from pipeline.frames import Frame, RestoredFrame, TrackedFrame
 
 _MOST = 2
 """Frames at work at once: one is followed while the one before is restored. A third would only wait."""
@@ -27,9 +25,9 @@ class LiveFaces(Protocol):
 
     def warm_up(self, frame: Frame) -> None: ...
 
-    def follow(self, frame: Frame, step: Step) -> Followed: ...
+    def follow(self, frame: Frame) -> TrackedFrame: ...
 
-    def finish(self, followed: Followed) -> tuple[RestoredFrame, av.VideoFrame]: ...
+    def finish(self, tracked: TrackedFrame) -> tuple[RestoredFrame, av.VideoFrame]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class _Half:
-    followed: Followed | None
+    tracked: TrackedFrame | None
     ms: float
     error: Exception | None = None
 
@@ -87,9 +85,9 @@ class Worker:
         """A frame goes by unseen: what follows has nothing to do with what was before."""
         self._stale = True
 
-    def begin(self, frame: Frame, step: Step, told: Callable[[], None] = lambda: None) -> Future[Done]:
+    def begin(self, frame: Frame, told: Callable[[], None] = lambda: None) -> Future[Done]:
         """The restored frame, some time; `told` is called then, in another thread. Only where there is room."""
-        half = self._following.submit(self._follow, frame, step, self._stale)
+        half = self._following.submit(self._follow, frame, self._stale)
         self._stale = False
         done = self._finishing.submit(self._finish, frame, half)
         self._halves.append(half)
@@ -97,23 +95,23 @@ class Worker:
         done.add_done_callback(lambda future: told())
         return done
 
-    def _follow(self, frame: Frame, step: Step, afresh: bool) -> _Half:
+    def _follow(self, frame: Frame, afresh: bool) -> _Half:
         begun = self._clock()
         try:
             if afresh:
                 self._faces.restart_following()
-            return _Half(self._faces.follow(frame, step), 1000 * (self._clock() - begun))
+            return _Half(self._faces.follow(frame), 1000 * (self._clock() - begun))
         except Exception as error:  # whatever a part of the user's own may raise: the call goes on
             self._faces.restart_following()
             return _Half(None, 0.0, error)
 
     def _finish(self, frame: Frame, half: Future[_Half]) -> Done:
         first = half.result()
-        if first.followed is None:
+        if first.tracked is None:
             return Done(frame.native, error=first.error)
         begun = self._clock()
         try:
-            restored, picture = self._faces.finish(first.followed)
+            restored, picture = self._faces.finish(first.tracked)
         except Exception as error:  # as above
             self._faces.restart_finishing()
             return Done(frame.native, error=error)

@@ -15,7 +15,7 @@ from configs import ConfigError
 from models.protocols import uses_references
 from pipeline.config import ChunkConfig, PipelineConfig
 from pipeline.errors import MediaError, SinkError, SourceError, reason
-from pipeline.flow import Note, Watch, keep_after, leave_unnoted, run
+from pipeline.flow import Chain, Hooks, Note, Watch, keep_after, leave_unnoted, run
 from pipeline.frames import RestoredFrame
 from pipeline.media.encode import CONTAINERS
 from pipeline.media.files import WorkFolder
@@ -79,9 +79,9 @@ def _restore_at_once(input: Path, output: Path, config: PipelineConfig, opened: 
     )
     people = parts.perception.people
     arrange = side_by_side if config.output.compare else keep_after
-    note = _notes(page, log)
+    hooks = Hooks(report, arrange, watch, _notes(page, log))
     with sink, log or nullcontext():
-        run(source, sink, parts, config, report=report, arrange=arrange, watch=watch, note=note)
+        run(source, sink, Chain(parts, config), hooks)
         report.damage = list(source.damage)
     report.merge_people(people.current)
     unmatched = [name for person, name in people.photos().items() if person not in report.people]

@@ -24,7 +24,7 @@ from models.protocols import uses_references
 from pipeline import __version__
 from pipeline.config import PipelineConfig
 from pipeline.errors import SinkError, reason
-from pipeline.flow import run
+from pipeline.flow import Chain, Hooks, run
 from pipeline.media.coding import planes_of
 from pipeline.media.files import DISK_FULL, PartialFile
 from pipeline.media.layout import cell_size, grid_size, mosaic, shrunk
@@ -178,7 +178,7 @@ def _restore(input: Path, each: Try, grid: _Grid, file: IO[bytes], watch: Watche
     watch.opened(source)
     report = Report(uses_references=parts.restorer is None or uses_references(parts.restorer))
     cells, moments = Cells(file, grid.cell), Moments(parts.perception.crop_size)
-    run(source, cells, parts, each.config, report=report, watch=watch.update, note=moments.note)
+    run(source, cells, Chain(parts, each.config), Hooks(report, watch=watch.update, note=moments.note))
     report.merge_people(parts.perception.people.current)
     report.warnings, report.damage = [*source.warnings], [*source.damage]
     return Column(each.name, report, moments.merged(parts.perception.people.current)), cells

@@ -183,7 +183,7 @@ class _Run:
                 has_light=quick.light is not None,
                 has_small=quick.small is not None,
             )
-            with Worker(Faces(parts, quick, config)) as worker:
+            with Worker(Faces(replace(parts, quick=quick), config)) as worker:
                 worker.warm_up(Frame(0, 0, TICK, first))
                 with Capture(self.source, _never, config.live) as capture:
                     self.shows = True

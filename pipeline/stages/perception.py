@@ -82,6 +82,8 @@ class Seen:
     """Standard deviation of luma in 8-bit code values; near 0 for a black frame."""
     sightings: dict[int, Sighting]
     """By track id."""
+    detected: bool
+    """Faces were detected, and not only followed."""
 
 
 NO_REFERENCES = References()
@@ -115,10 +117,6 @@ class Perception:
         casting: Casting = EVERYBODY,
     ) -> None:
         self._config = config
-        self.rest = 1
-        """So many times as long between two detections as is set; may be changed between two frames."""
-        self.looked = False
-        """Whether faces were sought in the last frame, and not only followed."""
         self._detector, self._recogniser = detector, recogniser
         self._tracker, self._shots, self.people = tracker, shots, people
         self.geometry = geometry or Geometry()
@@ -126,15 +124,14 @@ class Perception:
         """Whom the user wants restored, and how."""
         self.crop_size = crop_size
         """Side of the crops that the restorer takes, in pixels, and of views."""
-        self.read_size = crop_size
-        """Side of the crops that are read to be restored; may be changed between two frames."""
         self.recogniser_name = recogniser.name
         """Of the space that embeddings are in."""
         self._follower = Follower()
         self._previous: av.VideoFrame | None = None
         self._living: dict[int, _Followed] = {}
         self._person_of: dict[int, int] = {}
-        self._until_detection = 0
+        self._interval = 0
+        self._since_detection = 0
         self._detections = 0
         self._since_update = 0
         self._retries = 0
@@ -168,27 +165,28 @@ class Perception:
         lost = self._carry(frame)
         if lost:
             self._retries = self._config.retries
-        self.looked = self._until_detection <= 0 or lost
-        if self.looked:
+        due = self._since_detection >= frame.effort.detection_interval * self._interval
+        detected = due or lost
+        if detected:
             living = len(self._living)
             self._detect(frame)
             self._retries = 0 if len(self._living) > living else max(self._retries - 1, 0)
-            every = self._config.retry_every if self._retries else self._config.detect_every
-            self._until_detection = self.rest * every
+            self._interval = self._config.retry_every if self._retries else self._config.detect_every
+            self._since_detection = 0
         elif self._living:
             # The tracker's own motion model is kept up to date, so that the next detection finds its track.
             self._update([followed.sighting.face for followed in self._living.values()])
-        self._until_detection -= 1
+        self._since_detection += 1
         self._previous = frame.native
         sightings = {track_id: followed.sighting for track_id, followed in self._living.items()}
-        return Seen(is_cut, float(luma.std()), sightings)
+        return Seen(is_cut, float(luma.std()), sightings, detected)
 
     def start_shot(self) -> None:
         """Follows nobody any more: the next frame has nothing to do with those before."""
         self._tracker.reset()
         self._living.clear()
         self._norms.clear()
-        self._detections, self._until_detection, self._retries = 0, 0, 0
+        self._detections, self._interval, self._since_detection, self._retries = 0, 0, 0, 0
 
     def _carry(self, frame: Frame) -> bool:
         """Moves every living face on by optical flow; says whether one was lost just now."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from models.protocols import Masker, Request, Restorer, Result, uses_kept, uses_previous
 from pipeline.frames import RestoredFace, RestoredFrame, TrackedFrame
+from pipeline.stages.effort import NO_QUICK, Quick
 from pipeline.stages.reuse import Follow, Planned, Reuse
 
 logger = logging.getLogger(__name__)
@@ -85,18 +86,20 @@ def restore(
     masker: Masker | None = None,
     steadiness: float = 0.0,
     reuse: Reuse | None = None,
+    quick: Quick = NO_QUICK,
 ) -> Iterator[RestoredFrame]:
     """Restores the faces of `frames`; a face of strength 0 and every face without a restorer passes through.
 
     `steadiness` in [0, 1): share of the frame before that is used where a face did not change. `reuse`: what is known
-    of earlier frames (of `make_reuse`), which goes on here; None begins afresh.
+    of earlier frames (of `make_reuse`), which goes on here; None begins afresh. `quick`: the restorers that take the
+    place of `restorer` where a frame's effort asks for it.
     """
     reuse = reuse or make_reuse(config, steadiness, restorer)
-    batches = _Batches(restorer, config.batch_size, reuse)
+    batches = _Batches(restorer, quick, config.batch_size, reuse)
     waiting: deque[_Waiting] = deque()
     for frame in frames:
         faces = [] if restorer is None else [face for face in frame.faces if face.strength > 0]
-        waiting.append(_Waiting(frame, reuse.plan(faces)))
+        waiting.append(_Waiting(frame, reuse.plan(faces, frame.effort, detected=frame.detected)))
         while _is_due(waiting, config):
             batches.restore_oldest(waiting)
             yield from _leave(waiting, reuse, masker)
@@ -152,19 +155,20 @@ def _leave(waiting: deque[_Waiting], reuse: Reuse, masker: Masker | None) -> Ite
 class _Batches:
     """Calls the restorer; remembers a batch size that fits the device's memory."""
 
-    def __init__(self, restorer: Restorer | None, size: int, reuse: Reuse) -> None:
-        self._restorer = restorer
+    def __init__(self, restorer: Restorer | None, quick: Quick, size: int, reuse: Reuse) -> None:
+        self._restorer, self._quick = restorer, quick
         self._size = size
         self._reuse = reuse
 
     def restore_oldest(self, waiting: Iterable[_Waiting]) -> None:
-        """Restores the oldest faces that are open, as many as a batch holds."""
-        chosen = [(w, place) for w in waiting for place in w.open][: self._size]
-        assert chosen
-        assert self._restorer is not None
+        """Restores the oldest faces that are open and go to one restorer, as many as a batch holds."""
+        ready = [(w, place) for w in waiting for place in w.open]
+        assert ready
+        restorer = self._restorer_for(ready[0][0])
+        chosen = [(w, place) for w, place in ready if self._restorer_for(w) is restorer][: self._size]
         requests = [self._request(w.faces[place]) for w, place in chosen]
         try:
-            results = self._restorer.restore(requests)
+            results = restorer.restore(requests)
         except torch.OutOfMemoryError:
             if self._size == 1:
                 raise
@@ -174,6 +178,10 @@ class _Batches:
             return
         for (frame, place), result in zip(chosen, results, strict=True):
             frame.results[place] = result
+
+    def _restorer_for(self, waiting: _Waiting) -> Restorer:
+        assert self._restorer is not None
+        return self._quick.instead_of(self._restorer, waiting.frame.effort)
 
     def _request(self, face: Planned) -> Request:
         tracked = face.tracked

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from models.align import at_size, scale_of
 from models.protocols import Previous
-from pipeline.frames import Origin, TrackedFace
+from pipeline.frames import FULL, Effort, Origin, TrackedFace
 from pipeline.stages.motion import (
     Look,
     Motion,
@@ -149,13 +149,7 @@ class Reuse:
         `window`: keyframes of a track of which the restorer is told the same one before; 0 tells it of none. `keeps`:
         whether the restorer wants something back from the keyframe before, for faces with this `TrackedFace.restorer`.
         """
-        self.most_carried = most_carried
-        """This and the next two may be changed between two frames."""
-        self.least_carried = 0
-        """Frames for which a restored face is carried even where motion explains not all of it: what it does not
-        explain is shown degraded."""
-        self.most_asked: int | None = None
-        """Faces that the restorer is asked for in one frame, if others can be carried; None: as many as need it."""
+        self._most_carried = most_carried
         self._most_still = most_still
         self._steadiness = steadiness
         self._window = window
@@ -173,12 +167,19 @@ class Reuse:
         """Goes on as after the frame whose `last` this is; its faces must be finished."""
         self._last = dict(last)
 
-    def plan(self, faces: Sequence[TrackedFace]) -> list[Planned]:
-        """How the faces of one frame are to be restored, from degraded crops alone.
+    def plan(
+        self, faces: Sequence[TrackedFace], effort: Effort = FULL, *, detected: bool = False
+    ) -> list[Planned]:
+        """How the faces of one frame are to be restored, from degraded crops and the frame's effort alone.
 
-        A track that is not among them is forgotten, and starts afresh when it comes back.
+        A track that is not among them is forgotten, and starts afresh when it comes back. `detected`: see
+        `TrackedFrame.detected`. What is carried by `effort.least_carried` although motion does not explain it is shown
+        degraded there.
         """
-        planned = self._in_turn([self._plan(face) for face in faces])
+        most = max(self._most_carried, effort.most_carried)
+        most *= effort.carried_at_detection if detected else 1
+        planned = [self._plan(face, most, effort.least_carried) for face in faces]
+        planned = self._in_turn(planned, effort.most_asked)
         self._last = {face.tracked.track_id: face for face in planned}
         return planned
 
@@ -217,7 +218,7 @@ class Reuse:
         """What the restorer is given back for an open face."""
         return None if face.before is None else face.before.kept
 
-    def _plan(self, face: TrackedFace) -> Planned:
+    def _plan(self, face: TrackedFace, most_carried: int, least_carried: int) -> Planned:
         if self._is_idle:
             return Planned(face, "network")
         look = look_at(face.crop)
@@ -235,7 +236,7 @@ class Reuse:
         if same_references(last.tracked, face):
             if still and distance <= self._most_still:
                 origin = "still"
-            elif distance <= self.least_carried or (distance <= self.most_carried and is_explained(motion)):
+            elif distance <= least_carried or (distance <= most_carried and is_explained(motion)):
                 origin = "carried"
         earlier = Earlier(key, motion, distance)
         if origin != "network":
@@ -259,11 +260,11 @@ class Reuse:
         # What the restorer was told stays behind with its size.
         return replace(last, tracked=replace(last.tracked, matrix=matrix), key=key, base=None, told=None)
 
-    def _in_turn(self, planned: list[Planned]) -> list[Planned]:
+    def _in_turn(self, planned: list[Planned], most_asked: int | None) -> list[Planned]:
         """Puts faces off that could be carried, those first that were restored last, until `most_asked` are left."""
-        if self.most_asked is None:
+        if most_asked is None:
             return planned
-        excess = sum(face.asks for face in planned) - self.most_asked
+        excess = sum(face.asks for face in planned) - most_asked
         later = [face for face in planned if face.asks and face.earlier is not None]
         later.sort(key=lambda face: face.earlier.distance if face.earlier is not None else 0)
         put_off = {id(face) for face in later[: max(excess, 0)]}

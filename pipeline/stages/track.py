@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.frames import Frame, TrackedFace, TrackedFrame
+from models.align import at_size
+from pipeline.frames import Effort, Frame, TrackedFace, TrackedFrame
 from pipeline.pixels.colour import chroma_spread, read_crops
 from pipeline.pixels.geometry import Geometry
 from pipeline.pixels.kinds import ReadCrops
@@ -45,6 +46,8 @@ class TrackConfig:
 
 _CONTRAST = 12.0
 """Standard deviation of luma below which a frame is too dark or flat to tell whether it has colour."""
+Side = Callable[[Effort], int]
+"""Side in pixels of the crops that an effort asks for."""
 NO_CROP = torch.zeros(3, 0, 0, dtype=torch.uint8)
 """Of a face that nobody will restore."""
 
@@ -59,6 +62,7 @@ class _Entry:
     trusts: dict[int, Trust]
     colourful: float | None
     """Spread of chroma; None for a frame that is too dark or flat to tell."""
+    detected: bool
 
     @property
     def seconds(self) -> float:
@@ -73,28 +77,31 @@ def track(
     *,
     crops: bool,
     read: ReadCrops = read_crops,
+    side: Side | None = None,
 ) -> Iterator[TrackedFrame]:
     """Follows the people of `frames`. Without `crops` faces carry an empty crop (nobody will restore them); `read`
-    cuts them out."""
+    cuts them out, with the `side` that the frame's effort asks for (None: that of `perception`)."""
+    side = side or (lambda effort: perception.crop_size)
     line = _DelayLine(config, perception.geometry)
     for frame in frames:
         seen = perception.look(frame)
         line.enter(frame, seen)
         if line.waiting > config.lookahead:
-            yield _leave(line, perception, read if crops else None)
+            yield _leave(line, perception, read if crops else None, side)
     while line.waiting:
-        yield _leave(line, perception, read if crops else None)
+        yield _leave(line, perception, read if crops else None, side)
 
 
-def _leave(line: _DelayLine, perception: Perception, read: ReadCrops | None) -> TrackedFrame:
+def _leave(line: _DelayLine, perception: Perception, read: ReadCrops | None, side: Side) -> TrackedFrame:
     entry = line.current
+    size = side(entry.frame.effort)
     faces = []
     for track_id, sighting in entry.sightings.items():
         person = perception.person_of(track_id)
         choice = perception.choice_of(person)
         allowed = line.eased(track_id, partial(perception.casting.covers, choice))
         landmarks = line.smoothed(track_id)
-        matrix = perception.geometry.crop_matrix(landmarks, perception.read_size)
+        matrix = perception.geometry.crop_matrix(landmarks, size)
         strength = allowed.value * choice.strength if allowed.value > 0.02 else 0.0
         face = TrackedFace(
             track_id=track_id,
@@ -111,8 +118,22 @@ def _leave(line: _DelayLine, perception: Perception, read: ReadCrops | None) -> 
         )
         faces.append(face)
     if read is not None:
-        faces = with_crops(entry.frame, faces, perception.read_size, read)
-    return TrackedFrame(entry.frame, tuple(faces), monochrome=line.leave(), shot=entry.shot)
+        faces = with_crops(entry.frame, faces, size, read)
+    return TrackedFrame(
+        entry.frame, tuple(faces), monochrome=line.leave(), shot=entry.shot, detected=entry.detected
+    )
+
+
+def cut(
+    frames: Iterable[TrackedFrame], own: int, *, read: ReadCrops = read_crops, side: Side
+) -> Iterator[TrackedFrame]:
+    """Frames that were tracked before, with empty crops and matrices for crops of `own` pixels: with their crops."""
+    for frame in frames:
+        size = side(frame.effort)
+        faces: Sequence[TrackedFace] = frame.faces
+        if size != own:
+            faces = [replace(face, matrix=at_size(face.matrix, own, size)) for face in faces]
+        yield replace(frame, faces=tuple(with_crops(frame.frame, faces, size, read)))
 
 
 def with_crops(frame: Frame, faces: Sequence[TrackedFace], size: int, read: ReadCrops) -> list[TrackedFace]:
@@ -144,7 +165,7 @@ class _DelayLine:
     def enter(self, frame: Frame, seen: Seen) -> None:
         self._shot += seen.is_cut
         colourful = chroma_spread(frame.native) if seen.contrast >= _CONTRAST else None
-        entry = _Entry(frame, self._shot, {}, {}, colourful)
+        entry = _Entry(frame, self._shot, {}, {}, colourful, seen.detected)
         self._entries.append(entry)
         for track_id, sighting in seen.sightings.items():
             self._place(entry, track_id, sighting)

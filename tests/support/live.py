@@ -16,15 +16,20 @@ import numpy as np
 
 from models.protocols import Request, Result
 from pipeline.errors import SourceError
-from pipeline.frames import Frame, RestoredFrame, TrackedFrame
+from pipeline.frames import Effort, Frame, RestoredFrame, TrackedFrame
 from pipeline.live.capture import TICK
-from pipeline.live.faces import Followed
-from pipeline.live.ladder import Step
+from pipeline.live.ladder import steps
 from pipeline.live.sources import LiveInfo
 from pipeline.live.worker import Done, Worker
 from support.fakes import InvertingRestorer, gray_frame
 
 RATE = Fraction(25)
+WAY = steps(restores=True, has_light=False, has_small=False)
+
+
+def name_of(effort: Effort) -> str:
+    """Name of the step of `WAY` that asks for `effort`."""
+    return next(step.name for step in WAY if step.effort == effort)
 
 
 def square_frame(index: int) -> Frame:
@@ -138,8 +143,8 @@ class AwaitedWorker(Worker):
         self.capture = capture
         self.awaited = True
 
-    def begin(self, frame: Frame, step: Step, told: Callable[[], None] = lambda: None) -> Future[Done]:
-        done = super().begin(frame, step, told)
+    def begin(self, frame: Frame, told: Callable[[], None] = lambda: None) -> Future[Done]:
+        done = super().begin(frame, told)
         if self.awaited:
             self.capture.awaited.append(done)
         return done
@@ -162,22 +167,22 @@ class FakeFaces:
         self.restarts.append("finishing")
 
     def warm_up(self, frame: Frame) -> None:
-        self.finish(self.follow(frame, Step("full")))
+        self.finish(self.follow(frame))
 
-    def follow(self, frame: Frame, step: Step) -> Followed:
+    def follow(self, frame: Frame) -> TrackedFrame:
         self.followed.append(frame.index)
-        return Followed(TrackedFrame(frame, (), monochrome=False), step, looked=False)
+        return TrackedFrame(frame, (), monochrome=False)
 
-    def finish(self, followed: Followed) -> tuple[RestoredFrame, av.VideoFrame]:
-        index = followed.tracked.frame.index
-        self.seen.append((index, followed.step.name))
+    def finish(self, tracked: TrackedFrame) -> tuple[RestoredFrame, av.VideoFrame]:
+        index = tracked.frame.index
+        self.seen.append((index, name_of(tracked.effort)))
         if self.hold is not None:
             self.hold.wait(10)
         took = self.took.get(index, 0.01)
         if isinstance(took, Exception):
             raise took
         self.clock[0] += took
-        return RestoredFrame(followed.tracked, ()), gray_frame(1000 + index).native
+        return RestoredFrame(tracked, ()), gray_frame(1000 + index).native
 
 
 class ListSink:

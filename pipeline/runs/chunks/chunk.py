@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
@@ -19,19 +19,16 @@ from av.packet import Packet
 from models.protocols import uses_references
 from pipeline.config import PipelineConfig
 from pipeline.errors import SinkError, SourceError
-from pipeline.flow import Parts, Watch, keep_after, run
-from pipeline.frames import Frame, TrackedFrame
+from pipeline.flow import START, Chain, ChainState, Hooks, Parts, TrackedSource, Watch, keep_after, run
+from pipeline.frames import TrackedFrame
 from pipeline.media.encode import EncodeConfig, add_encoder, choose_encoding, kept_scheduling, prepare
 from pipeline.media.files import WorkFolder
 from pipeline.media.layout import frame_size, side_by_side
 from pipeline.media.sink import FileSink
 from pipeline.media.source import FileSource
-from pipeline.pixels.kinds import ReadCrops
 from pipeline.report.counts import Report
 from pipeline.runs.chunks import carry
 from pipeline.runs.chunks.first_pass import Chunk, Plan, Tracks
-from pipeline.stages.gate import Standing
-from pipeline.stages.restore import make_reuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,100 +204,66 @@ class ChunkRunner:
         plan: Plan,
     ) -> None:
         self._source, self._output, self._config = source, output, config
-        self._parts, self._folder, self._plan = parts, folder, plan
+        self._chain, self._folder, self._plan = Chain(parts, config), folder, plan
 
     def run(self, chunk: Chunk, watch: Watch = lambda report: None) -> Done:
         """Restores `chunk` and stores it; if it continues the one before, that must be finished."""
-        config, restorer, gate = self._config, self._parts.restorer, self._parts.gate
+        config, restorer = self._config, self._chain.parts.restorer
         content = self._folder.read(chunk.tracks_name, chunk.tracks)
         if content is None:
             raise SourceError(f"{self._folder.path / chunk.tracks_name}: is damaged; run again with --resume")
-        tracks = Tracks(content)
-        reuse = make_reuse(config.restore, config.blend.steadiness, restorer)
-        standings: dict[int, Standing] = {}
-        if chunk.continues:
-            left = self._folder.read(_name(chunk.number - 1, "carry.npz"))
-            if left is None:
-                raise SourceError(
-                    f"{self._folder.path}: chunk {chunk.number - 1} is missing; run again with --resume"
-                )
-            last, standings = carry.from_bytes(left)
-            reuse.go_on_from(last)
-        if gate is not None:
-            gate.go_on_from(standings)
+        frames = _frames(self._source, chunk, Tracks(content), seek=self._plan.seekable)
+        state = self._state_before(chunk) if chunk.continues else START
         report = Report(uses_references=restorer is None or uses_references(restorer))
         columns = 2 if config.output.compare else 1
         name = _name(chunk.number, "packets")
         sink = PacketSink(self._folder, name, self._output, self._source, config.encode, columns)
         with sink:
-            run(
-                _ChunkSource(self._source, chunk, tracks, seek=self._plan.seekable),
-                sink,
-                self._parts,
-                config,
-                report=report,
-                arrange=side_by_side if config.output.compare else keep_after,
-                watch=watch,
-                follow=_Follow(
-                    tracks,
-                    chunk.first,
-                    restorer.crop_size if restorer else None,
-                    self._parts.pixels.read_crops,
-                ),
-                reuse=reuse,
-            )
+            arrange = side_by_side if config.output.compare else keep_after
+            state = run(TrackedSource(frames), sink, self._chain, Hooks(report, arrange, watch), state)
         left_over = ""
         if self._plan.goes_on(chunk):
-            content = carry.to_bytes(reuse.last, gate.last if gate is not None else {})
+            content = carry.to_bytes(state.faces, state.standings)
             left_over = self._folder.write(_name(chunk.number, "carry.npz"), content)
         done = Done(sink.index, left_over, report.to_json())
         # Last: this file marks the chunk as finished.
         self._folder.write_json(_name(chunk.number, "json"), done.as_json())
         return done
 
-
-class _ChunkSource:
-    """The frames of a chunk, each checked to be the frame of the first pass."""
-
-    live = False
-
-    def __init__(self, source: FileSource, chunk: Chunk, tracks: Tracks, *, seek: bool) -> None:
-        self._source, self._chunk, self._tracks, self._seek = source, chunk, tracks, seek
-
-    def __iter__(self) -> Iterator[Frame]:
-        first, count, place = self._chunk.first, self._chunk.frames, 0
-        if self._seek and first:
-            with closing(self._source.from_frame(first, self._tracks.pts(0))) as frames:
-                for frame in islice(frames, count):
-                    if not self._tracks.shows(place, frame):
-                        break
-                    yield frame
-                    place += 1
-        if place == count:
-            return
-        # Some files cannot be sought exactly; from the start they give the same frames as before.
-        with closing(iter(self._source)) as frames:
-            for frame in islice(frames, first + place, first + count):
-                if not self._tracks.shows(place, frame):
-                    break
-                yield frame
-                place += 1
-        if place < count:
+    def _state_before(self, chunk: Chunk) -> ChainState:
+        """The state that the chunk before `chunk` left."""
+        left = self._folder.read(_name(chunk.number - 1, "carry.npz"))
+        if left is None:
             raise SourceError(
-                f"{self._source.path}: frame {first + place} differs from the first pass; the file has "
-                "changed or its disk fails, so remove the chunks and run again"
+                f"{self._folder.path}: chunk {chunk.number - 1} is missing; run again with --resume"
             )
+        return ChainState(*carry.from_bytes(left))
 
 
-class _Follow:
-    """The tracked faces of a chunk in place of perception."""
-
-    def __init__(self, tracks: Tracks, first: int, crop_size: int | None, read: ReadCrops) -> None:
-        self._tracks, self._first, self._crop_size, self._read = tracks, first, crop_size, read
-
-    def __call__(self, frames: Iterable[Frame]) -> Iterator[TrackedFrame]:
-        for frame in frames:
-            yield self._tracks.tracked(frame.index - self._first, frame, self._crop_size, self._read)
+def _frames(source: FileSource, chunk: Chunk, tracks: Tracks, *, seek: bool) -> Iterator[TrackedFrame]:
+    """The frames of a chunk with their tracked faces, each checked to be the frame of the first pass."""
+    first, count, place = chunk.first, chunk.frames, 0
+    if seek and first:
+        with closing(source.from_frame(first, tracks.pts(0))) as frames:
+            for frame in islice(frames, count):
+                if not tracks.shows(place, frame):
+                    break
+                yield tracks.tracked(place, frame)
+                place += 1
+    if place == count:
+        return
+    # Some files cannot be sought exactly; from the start they give the same frames as before.
+    with closing(iter(source)) as frames:
+        for frame in islice(frames, first + place, first + count):
+            if not tracks.shows(place, frame):
+                break
+            yield tracks.tracked(place, frame)
+            place += 1
+    if place < count:
+        raise SourceError(
+            f"{source.path}: frame {first + place} differs from the first pass; the file has "
+            "changed or its disk fails, so remove the chunks and run again"
+        )
 
 
 def _name(number: int, kind: str) -> str:

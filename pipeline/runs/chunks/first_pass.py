@@ -27,11 +27,9 @@ from pipeline.frames import Frame, TrackedFace, TrackedFrame
 from pipeline.media.coding import planes_of
 from pipeline.media.files import WorkFolder
 from pipeline.media.source import FileSource
-from pipeline.pixels.colour import read_crops
-from pipeline.pixels.kinds import ReadCrops
 from pipeline.report.counts import Report
 from pipeline.stages.threads import Stages
-from pipeline.stages.track import NO_CROP, track, with_crops
+from pipeline.stages.track import NO_CROP, track
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,15 +242,11 @@ class Tracks:
         pts, luma = self._values["frames"][place, :2]
         return bool(frame.pts == pts and checksum(frame) == luma)
 
-    def tracked(
-        self, place: int, frame: Frame, crop_size: int | None, read: ReadCrops = read_crops
-    ) -> TrackedFrame:
-        """`frame` with its faces; `place`: its place in the chunk. `read` cuts the crops; without `crop_size` none."""
+    def tracked(self, place: int, frame: Frame) -> TrackedFrame:
+        """`frame` with its faces, whose crops are empty; `place`: its place in the chunk."""
         row = self._values["frames"][place]
         end = int(self._ends[place])
         faces = [self._face(number) for number in range(end - int(row[4]), end)]
-        if crop_size is not None:
-            faces = with_crops(frame, faces, crop_size, read)
         return TrackedFrame(frame, tuple(faces), monochrome=bool(row[2]), shot=int(row[3]))
 
     def _face(self, number: int) -> TrackedFace:

@@ -19,12 +19,11 @@ from models.protocols import Request, Restorer, Result
 from pipeline import cli
 from pipeline.config import InputConfig, PipelineConfig, RestorerConfig
 from pipeline.flow import Parts
-from pipeline.frames import Frame, RestoredFrame
+from pipeline.frames import FULL, Effort, Frame, RestoredFrame
 from pipeline.live import quick
 from pipeline.live.addresses import source_address
 from pipeline.live.faces import Faces
-from pipeline.live.ladder import Step
-from pipeline.live.quick import Quick, quick_beside
+from pipeline.live.quick import quick_beside
 from pipeline.live.remembered import read_views, recall, write_views
 from pipeline.live.sources import Opened
 from pipeline.media.coding import planes_of
@@ -33,6 +32,7 @@ from pipeline.pixels.colour import read_crops
 from pipeline.pixels.kinds import Pixels
 from pipeline.runs.assembly import build
 from pipeline.runs.demo import write_damaged_clip
+from pipeline.stages.effort import Quick
 from pipeline.stages.perception import Perception, PerceptionConfig
 from pipeline.stages.restore import RestoreConfig
 from support.clips import astronaut
@@ -42,8 +42,6 @@ from trackers.people import People
 from trackers.references import View
 from trackers.shots import ShotDetector
 from trackers.tracks import NorfairTracker
-
-FULL = Step("full")
 
 
 class Counting(InvertingRestorer):
@@ -79,15 +77,19 @@ def faces(
     )
     # A look-ahead, which live pictures have not, must not hold anything back.
     config = replace(config, track=replace(config.track, lookahead=24, perception=settings))
-    parts = Parts(perception, restorer, pixels=pixels or Pixels())
-    return Faces(parts, Quick(light, small), config), restorer, detector
+    parts = Parts(perception, restorer, pixels=pixels or Pixels(), quick=Quick(light, small))
+    return Faces(parts, config), restorer, detector
+
+
+def at(effort: Effort, frame: Frame) -> Frame:
+    return replace(frame, effort=effort)
 
 
 def test_every_frame_leaves_at_once_with_its_face_restored() -> None:
     live, _, _ = faces()
     for index in range(6):
         given = square_frame(index)
-        restored, picture = live.restore(given, FULL)
+        restored, picture = live.restore(given)
         assert restored.tracked.frame is given
         assert len(restored.faces) == 1
         assert np.abs(planes_of(picture)[0].astype(int) - planes_of(given.native)[0]).max() > 20
@@ -106,18 +108,18 @@ def test_crops_are_cut_and_faces_blended_the_chosen_way() -> None:
 
     live, _, _ = faces(pixels=Pixels(cut, put_back))
     frames = [square_frame(index) for index in range(2)]
-    assert all(live.restore(frame, FULL)[1] is frame.native for frame in frames)
+    assert all(live.restore(frame)[1] is frame.native for frame in frames)
     assert done == ["1 crop", "blended"] * 2
 
 
 def test_the_step_says_how_rarely_faces_are_sought() -> None:
     live, _, detector = faces()
     for index in range(25):
-        live.restore(square_frame(index), Step("detect less", rest=3))
+        live.restore(at(Effort(detection_interval=3), square_frame(index)))
     rarely = detector.calls
     live, _, detector = faces()
     for index in range(25):
-        live.restore(square_frame(index), FULL)
+        live.restore(square_frame(index))
     assert rarely == 3
     assert detector.calls == 7
 
@@ -125,22 +127,22 @@ def test_the_step_says_how_rarely_faces_are_sought() -> None:
 def test_the_light_restorer_takes_the_place_of_the_chosen_one_at_its_step() -> None:
     light = Counting()
     live, chosen, _ = faces(light)
-    live.restore(square_frame(0), FULL)
+    live.restore(square_frame(0))
     assert (len(chosen.batches), len(light.batches)) == (1, 0)
-    live.restore(square_frame(1), Step("fast", light=True))
+    live.restore(at(Effort(light=True), square_frame(1)))
     assert (len(chosen.batches), len(light.batches)) == (1, 1)
-    live.restore(square_frame(2), FULL)
+    live.restore(square_frame(2))
     assert (len(chosen.batches), len(light.batches)) == (2, 1)
 
 
 def test_the_smaller_crop_goes_to_its_own_restorer_and_comes_back() -> None:
     small = Counting(crop_size=48)
     live, chosen, _ = faces(small=small)
-    way = (FULL, Step("smaller crop", small=True), Step("smaller crop", small=True), FULL)
+    way = (FULL, Effort(small=True), Effort(small=True), FULL)
     sides, places = [], []
-    for index, step in enumerate(way):
+    for index, effort in enumerate(way):
         given = square_frame(index)
-        restored, picture = live.restore(given, step)
+        restored, picture = live.restore(at(effort, given))
         (face,) = restored.faces
         sides.append((face.tracked.crop.shape[-1], face.image.shape[-1]))
         # The face stays where it is in the picture, whatever the size of its crop.
@@ -153,24 +155,24 @@ def test_the_smaller_crop_goes_to_its_own_restorer_and_comes_back() -> None:
 
 def test_a_step_without_its_restorer_leaves_crops_as_they_are() -> None:
     live, chosen, _ = faces()
-    restored, _ = live.restore(square_frame(0), Step("smaller crop", small=True, light=True))
+    restored, _ = live.restore(at(Effort(small=True, light=True), square_frame(0)))
     assert restored.faces[0].image.shape[-1] == 64
     assert len(chosen.batches) == 1
 
 
 def test_one_face_is_the_largest_and_stays_until_another_is_clearly_larger() -> None:
     live, _, _ = faces()
-    alone = Step("one face", most_faces=1)
+    alone = Effort(most_faces=1)
     wanted = []
     for index, sides in enumerate([(60, 50)] * 3 + [(60, 66)] * 3 + [(40, 66)] * 3):
-        restored, _ = live.restore(two_squares(index, *sides), alone)
+        restored, _ = live.restore(at(alone, two_squares(index, *sides)))
         assert len(restored.tracked.faces) == 2
         (face,) = restored.faces
         wanted.append("left" if face.tracked.face.landmarks[:, 0].mean() < 120 else "right")
         (other,) = (f for f in restored.tracked.faces if f.strength == 0)
         assert other.reason == "no time"
     assert wanted == ["left"] * 6 + ["right"] * 3
-    restored, _ = live.restore(two_squares(9, 40, 66), FULL)
+    restored, _ = live.restore(two_squares(9, 40, 66))
     assert len(restored.faces) == 2
 
 
@@ -209,10 +211,10 @@ def test_quick_restorers_are_where_the_chosen_one_is_and_ready_at_once(
 
 def test_two_faces_take_turns_at_the_step_that_says_so() -> None:
     asked = []
-    for step in (FULL, Step("reuse", most_carried=4, least_carried=2, most_asked=1)):
+    for effort in (FULL, Effort(most_carried=4, least_carried=2, most_asked=1)):
         live, restorer, _ = faces(most_carried=1)
         for index in range(24):
-            restored, _ = live.restore(two_squares(index, 60, 50), step)
+            restored, _ = live.restore(at(effort, two_squares(index, 60, 50)))
             assert len(restored.faces) == 2
         asked.append(restorer.batches)
     assert set(asked[0]) == {2}
@@ -222,10 +224,10 @@ def test_two_faces_take_turns_at_the_step_that_says_so() -> None:
 
 def test_the_reuse_step_restores_fewer_faces() -> None:
     counts = []
-    for step in (FULL, Step("reuse", most_carried=12)):
+    for effort in (FULL, Effort(most_carried=12)):
         live, restorer, _ = faces(most_carried=1)
         for index in range(20):
-            restored, _ = live.restore(square_frame(index), step)
+            restored, _ = live.restore(at(effort, square_frame(index)))
             assert len(restored.faces) == 1
         counts.append(len(restorer.batches))
     assert counts[1] <= counts[0] // 3
@@ -233,23 +235,23 @@ def test_the_reuse_step_restores_fewer_faces() -> None:
 
 def test_after_an_error_and_a_restart_faces_are_restored_again() -> None:
     live, restorer, _ = faces()
-    live.restore(square_frame(0), FULL)
+    live.restore(square_frame(0))
     restorer.broken = True
     with pytest.raises(RuntimeError):
-        live.restore(square_frame(1), FULL)
+        live.restore(square_frame(1))
     restorer.broken = False
     live.restart()
-    restored, _ = live.restore(square_frame(2), FULL)
+    restored, _ = live.restore(square_frame(2))
     assert len(restored.faces) == 1
 
 
 def test_a_restart_takes_nothing_over() -> None:
     live, restorer, _ = faces(most_carried=8)
-    first, _ = live.restore(square_frame(0), FULL)
-    live.restore(square_frame(1), FULL)
+    first, _ = live.restore(square_frame(0))
+    live.restore(square_frame(1))
     assert len(restorer.batches) == 1
     live.restart()
-    again, _ = live.restore(square_frame(2), FULL)
+    again, _ = live.restore(square_frame(2))
     assert again.faces[0].origin == "network"
     assert again.faces[0].tracked.track_id != first.faces[0].tracked.track_id
 
@@ -261,7 +263,7 @@ def test_warm_up_calls_every_restorer_and_leaves_no_trace() -> None:
     assert chosen.batches
     assert light.batches
     assert small.batches
-    restored, _ = live.restore(square_frame(0), FULL)
+    restored, _ = live.restore(square_frame(0))
     assert restored.faces[0].origin == "network"
     assert detector.calls == 2
 
@@ -283,9 +285,7 @@ def test_a_reference_serves_from_the_first_frame_on(clip: Path, tmp_path: Path) 
         )
         with Opened(source_address(str(clip)), 1) as source:
             parts = build(config, source)
-            restored, picture = Faces(parts, Quick(), config).restore(
-                Frame(0, 0, Fraction(1, 25), source.first), FULL
-            )
+            restored, picture = Faces(parts, config).restore(Frame(0, 0, Fraction(1, 25), source.first))
             assert picture is source.first  # nothing was restored: the decoder's own
         (face,) = restored.tracked.faces
         known.append((len(face.references), face.person_id in parts.perception.people.photos()))
@@ -316,7 +316,7 @@ def test_who_is_remembered_is_there_from_the_first_frame_of_the_next_call(
     with Opened(source_address(str(clip)), 1) as source:
         parts = build(config, source)
         recall(file, parts.perception)
-        restored, _ = Faces(parts, Quick(), config).restore(Frame(0, 0, Fraction(1, 25), source.first), FULL)
+        restored, _ = Faces(parts, config).restore(Frame(0, 0, Fraction(1, 25), source.first))
     (face,) = restored.tracked.faces
     assert len(face.references) >= 1
     assert (face.person_id, len(parts.perception.people)) == (0, 1)

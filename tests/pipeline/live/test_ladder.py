@@ -95,14 +95,14 @@ def test_the_way_down_has_quicker_restorers_where_there_are_some() -> None:
 
 
 def test_a_step_leaves_out_all_that_those_above_it_leave_out() -> None:
-    way = steps(restores=True, has_light=True, has_small=True)[:-1]
+    way = [step.effort for step in steps(restores=True, has_light=True, has_small=True)[:-1]]
     for above, below in pairwise(way):
-        assert below.rest >= above.rest
+        assert below.detection_interval >= above.detection_interval
         assert below.light >= above.light
         assert below.small >= above.small
         assert below.least_carried >= above.least_carried
-    assert [step.most_asked for step in way] == [None, None, None, None, 1, 1]
-    assert [step.most_faces for step in way] == [None, None, None, None, None, 1]
+    assert [effort.most_asked for effort in way] == [None, None, None, None, 1, 1]
+    assert [effort.most_faces for effort in way] == [None, None, None, None, None, 1]
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,13 @@ import pytest
 
 from pipeline.frames import Frame
 from pipeline.live.capture import Newest
-from pipeline.live.ladder import Step, steps
 from pipeline.live.report import Delays, LiveReport
 from pipeline.live.run import run
 from pipeline.live.settings import LadderConfig, LiveConfig
 from pipeline.live.worker import Done
 from support.fakes import gray_frame
-from support.live import RATE, AwaitedWorker, FakeCapture, FakeFaces, ListSink
+from support.live import RATE, WAY, AwaitedWorker, FakeCapture, FakeFaces, ListSink, name_of
 
-WAY = steps(restores=True, has_light=False, has_small=False)
 CONFIG = LiveConfig(most_delay_ms=5000, ladder=LadderConfig(patience=10, longest_patience=40))
 
 
@@ -124,10 +122,10 @@ class HeldWorker:
     def __init__(self) -> None:
         self.begun: list[tuple[str, Future[Done]]] = []
 
-    def begin(self, frame: Frame, step: Step, told: object) -> Future[Done]:
+    def begin(self, frame: Frame, told: object) -> Future[Done]:
         done: Future[Done] = Future()
         done.set_running_or_notify_cancel()
-        self.begun.append((step.name, done))
+        self.begun.append((name_of(frame.effort), done))
         return done
 
     def skip(self) -> None:

@@ -18,7 +18,6 @@ from pipeline.errors import SinkError, SourceError
 from pipeline.frames import Frame
 from pipeline.live.addresses import source_address
 from pipeline.live.faces import Faces
-from pipeline.live.ladder import Step
 from pipeline.live.sources import Opened
 from pipeline.people.command import scan
 from pipeline.runs.assembly import build
@@ -337,8 +336,8 @@ def test_the_log_tells_of_every_restored_face_once_and_its_weights_add_up(
 def test_a_call_knows_the_people_of_a_gallery_from_its_first_frame_on(film: Path, people: Path) -> None:
     config = settings(f"input.people={people}", 'input.only=["Bert"]')
     with Opened(source_address(str(film)), 1) as source:
-        live = Faces(build(config, source), None, config)
-        frame, _ = live.restore(Frame(0, 0, Fraction(1, 25), source.first), Step("full"))
+        live = Faces(build(config, source), config)
+        frame, _ = live.restore(Frame(0, 0, Fraction(1, 25), source.first))
     assert {face.name for face in frame.tracked.faces} == {"Anna", "Bert"}
     assert [face.tracked.name for face in frame.faces] == ["Bert"]
     assert len(frame.faces[0].tracked.references) > 1

@@ -19,7 +19,7 @@ from models.pictures import recogniser_crop
 from models.protocols import References, Request, Result
 from models.recogniser import EmbeddedRecogniser, Likeness, LikenessMeter, likeness
 from pipeline import PipelineConfig, Report
-from pipeline.flow import Parts, run
+from pipeline.flow import Chain, Hooks, Parts, run
 from pipeline.frames import RestoredFace, RestoredFrame
 from pipeline.pixels.blend import BlendConfig, blend
 from pipeline.pixels.colour import read_crop
@@ -248,7 +248,7 @@ def restored_by(restorer: object, clip: Path, *changes: str) -> tuple[Kept, Repo
     source = open_source(clip, config)
     parts = replace(build(config, source), restorer=restorer)
     sink, report = Kept(), Report()
-    run(source, sink, parts, config, report=report, arrange=sink.arrange)
+    run(source, sink, Chain(parts, config), Hooks(report, arrange=sink.arrange))
     return sink, report
 
 
@@ -266,7 +266,7 @@ def test_the_shipped_restorer_is_not_held_back(tmp_path: Path) -> None:
     config = PipelineConfig()
     source = open_source(clip, config)
     sink, report = Kept(), Report()
-    run(source, sink, build(config, source), config, report=report, arrange=sink.arrange)
+    run(source, sink, Chain(build(config, source), config), Hooks(report, arrange=sink.arrange))
     assert (report.restored, report.held_back, sink.changed) == (8, 0, 8)
     (likeness_of_her,) = report.likeness().values()
     assert min(likeness_of_her) > 0.9

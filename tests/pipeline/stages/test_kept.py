@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +12,7 @@ from torch import Tensor
 
 from models.align import at_size
 from models.protocols import References, Request, Result
-from pipeline.frames import TrackedFace, TrackedFrame
-from pipeline.live.faces import _Choice
-from pipeline.live.quick import Quick
+from pipeline.frames import Effort, TrackedFace, TrackedFrame
 from pipeline.people.cast import Restorers
 from pipeline.runs.chunks import carry
 from pipeline.stages.restore import RestoreConfig, make_reuse, restore
@@ -195,14 +193,9 @@ def test_a_face_that_is_put_off_does_not_hide_that_its_references_changed() -> N
     config, restorer = replace(EACH, batch_size=1, max_waiting=0), Counting()
     faces = drifting(4)
     faces[2:] = [replace(each, references=References(version=77)) for each in faces[2:]]
-    reuse = make_reuse(config, 0.0, restorer)
-
-    def frames() -> Iterator[TrackedFrame]:
-        for number, frame in enumerate(clip_of([[each] for each in faces])):
-            reuse.most_asked = 0 if number == 2 else None
-            yield frame
-
-    list(restore(frames(), restorer, config, None, 0.0, reuse))
+    frames = clip_of([[each] for each in faces])
+    frames[2] = replace(frames[2], frame=replace(frames[2].frame, effort=Effort(most_asked=0)))
+    list(restore(frames, restorer, config, None, 0.0))
     assert restorer.given == [None, 0, None]
 
 
@@ -211,9 +204,3 @@ def test_crops_of_another_size_begin_anew() -> None:
     crop = torch.nn.functional.interpolate(faces[2].crop[None].float(), size=(192, 192), mode="area")[0]
     faces[2] = replace(faces[2], crop=crop.to(torch.uint8), matrix=at_size(faces[2].matrix, SIZE, 192))
     assert given(faces) == [None, 0, None]
-
-
-def test_a_live_run_asks_for_what_its_chosen_restorer_wants() -> None:
-    plain = type("Plain", (Counting,), {"uses_kept": False})()
-    assert _Choice(Counting(), Quick()).uses_kept
-    assert not _Choice(plain, Quick()).uses_kept

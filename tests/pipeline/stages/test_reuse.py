@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.align import at_size
 from models.protocols import References, Request, Result
-from pipeline.frames import RestoredFace, TrackedFace
+from pipeline.frames import FULL, Effort, RestoredFace, TrackedFace
 from pipeline.stages.motion import carried, look_at, unmoved
 from pipeline.stages.restore import RestoreConfig, restore
 from pipeline.stages.reuse import Follow, Reuse
@@ -249,18 +249,18 @@ def test_a_face_that_was_carried_goes_on_at_another_size() -> None:
     assert (done[2][0].image.float() - resized(done[0][0].image, 192).float()).abs().mean() < 2
 
 
-def live_reuse(**limits: int) -> Reuse:
-    reuse = Reuse(most_carried=12, most_still=12, steadiness=0.0)
-    for name, value in limits.items():
-        setattr(reuse, name, value)
-    return reuse
-
-
-def planned(reuse: Reuse, frames: list[list[TrackedFace]]) -> list[list[str]]:
-    """The origins of all faces, restored at once."""
+def planned(
+    frames: list[list[TrackedFace]],
+    effort: Effort = FULL,
+    *,
+    most_carried: int = 12,
+    detected: Sequence[int] = (),
+) -> list[list[str]]:
+    """The origins of all faces, restored at once; in the frames `detected` faces were detected."""
+    reuse = Reuse(most_carried=most_carried, most_still=12, steadiness=0.0)
     found = []
-    for faces in frames:
-        plans = reuse.plan(faces)
+    for index, faces in enumerate(frames):
+        plans = reuse.plan(faces, effort, detected=index in detected)
         for plan in plans:
             reuse.finish(plan, plan.tracked.crop if plan.asks else None)
         found.append([plan.origin for plan in plans])
@@ -269,8 +269,8 @@ def planned(reuse: Reuse, frames: list[list[TrackedFace]]) -> list[list[str]]:
 
 def test_least_carried_spares_the_restorer_where_motion_does_not_explain_all() -> None:
     blinking = [[face(SOFT if index % 2 else with_closed_eyes(SOFT))] for index in range(7)]
-    assert [origin for (origin,) in planned(live_reuse(), blinking)].count("network") >= 6
-    spared = [origin for (origin,) in planned(live_reuse(least_carried=2), blinking)]
+    assert [origin for (origin,) in planned(blinking)].count("network") >= 6
+    spared = [origin for (origin,) in planned(blinking, Effort(least_carried=2))]
     assert [origin == "network" for origin in spared] == [index % 3 == 0 for index in range(7)]
 
 
@@ -278,7 +278,7 @@ def test_faces_take_turns_where_so_many_may_be_asked_for() -> None:
     def frame(index: int) -> list[TrackedFace]:
         return [face(shifted(SOFT, 1.5 * index), track) for track in (1, 2, 3)]
 
-    found = planned(live_reuse(most_asked=1, most_carried=0), [frame(index) for index in range(8)])
+    found = planned([frame(index) for index in range(8)], Effort(most_asked=1), most_carried=0)
     # At the start there is nothing to be carried; from then on each is asked for in every third frame.
     assert found[0] == ["network"] * 3
     assert [origin.count("network") for origin in found[1:]] == [1] * 7
