@@ -24,7 +24,7 @@ from pipeline.live.addresses import Address, cameras, sink_address, source_addre
 from pipeline.live.capture import TICK, Capture
 from pipeline.live.faces import Faces
 from pipeline.live.ladder import steps
-from pipeline.live.quick import Quick, quick_beside
+from pipeline.live.quick import quick_beside
 from pipeline.live.remembered import keep, recall
 from pipeline.live.report import LiveReport
 from pipeline.live.run import Watch, run
@@ -33,6 +33,7 @@ from pipeline.live.sound import SoundQueue
 from pipeline.live.sources import Opened, Wanted
 from pipeline.live.worker import Worker
 from pipeline.runs.assembly import build
+from pipeline.stages.effort import Quick
 
 _SETTLED_FRAMES = 100
 """Frames after which the delay is stable."""

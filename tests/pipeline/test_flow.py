@@ -35,15 +35,15 @@ from trackers.shots import ShotDetector
 COUNT = 14
 LOOKING = PerceptionConfig(detect_every=4)
 CONFIG = PipelineConfig(
-    track=TrackConfig(lookahead=0, perception=LOOKING), restore=RestoreConfig(most_carried=1)
+    track=TrackConfig(lookahead=0, perception=LOOKING), restore=RestoreConfig(most_carried=1, most_still=0)
 )
 """With all that goes on from frame to frame."""
 ALONE = replace(
     CONFIG,
-    restore=RestoreConfig(most_carried=0, most_still=1),
-    blend=replace(CONFIG.blend, steadiness=0.0),
+    restore=RestoreConfig(most_carried=0, most_still=0),
+    blend=replace(CONFIG.blend, steadiness=1e-12),
 )
-"""Each face is restored by itself, as nothing stands still; but what an effort asks for may be carried."""
+"""Each face is restored by itself. With all but no steadiness keyframes are known, so that an effort can carry them."""
 
 
 def drifting(index: int) -> Frame:
@@ -229,19 +229,20 @@ def test_an_effort_changes_only_its_own_frame(effort: Effort) -> None:
     assert equal == [index != 5 for index in range(COUNT)]
 
 
-def test_faces_of_one_batch_go_to_one_restorer() -> None:
+def test_each_frame_goes_to_the_restorer_that_its_effort_asks_for() -> None:
     made = parts(gated=False)
     frames = [replace(frame, effort=Effort(light=frame.index % 2 == 1)) for frame in FRAMES[:8]]
     kept = Kept()
     run(Given(frames), kept, Chain(made, ALONE), kept.hooks)
     assert isinstance(made.restorer, InvertingRestorer)
     assert isinstance(made.quick.light, Darkening)
-    assert (made.restorer.batches, made.quick.light.batches) == ([8], [8])
+    assert (sum(made.restorer.batches), sum(made.quick.light.batches)) == (8, 8)
     for frame in kept.restored:
         for face in frame.faces:
             crop = face.tracked.crop
-            wanted = crop // 2 if frame.tracked.effort.light else 255 - crop
-            assert (face.image.int() - wanted.int()).abs().max() <= 1
+            # A share of the degraded crop is mixed in where a face is larger on screen.
+            light, chosen = ((face.image.float() - image).abs().mean() for image in (crop // 2, 255 - crop))
+            assert (light < chosen) == frame.tracked.effort.light
 
 
 def detections(effort_at: dict[int, Effort]) -> list[int]:

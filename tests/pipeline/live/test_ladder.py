@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from pipeline.frames import Effort
 from pipeline.live.ladder import Ladder, steps
 from pipeline.live.settings import LadderConfig
 
@@ -101,6 +102,8 @@ def test_a_step_leaves_out_all_that_those_above_it_leave_out() -> None:
         assert below.light >= above.light
         assert below.small >= above.small
         assert below.least_carried >= above.least_carried
+    assert {effort.carried_at_detection for effort in way} == {2}
+    assert way[0] == Effort(carried_at_detection=2)
     assert [effort.most_asked for effort in way] == [None, None, None, None, 1, 1]
     assert [effort.most_faces for effort in way] == [None, None, None, None, None, 1]
 

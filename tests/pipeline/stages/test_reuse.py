@@ -274,6 +274,18 @@ def test_least_carried_spares_the_restorer_where_motion_does_not_explain_all() -
     assert [origin == "network" for origin in spared] == [index % 3 == 0 for index in range(7)]
 
 
+def test_a_face_is_carried_further_where_faces_are_detected() -> None:
+    frames = [[face(shifted(SOFT, 1.5 * index))] for index in range(6)]
+    live = Effort(carried_at_detection=2)
+
+    def asked(effort: Effort, detected: Sequence[int]) -> list[int]:
+        found = planned(frames, effort, most_carried=1, detected=detected)
+        return [index for index, (origin,) in enumerate(found) if origin == "network"]
+
+    assert asked(live, []) == asked(FULL, [2]) == [0, 2, 4]
+    assert asked(live, [2]) == [0, 3, 5]
+
+
 def test_faces_take_turns_where_so_many_may_be_asked_for() -> None:
     def frame(index: int) -> list[TrackedFace]:
         return [face(shifted(SOFT, 1.5 * index), track) for track in (1, 2, 3)]
