@@ -26,7 +26,7 @@ from pipeline.report.provenance import difference, fingerprint
 from pipeline.runs.assembly import Open, build, open_sink, open_source
 from pipeline.runs.chunks.chunk import ChunkRunner, Done, finished, for_chunks, join
 from pipeline.runs.chunks.first_pass import Chunk, Plan, look
-from pipeline.runs.chunks.workers import joined_cluster, run_in_workers, run_on_cluster
+from pipeline.runs.chunks.workers import Job, joined_cluster, run_in_workers, run_on_cluster
 
 _MANIFEST, _JOINED = "manifest.json", "joined.json"
 
@@ -133,15 +133,12 @@ class _Run:
         left = [scene for scene in left if scene]
         if not left:
             return
+        job = Job(self._source.path, self._output, self._config, plan)
         if self._config.chunks.ray is not None:
-            self._warnings = run_on_cluster(
-                left, self._source.path, self._output, self._config, plan, self._finish
-            )
+            self._warnings = run_on_cluster(left, job, self._finish)
             return
         if self._config.chunks.workers > 1:
-            run_in_workers(
-                left, self._source.path, self._output, self._config, self._folder, plan, self._finish
-            )
+            run_in_workers(left, job, self._finish)
             return
         parts = parts or build(for_chunks(self._config), self._source)
         runner = ChunkRunner(self._source, self._output, self._config, parts, self._folder, plan)

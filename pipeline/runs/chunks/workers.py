@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -33,34 +33,57 @@ from pipeline.runs.assembly import build, open_source
 from pipeline.runs.chunks.chunk import ChunkRunner, Done, for_chunks
 from pipeline.runs.chunks.first_pass import Chunk, Plan
 
+AUTO = "auto"
+"""The cluster of RAY_ADDRESS or of this machine; without one, a cluster started for this run."""
+LOCAL = "local"
+"""A cluster started on this machine for this run."""
+MOST_ATTEMPTS = 3
+"""Maximum attempts at a chunk whose workers are lost."""
+_ANSWER_SECONDS = 5.0
+_CPUS = 4
+"""Cores per worker without a GPU and without a given number of workers."""
+
 _runner: ChunkRunner
 """Of this process; set by `_start`."""
 _stop: Event
 """Set when the chunks are no longer wanted."""
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What every worker of a run needs to know."""
+
+    input: Path
+    output: Path
+    config: PipelineConfig
+    plan: Plan
+    threads: int = field(default_factory=torch.get_num_threads)
+    """CPU threads of torch, as in the parent: the last bit of a sum may depend on the number."""
+
+    def make_runner(self) -> ChunkRunner:
+        """Loads the networks in this process."""
+        torch.set_num_threads(self.threads)
+        config = for_chunks(self.config)
+        source = open_source(self.input, config)
+        assert isinstance(source, FileSource)
+        parts = build(config, source)
+        return ChunkRunner(source, self.output, config, parts, WorkFolder(self.output), self.plan)
+
+
 def run_in_workers(
-    scenes: Sequence[Sequence[Chunk]],
-    input: Path,
-    output: Path,
-    config: PipelineConfig,
-    folder: WorkFolder,
-    plan: Plan,
-    finish: Callable[[Chunk, Done], None],
+    scenes: Sequence[Sequence[Chunk]], job: Job, finish: Callable[[Chunk, Done], None]
 ) -> None:
     """Restores the chunks of `scenes`, those of one scene in order; calls `finish` for each.
 
     Raises the error of a worker, and SinkError if one was killed; the others then abandon their chunks.
     """
-    count = min(config.chunks.workers, len(scenes))
+    count = min(job.config.chunks.workers, len(scenes))
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     numbers = context.SimpleQueue()
     for number in range(count):
         numbers.put(number)
-    pool = ProcessPoolExecutor(
-        count, context, _start, (stop, numbers, torch.get_num_threads(), input, output, config, plan)
-    )
+    pool = ProcessPoolExecutor(count, context, _start, (stop, numbers, job))
     try:
         waiting = {pool.submit(_run, scene[0]): list(scene) for scene in scenes}
         while waiting:
@@ -71,22 +94,14 @@ def run_in_workers(
                 waiting[pool.submit(_run, scene[1])] = scene[1:]
     except BrokenProcessPool as error:
         raise SinkError(
-            f"{output}: a worker was killed, perhaps for lack of memory; use fewer --workers"
+            f"{job.output}: a worker was killed, perhaps for lack of memory; use fewer --workers"
         ) from error
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
 
 
-def _start(
-    stop: Event,
-    numbers: multiprocessing.SimpleQueue[int],
-    threads: int,
-    input: Path,
-    output: Path,
-    config: PipelineConfig,
-    plan: Plan,
-) -> None:
+def _start(stop: Event, numbers: multiprocessing.SimpleQueue[int], job: Job) -> None:
     """Prepares this process: its device, its networks, and its exit with the parent process."""
     global _runner, _stop
     _stop = stop
@@ -94,26 +109,18 @@ def _start(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     devices = torch.cuda.device_count()
-    if config.restorer.device in ("auto", "cuda") and devices > 1:
-        device = f"cuda:{numbers.get() % devices}"
-        config = replace(config, restorer=replace(config.restorer, device=device))
-    _runner = _make_runner(input, output, config, plan, threads)
-
-
-def _make_runner(input: Path, output: Path, config: PipelineConfig, plan: Plan, threads: int) -> ChunkRunner:
-    # The same number as in the parent: the last bit of a sum may depend on it.
-    torch.set_num_threads(threads)
-    config = for_chunks(config)
-    source = open_source(input, config)
-    assert isinstance(source, FileSource)
-    return ChunkRunner(source, output, config, build(config, source), WorkFolder(output), plan)
+    restorer = job.config.restorer
+    if restorer.device in ("auto", "cuda") and devices > 1:
+        restorer = replace(restorer, device=f"cuda:{numbers.get() % devices}")
+        job = replace(job, config=replace(job.config, restorer=restorer))
+    _runner = job.make_runner()
 
 
 def _run(chunk: Chunk) -> Done:
-    return _runner.run(chunk, _heed)
+    return _runner.run(chunk, _check_stop)
 
 
-def _heed(report: Report) -> None:
+def _check_stop(report: Report) -> None:
     if _stop.is_set():
         raise InterruptedError("another chunk failed, or the run was interrupted")
 
@@ -123,17 +130,6 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-AUTO = "auto"
-"""The cluster of RAY_ADDRESS or of this machine; without one, a cluster started for this run."""
-LOCAL = "local"
-"""A cluster started on this machine for this run."""
-MOST_ATTEMPTS = 3
-"""Maximum attempts at a chunk whose workers are lost."""
-_ANSWER_SECONDS = 5.0
-_CPUS = 4
-"""Cores per worker without a GPU and without a given number of workers."""
 
 
 @contextmanager
@@ -158,36 +154,25 @@ def joined_cluster(address: str) -> Iterator[None]:
 
 
 def run_on_cluster(
-    scenes: Sequence[Sequence[Chunk]],
-    input: Path,
-    output: Path,
-    config: PipelineConfig,
-    plan: Plan,
-    finish: Callable[[Chunk, Done], None],
+    scenes: Sequence[Sequence[Chunk]], job: Job, finish: Callable[[Chunk, Done], None]
 ) -> list[str]:
     """Restores the chunks of `scenes` on the joined cluster, those of one scene in order; calls `finish` for each.
 
     A chunk whose worker is lost is restored by another one. Returns warnings. Raises the error of a worker, and
     SinkError if workers are lost repeatedly.
     """
-    return _Run(scenes, input.resolve(), output.resolve(), config, plan, finish).run()
+    return _Cluster(
+        scenes, replace(job, input=job.input.resolve(), output=job.output.resolve()), finish
+    ).run()
 
 
-class _Worker:
+class ClusterWorker:
     """Restores chunks on one GPU or a share of the cores, with networks loaded once."""
 
-    def __init__(
-        self,
-        input: str,
-        output: str,
-        config: PipelineConfig,
-        plan: Plan,
-        depends: Mapping[str, str],
-        threads: int,
-    ) -> None:
+    def __init__(self, job: Job, depends: Mapping[str, str]) -> None:
+        """`depends`: the fingerprint on the first node."""
         # Nothing may fail here: ray would report a lost worker.
-        self._input, self._output, self._config, self._plan = Path(input), Path(output), config, plan
-        self._depends, self._threads = depends, threads
+        self._job, self._depends = job, depends
         self._runner: ChunkRunner | None = None
 
     def restore(self, chunk: Chunk) -> Done:
@@ -197,36 +182,29 @@ class _Worker:
         return self._runner.run(chunk)
 
     def _ready(self) -> ChunkRunner:
-        here, folder = socket.gethostname(), WorkFolder(self._output)
-        if not self._input.is_file() or not folder.path.is_dir():
+        here, job, folder = socket.gethostname(), self._job, WorkFolder(self._job.output)
+        if not job.input.is_file() or not folder.path.is_dir():
             raise SourceError(
-                f"{here} sees no {self._input} or no {folder.path}; both must lie where every node finds them"
+                f"{here} sees no {job.input} or no {folder.path}; both must lie where every node finds them"
             )
-        differs = difference(self._depends, fingerprint(self._input, self._config))
+        differs = difference(self._depends, fingerprint(job.input, job.config))
         if differs:
             raise SourceError(
                 f"{here}: {differs}; install the same anchorface and the same files on every node"
             )
-        return _make_runner(self._input, self._output, self._config, self._plan, self._threads)
+        return job.make_runner()
 
 
-class _Run:
+class _Cluster:
     """Distributes chunks and collects the results."""
 
     def __init__(
-        self,
-        scenes: Sequence[Sequence[Chunk]],
-        input: Path,
-        output: Path,
-        config: PipelineConfig,
-        plan: Plan,
-        finish: Callable[[Chunk, Done], None],
+        self, scenes: Sequence[Sequence[Chunk]], job: Job, finish: Callable[[Chunk, Done], None]
     ) -> None:
-        self._ray, self._output, self._finish = _ray(), output, finish
+        self._ray, self._job, self._finish = _ray(), job, finish
         self._waiting = [list(scene) for scene in scenes]
-        depends = fingerprint(input, config)
-        self._arguments = (str(input), str(output), config, plan, depends, torch.get_num_threads())
-        self._resources, self._count = self._shares(config)
+        self._depends = fingerprint(job.input, job.config)
+        self._resources, self._count = self._shares(job.config)
         self._busy: dict[Any, tuple[Any, list[Chunk]]] = {}
         """By pending result: the worker, and its chunk with the rest of the scene."""
         self._attempts: dict[int, int] = {}
@@ -266,8 +244,8 @@ class _Run:
         self._attempts[number] = self._attempts.get(number, 1) + 1
         if self._attempts[number] > MOST_ATTEMPTS:
             raise SinkError(
-                f"{self._output}: {MOST_ATTEMPTS} workers were lost over chunk {number}, perhaps for lack of memory "
-                f"({_first_line(error)})"
+                f"{self._job.output}: {MOST_ATTEMPTS} workers were lost over chunk {number}, perhaps for lack of "
+                f"memory ({_first_line(error)})"
             ) from error
         self._warnings.append(f"a worker was lost over chunk {number}; the chunk was restored again")
         self._waiting.insert(0, scene)
@@ -281,7 +259,7 @@ class _Run:
         self._busy[worker.restore.remote(scene[0])] = (worker, scene)
 
     def _worker(self) -> Any:
-        return self._ray.remote(_Worker).options(**self._resources).remote(*self._arguments)
+        return self._ray.remote(ClusterWorker).options(**self._resources).remote(self._job, self._depends)
 
     def _shares(self, config: PipelineConfig) -> tuple[dict[str, float], int]:
         """Resources of a worker, and the number of workers: one per GPU, or the requested number."""

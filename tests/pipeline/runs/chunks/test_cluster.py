@@ -18,9 +18,8 @@ from pipeline.cli import main
 from pipeline.errors import SourceError
 from pipeline.media.files import WorkFolder
 from pipeline.report.provenance import fingerprint
-from pipeline.runs.chunks import workers
 from pipeline.runs.chunks.first_pass import Chunk, Plan
-from pipeline.runs.chunks.workers import joined_cluster
+from pipeline.runs.chunks.workers import ClusterWorker, Job, joined_cluster
 from support.clips import packets
 from support.films import FRAMES, ROOT, SETTINGS, command, environment, shown, write_film
 
@@ -119,8 +118,8 @@ def test_a_node_with_another_version_or_without_the_film_is_named(film: Path, tm
     plan, chunk = Plan((), [], [], [], []), Chunk(0, 0, 10, False, "")
     depends = fingerprint(film, settings())
 
-    def worker(input: Path, depends: dict[str, str]) -> workers._Worker:
-        return workers._Worker(str(input), str(output), settings(), plan, depends, 1)
+    def worker(input: Path, depends: dict[str, str]) -> ClusterWorker:
+        return ClusterWorker(Job(input, output, settings(), plan, threads=1), depends)
 
     with pytest.raises(SourceError, match="must lie where every node finds them"):
         worker(film, depends).restore(chunk)
