@@ -117,7 +117,7 @@ def test_wishes_take_effect_while_the_camera_runs(tmp_path: Path) -> None:
             for wrong, words in (
                 ({"strength": 7}, "strength must be"),
                 ({"restorer": "/etc/passwd"}, "restorer must be one of"),
-                ({"photo": "../me.jpg"}, "give it again"),
+                ({"photo": "../me.jpg"}, "upload it again"),
             ):
                 caller.wish(**wrong)
                 await caller.until(lambda one, words=words: words in one.status["problem"])
