@@ -1,8 +1,8 @@
 """Clips to measure: as they are, or degraded from a ground truth.
 
 Blur, reduction and noise have the ranges of ReF-LDM's presets (`models.degradation.presets`). Instead of JPEG, the
-reduced pictures are encoded as H.264 at a constant quality, as old or small video is stored, and enlarged. One draw serves a
-clip; noise is drawn for each frame.
+reduced pictures are encoded as H.264 at a constant quality, as old or small video is stored, and enlarged. One draw
+serves a clip; noise is drawn for each frame.
 """
 
 from __future__ import annotations
