@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from models.face import Face
+from models.protocols import Face
 from trackers.evidence import Evidence
 from trackers.references import ReferenceConfig, ReferenceSet, View, cosine
 

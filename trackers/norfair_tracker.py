@@ -10,7 +10,7 @@ import norfair
 import numpy as np
 from numpy.typing import NDArray
 
-from models.face import Face
+from models.protocols import Face
 from trackers.tracks import Observation, Update, face_size_px
 
 _UNKNOWN = 3.0  # above every distance of two embeddings, which end at 2

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from models.face import Face
+from models.protocols import Face
 
 
 @dataclass(frozen=True, slots=True, eq=False)

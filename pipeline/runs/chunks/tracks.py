@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.face import Face
-from models.protocols import References
+from models.protocols import Face, References
 from pipeline.frames import Frame, TrackedFace, TrackedFrame
 from pipeline.media.coding import planes_of
 from pipeline.pixels.colour import read_crops
