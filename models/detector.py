@@ -18,7 +18,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from models.face import Face
+from models.protocols import Face
 
 _STRIDE = 4
 _MULTIPLE = 32

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.face import Face
-from models.protocols import References
+from models.protocols import Face, References
 from models.recogniser import Likeness
 
 

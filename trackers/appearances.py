@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from models.face import Face
+from models.protocols import Face
 from trackers.references import Evidence, ReferenceConfig, ReferenceSet, View, cosine
 
 _OVERLAP = 0.15

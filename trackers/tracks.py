@@ -10,7 +10,7 @@ import norfair
 import numpy as np
 from numpy.typing import NDArray
 
-from models.face import Face
+from models.protocols import Face
 
 
 @dataclass(frozen=True, slots=True, eq=False)

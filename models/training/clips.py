@@ -26,9 +26,8 @@ from numpy.typing import NDArray
 from models.align import crop_matrix, scale_of
 from models.decord_library import load_decord
 from models.detector import CenterFaceDetector
-from models.face import Face
 from models.pictures import Picture, to_tensor
-from models.protocols import Detector
+from models.protocols import Detector, Face
 from models.quality import pose, sharpness
 
 log = logging.getLogger("models.training.clips")

@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.align import template
-from models.face import Face
-from models.protocols import References
+from models.protocols import Face, References
 from pipeline.build import restorer_device
 from pipeline.config import PipelineConfig
 from pipeline.frames import Frame, RestoredFace, RestoredFrame, TrackedFace, TrackedFrame

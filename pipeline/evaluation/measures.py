@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from models.align import invert, transform
-from models.face import Face
 from models.pictures import gradient_energy
+from models.protocols import Face
 from pipeline.pixels.blend import crop_mask
 
 Plane = NDArray[np.float32]

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from models.align import scale_of
-from models.face import Face
-from models.protocols import Detector, Recogniser
+from models.protocols import Detector, Face, Recogniser
 from models.quality import frontalness
 from pipeline.config import PipelineConfig
 from pipeline.frames import Frame

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.align import crop_matrix, embedding_matrix
-from models.face import Face
+from models.protocols import Face
 
 
 class Shown(Protocol):

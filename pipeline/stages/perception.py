@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.align import invert, transform
-from models.face import Face
-from models.protocols import Detector, Recogniser, References
+from models.protocols import Detector, Face, Recogniser, References
 from models.quality import frontalness
 from pipeline.frames import Frame
 from pipeline.pixels.colour import luma_thumbnail, luma_window

@@ -11,8 +11,7 @@ import av
 import numpy as np
 
 from models.decord_library import load_decord
-from models.face import Face
-from models.protocols import Detector, Recogniser
+from models.protocols import Detector, Face, Recogniser
 from pipeline.errors import SourceError
 from pipeline.media.decode import open_input
 from pipeline.media.photos import PhotoSource

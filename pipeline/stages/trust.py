@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from models.face import Face
+from models.protocols import Face
 from models.quality import pose
 
 

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.face import Face
-from models.protocols import Detector, Recogniser
+from models.protocols import Detector, Face, Recogniser
 from models.quality import frontalness, pose, sharpness
 from pipeline.pixels.colour import read_crop, rgb_thumbnail
 from pipeline.pixels.geometry import Geometry

@@ -11,11 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.align import ffhq_to_arcface
 from models.degradation.presets import MODERATE, SEVERE, Preset, preset_sample
 from models.fast.network import FastNetwork, FastShape
 from models.fast.restorer import SMALLER, FastRestorer, build_fast
-from models.pictures import Picture
+from models.pictures import Picture, recogniser_crop
 from models.protocols import References, Request
 from models.recogniser import EmbeddedRecogniser, identity_anchor
 from models.weights import EMBEDDED, CheckpointError, load_embedded, load_state
@@ -192,16 +191,14 @@ def test_a_crop_of_another_form_is_refused(restorer: FastRestorer, wrong: Tensor
         restorer.restore([Request(wrong, References())])
 
 
+@pytest.mark.parametrize("side", [256, 512])
 def test_with_embeddings_of_another_recogniser_the_anchor_comes_from_the_crops(
-    restorer: FastRestorer, target: Picture
+    restorer: FastRestorer, target: Picture, side: int
 ) -> None:
-    view = crop(target)
-    small = cv2.warpAffine(
-        view.permute(1, 2, 0).numpy(), ffhq_to_arcface(256), (112, 112), flags=cv2.INTER_AREA
-    )
-    own = EmbeddedRecogniser().embed(torch.from_numpy(small).permute(2, 0, 1)[None])
+    view = crop(np.asarray(cv2.resize(target, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8))
+    own = EmbeddedRecogniser().embed(recogniser_crop(view)[None])
     requests = [
-        Request(view, References(crops=(view,), embeddings=embeddings, version=1))
+        Request(crop(target), References(crops=(view,), embeddings=embeddings, version=1))
         for embeddings in (own, torch.ones(1, 512))
     ]
     first, second = restorer.restore(requests)
@@ -221,8 +218,7 @@ def test_a_smaller_crop_is_restored_like_the_whole_one(target: Picture, preset: 
 
 def test_references_of_larger_views_help_a_smaller_crop(target: Picture) -> None:
     view, small = crop(target), crop(cv2.resize(target, (192, 192), interpolation=cv2.INTER_AREA))
-    face = cv2.warpAffine(target, ffhq_to_arcface(256), (112, 112), flags=cv2.INTER_AREA)
-    own = EmbeddedRecogniser().embed(crop(face)[None])
+    own = EmbeddedRecogniser().embed(recogniser_crop(view)[None])
     restorer = FastRestorer(crop_size=192)
     # By the embeddings, and by those of the views themselves where the given ones are of another recogniser.
     by_own, by_views, without = restorer.restore(

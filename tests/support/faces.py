@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.align import template, transform
-from models.face import Face
+from models.protocols import Face
 from trackers.references import View
 
 

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.align import FFHQ_512
-from models.face import Face
-from models.protocols import References, Request, Result
+from models.protocols import Face, References, Request, Result
 from pipeline.frames import Frame, TrackedFace, TrackedFrame
 
 needs_bfloat16 = pytest.mark.skipif(

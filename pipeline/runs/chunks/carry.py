@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.face import Face
-from models.protocols import References
+from models.protocols import Face, References
 from models.recogniser import Likeness
 from pipeline.frames import TrackedFace
 from pipeline.stages.gate import Standing

@@ -19,8 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.face import Face
-from models.protocols import References
+from models.protocols import Face, References
 from pipeline.config import PipelineConfig
 from pipeline.flow import Parts, Watch
 from pipeline.frames import Frame, TrackedFace, TrackedFrame

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.align import template
-from models.face import Face
+from models.protocols import Face
 from models.training import clips
 from models.training.clips import ClipView, clip_views, different_views, frames_of, view_of, write_faces
 from models.training.dataset import load_faces

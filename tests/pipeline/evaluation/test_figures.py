@@ -13,8 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from models.face import Face
-from models.protocols import References, Request, Result
+from models.protocols import Face, References, Request, Result
 from pipeline.evaluation.measures import (
     FACE_SQUARE,
     SIDE_PX,

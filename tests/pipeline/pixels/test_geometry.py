@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.align import template, transform
-from models.face import Face
+from models.protocols import Face
 from pipeline.pixels.geometry import Geometry
 
 

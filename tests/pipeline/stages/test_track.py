@@ -13,7 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from models.face import Face
+from models.protocols import Face
 from pipeline.frames import Frame, TrackedFrame
 from pipeline.stages.perception import Perception, PerceptionConfig
 from pipeline.stages.track import TrackConfig, track

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.face import Face
+from models.protocols import Face
 from pipeline.stages.trust import FULL, LOST, Trust, TrustConfig, ease, trust
 from support.fakes import square_landmarks
 

@@ -11,7 +11,7 @@ import torch
 from skimage.data import astronaut
 from torch import Tensor
 
-from models.degradation.batch import degrade_batch, preset_batch
+from models.degradation.batch import degrade_batch, degrade_by_kind, preset_batch
 from models.degradation.coding import block_code, jpeg_code, jpeg_tables
 from models.degradation.film import Degradation, interlacing
 from models.degradation.kernels import gaussian_matrix
@@ -176,3 +176,13 @@ def test_the_sheets_show_every_kind_at_every_strength(face: Tensor) -> None:
     for index in range(rows):
         line = strengths[strengths.shape[0] - (rows - index) * row :][:row, -5 * row :].astype(int)
         assert np.abs(line[:, :row] - line[:, -row:]).mean() > 0.5, index
+
+
+def test_each_sample_is_degraded_by_its_kind_alone(face: Tensor) -> None:
+    many, seeds = face.expand(4, -1, -1, -1), [3, 4, 5, 6]
+    strengths = np.array([0.2, 0.4, 0.6, 0.8])
+    mixed = degrade_by_kind(many, np.array([3, 2, 0, 1]), strengths, seeds, 256)
+    assert torch.equal(mixed[0], face[0])
+    assert torch.equal(mixed[1:2], preset_batch(face, [4], SEVERE, 256))
+    assert torch.equal(mixed[2:3], degrade_batch(face, [5], 0.6, 256))
+    assert torch.equal(mixed[3:4], preset_batch(face, [6], MODERATE, 256))
