@@ -90,6 +90,12 @@ def frontalness(landmarks: NDArray[np.floating]) -> float:
     return float(np.cos(np.radians(min(angle * 90 / 80, 90.0))) ** 2)
 
 
+def ramp(value: float, ends: tuple[float, ...]) -> float:
+    """0 at `ends[0]`, 1 at `ends[1]`, smooth between (either may be the larger)."""
+    share = min(max((value - ends[0]) / (ends[1] - ends[0]), 0.0), 1.0)
+    return share * share * (3 - 2 * share)
+
+
 def _sorted_tiles(energy: NDArray[np.float32]) -> NDArray[np.float32]:
     height, width = energy.shape
     tiles = energy.reshape(height // _TILE_PX, _TILE_PX, width // _TILE_PX, _TILE_PX)

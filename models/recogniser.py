@@ -10,7 +10,7 @@ Shapes: N crops, C channels, R references, D width of an embedding, S side of an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +20,12 @@ from torch.utils.weak import WeakIdKeyDictionary
 from models.packing import fold_norms, pack_convolutions
 from models.pictures import VIEW_PX, recogniser_crop
 from models.protocols import Recogniser, References
+from models.quality import ramp, sharpness
 from models.weights import Checkpoint, built, load_embedded
+
+_CLEAR = (0.07, 0.12)
+"""Sharpness (`models.quality`) of a view that says nothing surely of who somebody is, and of one that does: .06 to .11
+in severely degraded portraits, .09 to .33 in moderately degraded ones, .28 and more in clean ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +175,8 @@ class Likeness:
     loss: float
     """By how much less the restored face than the degraded one is like the mean of anchor and degraded face; negative
     where it is more like it."""
+    evidence: float = 1.0
+    """In [0, 1]: how clear the clearest of the views is that say who the person is, references and degraded face."""
 
 
 class LikenessMeter:
@@ -179,6 +186,7 @@ class LikenessMeter:
         self._encoder = encoder
         # Embeddings of references, which many faces share: kept as long as the reference itself is.
         self._embeddings = WeakIdKeyDictionary()
+        self._sharpness = WeakIdKeyDictionary()
 
     def measure(self, degraded: Tensor, restored: Tensor, references: References) -> Likeness:
         """Likeness of `restored` to the person of `degraded`, both uint8 (3, S, S) RGB in the FFHQ alignment.
@@ -187,13 +195,20 @@ class LikenessMeter:
         embeddings may be of another encoder.
         """
         pair = self._encoder.embed(torch.stack([recogniser_crop(degraded), recogniser_crop(restored)]))
-        return likeness(pair[0], pair[1], self.anchor(references))
+        found = likeness(pair[0], pair[1], self.anchor(references))
+        clearest = max([sharpness(degraded), *map(self._sharpness_of, references.crops)])
+        return replace(found, evidence=ramp(clearest, _CLEAR))
 
     def anchor(self, references: References) -> Tensor | None:
         """float32 (D,), unit length; None without references."""
         if len(references) == 0:
             return None
         return identity_anchor(torch.stack([self._embedding(crop) for crop in references.crops]))
+
+    def _sharpness_of(self, crop: Tensor) -> float:
+        if crop not in self._sharpness:
+            self._sharpness[crop] = sharpness(crop)
+        return float(self._sharpness[crop])
 
     def _embedding(self, crop: Tensor) -> Tensor:
         if crop not in self._embeddings:

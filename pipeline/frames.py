@@ -60,6 +60,16 @@ class Frame:
     """How much is done for this frame, and for no other."""
 
 
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """What the film shows of a face beyond the network's crop, and of itself."""
+
+    fine: float = 1.0
+    """In [0, 1]: how far what is finer than a crop of 256 pixels is the face's own; the rest is noise and blocks."""
+    grain: float = 0.0
+    """Standard deviation of the film's grain in 8-bit code values; 0: what noise there is is damage."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TrackedFace:
     """One followed face of a frame, ready to be restored."""
@@ -87,6 +97,8 @@ class TrackedFace:
     """Of the person, where the user gave one."""
     wish: float = 1.0
     """The most that `strength` may be, by what the user wants for this person."""
+    detail: Detail = Detail()
+    """Of this face, evened out over neighbouring frames."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,6 +135,9 @@ class Patch:
     already weighted by the mask; None where no grain is added."""
     grain_origin: tuple[int, int] = (0, 0)
     """x, y of the grain's first pixel in the frame."""
+    coarse: NDArray[np.float32] | None = None
+    """float32 (S, S, 4): the degraded crop in RGB, 8-bit code values, weighted by how far what is finer than it gives
+    way in the frame, and that weight in [0, 1]. None: all that is finer stays."""
 
 
 Origin = Literal["network", "carried", "still"]

@@ -1,15 +1,18 @@
 """Stage 4: restored crops go back into the frame, without a seam, a colour shift or a plastic patch.
 
-What is written is a difference: restored crop minus degraded crop, masked, on top of the decoder's own planes.
-So a restorer that changes nothing changes no sample, and detail and grain that are finer than the crop stay.
+What is written is a difference: restored crop minus degraded crop, masked, on top of the decoder's own planes. So a
+restorer that changes nothing changes no sample, and of a face that is larger on screen than the crop the restorer
+gives the coarse and middle bands; the band beyond the crop is the film's own as far as it is signal or film grain, and
+gives way as far as it is noise and blocks (`detail.py`).
 Legend: S side of the crop, H W the frame.
 """
 
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal, get_args
 
 import av
 import cv2
@@ -17,13 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.align import invert, scale_of, transform
-from pipeline.frames import Patch, RestoredFace, RestoredFrame
+from models.quality import ramp
+from pipeline.frames import Patch, RestoredFace, RestoredFrame, TrackedFace
 from pipeline.pixels.colour import add_patches, luma_region
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """Weights of R, G and B in what counts as brightness here: BT.601, any set that sums to 1 would do."""
 LEAST_GRAIN = 0.25
 """In 8-bit code values: less that is missing is not missed."""
+_BEYOND = (0.9, 0.65)
+"""Crop pixels per pixel of the frame: what is finer than the crop gives way from the first value on, and fully at the
+second."""
+_FILM = (0.5, 1.5)
+"""Level of film grain from which on it stays as it is in the band beyond the crop."""
+GrainKind = Literal["auto", "film", "damage"]
 LEAST_SAMPLES = 256
 """Pixels of the frame in which grain can be measured."""
 
@@ -34,14 +44,17 @@ class BlendConfig:
 
     strength: float = 1.0
     """0 leaves every face as it was, 1 uses the full restoration."""
-    feather: float = 0.12
+    feather: float = 0.06
     """Width of the mask's soft edge, as a share of the crop's side on screen."""
     min_feather_px: float = 4.0
     """The soft edge is never narrower than this many pixels of the frame."""
     colour_match: float = 1.0
     """How far colour and brightness of wide areas are kept as they were in the source."""
     grain: float = 0.7
-    """Share of the source's grain that is given back where restoration removed it."""
+    """Share of the film's grain that is given back where restoration removed it."""
+    grain_kind: GrainKind = "auto"
+    """What the noise of a source is: `film`, grain that belongs to it; `damage`, which restoration is to remove;
+    `auto`: grain as far as it is nearly white, all over the frame and new in each one; in photos, damage."""
     steadiness: float = 0.8
     """Share of the frame before that is used where the face did not change; 0 restores each frame by itself."""
     seed: int = 0
@@ -56,6 +69,8 @@ class BlendConfig:
             raise ValueError(f"steadiness must be in [0, 1), got {self.steadiness}")
         if not 0 < self.feather <= 0.3:
             raise ValueError(f"feather must be in (0, 0.3], got {self.feather}")
+        if self.grain_kind not in get_args(GrainKind):
+            raise ValueError(f"grain_kind must be auto, film or damage, got {self.grain_kind!r}")
         if self.min_feather_px < 0:
             raise ValueError(f"min_feather_px must not be negative, got {self.min_feather_px}")
 
@@ -91,11 +106,31 @@ def _patch(native: av.VideoFrame, face: RestoredFace, config: BlendConfig, *, mo
         delta = delta - config.colour_match * _wide_area(delta, mask)
     weight = mask * np.float32(strength_of(face, config))
     delta = delta * weight[..., None]
-    grain, origin = None, (0, 0)
-    if config.grain and delta.any():
-        seed = grain_seed(native.pts, tracked.track_id, config.seed)
-        grain, origin = _grain(native, tracked.matrix, delta, weight, config, seed)
-    return Patch(delta, mask, tracked.matrix, grain, origin)
+    if not delta.any():
+        return Patch(delta, mask, tracked.matrix, None)
+    away = giving_way(tracked, config)
+    coarse = np.dstack([degraded, np.ones_like(weight)]) * (away * weight)[..., None] if away else None
+    patch = Patch(delta, mask, tracked.matrix, None, coarse=coarse)
+    level = grain_level(tracked, config)
+    if not level:
+        return patch
+    grain, origin = _grain(native, patch, weight, level, config, tracked.track_id)
+    return replace(patch, grain=grain, grain_origin=origin)
+
+
+def giving_way(face: TrackedFace, config: BlendConfig) -> np.float32:
+    """How far what is finer than the crop of `face` gives way to what was restored, in [0, 1]."""
+    # What a crop that is hardly smaller than the face leaves out is not noise alone, but what resampling costs.
+    beyond = ramp(scale_of(face.matrix), _BEYOND)
+    own = max(face.detail.fine, ramp(grain_level(face, config), _FILM))
+    return np.float32(beyond * (1 - own))
+
+
+def grain_level(face: TrackedFace, config: BlendConfig) -> float:
+    """Standard deviation, in 8-bit code values, up to which noise around `face` is grain that belongs to the film."""
+    if not config.grain or config.grain_kind == "damage":
+        return 0.0
+    return face.detail.grain if config.grain_kind == "auto" else np.inf
 
 
 def feather_px(matrix: NDArray[np.float32], size: int, config: BlendConfig) -> int:
@@ -138,31 +173,35 @@ def _wide_area(delta: NDArray[np.float32], mask: NDArray[np.float32]) -> NDArray
 
 def _grain(
     native: av.VideoFrame,
-    matrix: NDArray[np.float32],
-    delta: NDArray[np.float32],
+    patch: Patch,
     weight: NDArray[np.float32],
+    level: float,
     config: BlendConfig,
-    seed: int,
+    track_id: int,
 ) -> tuple[NDArray[np.float32] | None, tuple[int, int]]:
-    """Luma grain that makes up for what the difference took away, and its place in the frame."""
-    place = grain_place(native, matrix, weight.shape[0])
+    """Luma grain that makes up for what `patch` takes away of grain up to `level`, and its place in the frame."""
+    place = grain_place(native, patch.matrix, weight.shape[0])
     if place is None:
         return None, (0, 0)
     left, top, right, bottom = place
     before = luma_region(native, left, top, right, bottom)
-    shift = invert(matrix)
+    shift = invert(patch.matrix)
     shift[:, 2] -= (left, top)
     shape = (right - left, bottom - top)
-    warped = cv2.warpAffine(np.dstack([delta @ LUMA, weight]), shift, shape, flags=cv2.INTER_LINEAR)
+    layers = [patch.delta @ LUMA, weight]
+    if patch.coarse is not None:
+        layers = [layers[0] + patch.coarse[..., :3] @ LUMA, weight, patch.coarse[..., 3]]
+    warped = cv2.warpAffine(np.dstack(layers), shift, shape, flags=cv2.INTER_LINEAR)
     inside = warped[..., 1] > 0.5
     if inside.sum() < LEAST_SAMPLES:
         return None, (0, 0)
-    missing = missing_grain(
-        noise_level(before, inside), noise_level(before + warped[..., 0], inside), config.grain
-    )
+    stays = before if patch.coarse is None else before * (1 - warped[..., 2])
+    source, after = noise_level(before, inside), noise_level(stays + warped[..., 0], inside)
+    missing = missing_grain(min(source, level), after, config.grain)
     if missing < LEAST_GRAIN:
         return None, (0, 0)
-    return np.asarray(made_grain(seed, shape, missing) * warped[..., 1], np.float32), (left, top)
+    noise = made_grain(grain_seed(native.pts, track_id, config.seed), shape, missing)
+    return np.asarray(noise * warped[..., 1], np.float32), (left, top)
 
 
 def grain_place(

@@ -113,22 +113,25 @@ def add_patches(native: av.VideoFrame, patches: Sequence[Patch]) -> av.VideoFram
     for patch in patches:
         if patch.grain is None and not patch.delta.any():
             continue
-        deltas = cv2.split(cv2.transform(np.asarray(patch.delta, np.float32), coding.from_rgb))
-        grain_scale = np.float32(1 / coding.luma_scale)
+        deltas = list(cv2.split(cv2.transform(np.asarray(patch.delta, np.float32), coding.from_rgb)))
+        luma = 1 if coding.kind == "yuv" else len(planes)
+        away = None if patch.coarse is None else patch.coarse[..., 3]
+        if patch.coarse is not None:
+            codes = _coarse_codes(patch.coarse, coding)
+            deltas[:luma] = [delta + code for delta, code in zip(deltas[:luma], codes[:luma], strict=True)]
+        place = coding.to_plane(patch.matrix)
+        _add(planes[:luma], deltas[:luma], patch, place, coding.luma_range, away, 1 / coding.luma_scale)
         if coding.kind == "yuv":
-            _add(
-                planes[:1],
-                deltas[:1],
-                patch,
-                coding.to_plane(patch.matrix),
-                coding.luma_range,
-                grain_scale,
-            )
             chroma = coding.to_plane(patch.matrix, chroma=True)
-            _add(planes[1:3], deltas[1:], patch, chroma, coding.chroma_range, None)
-        else:
-            _add(planes, deltas, patch, coding.to_plane(patch.matrix), coding.luma_range, grain_scale)
+            _add(planes[1:3], deltas[1:], patch, chroma, coding.chroma_range, None, None)
     return fresh
+
+
+def _coarse_codes(coarse: NDArray[np.float32], coding: Coding) -> Sequence[Plane]:
+    """A `Patch.coarse` as codes of luma, or of G, B and R, (S, S) each."""
+    # Weighted like the crop itself, so that an offset of codes counts as far as the crop does.
+    rows = np.hstack([coding.from_rgb, np.full((len(coding.from_rgb), 1), coding.luma_offset, np.float32)])
+    return cv2.split(cv2.transform(coarse, rows))
 
 
 def new_frame(like: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
@@ -224,29 +227,36 @@ def _add(
     patch: Patch,
     matrix: NDArray[np.float64],
     legal: tuple[float, float],
-    grain_scale: np.float32 | None,
+    away: Plane | None,
+    grain_scale: float | None,
 ) -> None:
-    """Adds `deltas` (S, S), warped back by `matrix` (samples to crop), to `planes` one by one, in place."""
+    """Adds `deltas` (S, S), warped back by `matrix` (samples to crop), to `planes` one by one, in place of the share
+    `away` (S, S) of what is there."""
     place = writing(planes[0].shape, matrix, patch.mask.shape[0])
     if place is None:
         return
 
-    def onto_plane(image: Plane, interpolation: int) -> NDArray[np.float32]:
+    def onto_plane(image: Plane, *, support: bool = False) -> NDArray[np.float32]:
         if place.factor > 1:
             image = _reduce(image, place.factor, cv2.BORDER_CONSTANT)
-        image = _soften(image, place.ratio)
+        # Cubic keeps detail: linear takes a twentieth of the change of a face of the crop's own size. But only what is
+        # linear and not softened keeps the mask's support.
+        image = image if support else _soften(image, place.ratio)
         shape = (place.right - place.left, place.bottom - place.top)
-        warped = cv2.warpAffine(image, place.warp, shape, flags=interpolation, borderMode=cv2.BORDER_CONSTANT)
+        how = cv2.INTER_LINEAR if support else cv2.INTER_CUBIC
+        warped = cv2.warpAffine(image, place.warp, shape, flags=how, borderMode=cv2.BORDER_CONSTANT)
         return np.asarray(warped, np.float32)
 
-    # Cubic keeps detail where the crop is enlarged, but only linear keeps the mask's support.
-    inside = onto_plane(patch.mask, cv2.INTER_LINEAR) > 0
+    inside = onto_plane(patch.mask, support=True) > 0
+    share = None if away is None else onto_plane(away)
     for plane, delta in zip(planes, deltas, strict=True):
-        change = onto_plane(delta, cv2.INTER_CUBIC if place.enlarged else cv2.INTER_LINEAR)
+        change = onto_plane(delta)
         if grain_scale is not None and patch.grain is not None:
-            _add_grain(change, patch, (place.left, place.top), grain_scale)
+            _add_grain(change, patch, (place.left, place.top), np.float32(grain_scale))
         region = plane[place.top : place.bottom, place.left : place.right]
         before = region.astype(np.float32)
+        if share is not None:
+            change -= share * before
         after = np.rint(before + change)
         # A sample that is outside the legal range already may stay where it is.
         low, high = legal

@@ -46,9 +46,6 @@ class Reading(Placement):
 class Writing(Placement):
     """From the crop to the rectangle."""
 
-    enlarged: bool
-    """The crop is finer on the plane than it was: worth cubic interpolation."""
-
 
 SOFT_FROM = 1.1
 """Shrinking by less than this is not worth softening."""
@@ -106,13 +103,16 @@ def writing(shape: tuple[int, ...], matrix: NDArray[np.float64], size: int) -> W
         factor=factor,
         ratio=scale / factor,
         warp=inverse,
-        enlarged=scale < 0.9,
     )
 
 
 def softness(ratio: float) -> float:
-    """Standard deviation of the blur that takes away what would alias when shrinking `ratio` times (1 to 2)."""
-    return 0.5 * float(np.sqrt(ratio**2 - 1))
+    """Standard deviation of the blur that takes away what would alias when shrinking `ratio` times (1 to 2).
+
+    That of a box as wide as the samples that become one: so it goes on where blocks of samples are averaged, and a face
+    that grows is read alike on both sides of twice the crop.
+    """
+    return float(np.sqrt((ratio**2 - 1) / 12))
 
 
 def _corners(size: int) -> NDArray[np.float64]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from models.quality import ramp
 from models.recogniser import Likeness, LikenessMeter
 from pipeline.frames import RestoredFace, RestoredFrame
-from pipeline.stages.trust import ramp
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +24,19 @@ class GateConfig:
     loss: tuple[float, ...] = (0.35, 0.2)
     """Loss of likeness (a difference of cosines): nothing of the restoration is used at the first value, all of it at
     the second."""
+    unclear_loss: tuple[float, ...] = (0.75, 0.55)
+    """The same where no clear view tells who the person is, neither a reference nor the film itself: of a face that is
+    damaged so far the true one would lose as much as `loss` allows."""
     every: int = 2
     """Every how many restored keyframes of a track likeness is measured; the faces between have that of the last."""
     ease_frames: int = 5
     """Frames over which strength goes down to the input, and comes back."""
 
     def __post_init__(self) -> None:
-        if len(self.loss) != 2 or self.loss[0] <= self.loss[1]:
-            raise ValueError(f"loss must be two values, the larger first, got {self.loss}")
+        for name in ("loss", "unclear_loss"):
+            pair = getattr(self, name)
+            if len(pair) != 2 or pair[0] <= pair[1]:
+                raise ValueError(f"{name} must be two values, the larger first, got {pair}")
         if self.every < 1:
             raise ValueError(f"every must be at least 1, got {self.every}")
         if self.ease_frames < 0:
@@ -104,4 +109,6 @@ def gate(frames: Iterable[RestoredFrame], keeper: Gate) -> Iterator[RestoredFram
 
 def allowed_by(likeness: Likeness, config: GateConfig) -> float:
     """How much of a restoration may be used, in [0, 1]: less, the more of the person it lost."""
-    return ramp(likeness.loss, config.loss)
+    pairs = zip(config.loss, config.unclear_loss, strict=True)
+    ends = tuple(unclear + likeness.evidence * (clear - unclear) for clear, unclear in pairs)
+    return ramp(likeness.loss, ends)

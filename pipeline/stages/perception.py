@@ -15,6 +15,7 @@ from models.quality import frontalness
 from pipeline.frames import Frame
 from pipeline.pixels.colour import luma_thumbnail, luma_window
 from pipeline.pixels.geometry import Geometry
+from pipeline.stages.detail import film_grain, fine_of
 from pipeline.stages.views import embed_faces, find_faces, view_of
 from trackers.follower import Disagreements, Follower
 from trackers.gallery import EVERYBODY, Casting, Choice
@@ -70,6 +71,8 @@ class Sighting:
     """Detections in a row that did not confirm the face."""
     clarity: float
     """Embedding norm now against the track's usual norm, 1 = as clear as ever; lower = covered or turned away."""
+    fine: float = 1.0
+    """As in `Detail`, when the face was last detected."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,6 +86,8 @@ class Seen:
     """By track id."""
     detected: bool
     """Faces were detected, and not only followed."""
+    grain: float | None = None
+    """As in `Detail`, when it was last measured; None where no frame of this shot came before."""
 
 
 NO_REFERENCES = References()
@@ -134,6 +139,7 @@ class Perception:
         self._detections = 0
         self._since_update = 0
         self._retries = 0
+        self._grain: float | None = None
         # Of tracks of this shot, also of those that are lost at present: a covered face often comes back covered.
         self._norms: dict[int, list[float]] = {}
 
@@ -175,10 +181,12 @@ class Perception:
         elif self._living:
             # The tracker's own motion model is kept up to date, so that the next detection finds its track.
             self._update([followed.sighting.face for followed in self._living.values()])
+        if self._living and not is_cut and (detected or self._grain is None):
+            self._grain = film_grain(frame.native, self._previous)
         self._since_detection += 1
         self._previous = frame.native
         sightings = {track_id: followed.sighting for track_id, followed in self._living.items()}
-        return Seen(is_cut, float(luma.std()), sightings, detected)
+        return Seen(is_cut, float(luma.std()), sightings, detected, self._grain)
 
     def start_shot(self) -> None:
         """Follows nobody any more: the next frame has nothing to do with those before."""
@@ -186,6 +194,7 @@ class Perception:
         self._living.clear()
         self._norms.clear()
         self._detections, self._interval, self._since_detection, self._retries = 0, 0, 0, 0
+        self._grain = None
 
     def _carry(self, frame: Frame) -> bool:
         """Moves every living face on by optical flow; says whether one was lost just now."""
@@ -265,7 +274,8 @@ class Perception:
         clarity = min(norm / max(usual, 1e-6), 1.0)
         norms.append(norm)
         del norms[:-16]
-        followed.sighting = Sighting(face, reliability=1.0, missed=0, clarity=clarity)
+        fine = fine_of(frame.native, face.landmarks, self.geometry)
+        followed.sighting = Sighting(face, reliability=1.0, missed=0, clarity=clarity, fine=fine)
         self._remember(frame, track_id, followed, beside)
 
     def _remember(self, frame: Frame, track_id: int, followed: _Followed, beside: set[int]) -> None:

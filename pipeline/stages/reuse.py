@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.align import at_size, scale_of
+from models.align import at_size
 from models.protocols import Previous
 from pipeline.frames import FULL, Effort, Origin, TrackedFace
 from pipeline.stages.motion import (
@@ -186,20 +186,14 @@ class Reuse:
     def finish(self, face: Planned, restored: Tensor | None, kept: Tensor | None = None) -> Tensor:
         """uint8 (3, S, S) RGB, to be shown. `restored` is what the restorer made of the face, None for a carried one;
         `kept` what it wants back.
-
-        What stays of the degraded crop where a face is larger on screen is mixed in.
         """
-        degraded = _as_array(face.tracked.crop)
         if restored is None:
             assert face.earlier is not None
+            degraded = _as_array(face.tracked.crop)
             return _as_picture(carried(face.earlier.image, degraded, face.earlier.motion))
-        share = seen_share(face.tracked.matrix)
-        if face.key is None and share == 1:
-            return restored
-        # Before all that steadies, so that what stays of the degraded crop is steadied too.
-        image = degraded + np.float32(share) * (_as_array(restored) - degraded)
         if face.key is None:
-            return _as_picture(image)
+            return restored
+        image = _as_array(restored)
         if self._steadiness and face.earlier is not None:
             # So that as much is left after a number of frames, however many keyframes are among them.
             share = self._steadiness**face.earlier.distance
@@ -288,15 +282,6 @@ class Reuse:
         motion = self._motion(look, base.look, still=is_still(look, base.look))
         # How many frames lie between is asked only of what is mixed in.
         return Earlier(base, motion, earlier.distance) if is_same(motion) else None
-
-
-def seen_share(matrix: NDArray[np.float32]) -> float:
-    """How far a restorer may change a face that lies by `matrix` (2, 3) in its crop, in (0, 1].
-
-    Of a face that is larger on screen than in the crop, the crop holds this share of the samples: the restorer has
-    seen less of it than the film shows, and may change it no more than that.
-    """
-    return float(min(scale_of(matrix), 1.0) ** 2)
 
 
 def _distance(face: Planned) -> int:

@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from models.align import at_size
-from pipeline.frames import Effort, Frame, TrackedFace, TrackedFrame
+from pipeline.frames import Detail, Effort, Frame, TrackedFace, TrackedFrame
 from pipeline.pixels.colour import chroma_spread, read_crops
 from pipeline.pixels.geometry import Geometry
 from pipeline.pixels.kinds import ReadCrops
+from pipeline.stages.detail import mean_detail
 from pipeline.stages.perception import Perception, PerceptionConfig, Seen, Sighting
 from pipeline.stages.trust import NOT_CHOSEN, Trust, TrustConfig, ease, trust
 from trackers.smoothing import smooth_landmarks
@@ -44,6 +45,8 @@ class TrackConfig:
             raise ValueError(f"smoothing_frames must not be negative, got {self.smoothing_frames}")
 
 
+_DETAIL_FRAMES = 12
+"""To either side, over which detail is evened out: it is measured with each detection."""
 _CONTRAST = 12.0
 """Standard deviation of luma below which a frame is too dark or flat to tell whether it has colour."""
 Side = Callable[[Effort], int]
@@ -63,6 +66,8 @@ class _Entry:
     colourful: float | None
     """Spread of chroma; None for a frame that is too dark or flat to tell."""
     detected: bool
+    grain: float | None
+    """See `Seen`."""
 
     @property
     def seconds(self) -> float:
@@ -115,6 +120,7 @@ def _leave(line: _DelayLine, perception: Perception, read: ReadCrops | None, sid
             restorer=choice.restorer,
             name=perception.name_of(person),
             wish=choice.strength,
+            detail=line.detail(track_id),
         )
         faces.append(face)
     if read is not None:
@@ -148,7 +154,7 @@ class _DelayLine:
     def __init__(self, config: TrackConfig, geometry: Geometry) -> None:
         self._config, self._geometry = config, geometry
         self._entries: deque[_Entry] = deque()
-        self._kept = 2 * max(config.trust.ease_frames, round(3 * config.smoothing_frames))
+        self._kept = max(2 * config.trust.ease_frames, round(6 * config.smoothing_frames), _DETAIL_FRAMES)
         self.position = 0
         """Index of the next frame to leave."""
         self._shot = 0
@@ -165,7 +171,7 @@ class _DelayLine:
     def enter(self, frame: Frame, seen: Seen) -> None:
         self._shot += seen.is_cut
         colourful = chroma_spread(frame.native) if seen.contrast >= _CONTRAST else None
-        entry = _Entry(frame, self._shot, {}, {}, colourful, seen.detected)
+        entry = _Entry(frame, self._shot, {}, {}, colourful, seen.detected, seen.grain)
         self._entries.append(entry)
         for track_id, sighting in seen.sightings.items():
             self._place(entry, track_id, sighting)
@@ -204,6 +210,12 @@ class _DelayLine:
         entries, centre = self._around(2 * frames)
         trusts = [entry.trusts.get(track_id) if is_wanted(entry.seconds) else NOT_CHOSEN for entry in entries]
         return ease(trusts, centre, frames)
+
+    def detail(self, track_id: int) -> Detail:
+        """Of the current frame's face, evened out over its neighbours in time, so that nothing pops."""
+        entries, _ = self._around(_DETAIL_FRAMES)
+        seen = [sighting.fine for entry in entries if (sighting := entry.sightings.get(track_id))]
+        return mean_detail(seen, [entry.grain for entry in entries])
 
     def _around(self, reach: int) -> tuple[list[_Entry], int]:
         """Entries of the current shot up to `reach` frames away, and the current one's place among them."""
@@ -253,4 +265,5 @@ def _between(before: Sighting, after: Sighting, share: float) -> Sighting:
         reliability=0.5,
         missed=1,
         clarity=min(before.clarity, after.clarity),
+        fine=before.fine * (1 - share) + after.fine * share,
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models.protocols import Face
-from models.quality import pose
+from models.quality import pose, ramp
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +80,3 @@ def ease(values: Sequence[Trust | None], centre: int, frames: int) -> Trust:
 
 def _around(values: Sequence[Trust | None], at: int, frames: int) -> Sequence[Trust | None]:
     return values[max(at - frames, 0) : at + frames + 1]
-
-
-def ramp(value: float, ends: tuple[float, ...]) -> float:
-    """0 at `ends[0]`, 1 at `ends[1]`, smooth between (either may be the larger)."""
-    share = min(max((value - ends[0]) / (ends[1] - ends[0]), 0.0), 1.0)
-    return share * share * (3 - 2 * share)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline.frames import Frame, RestoredFace, RestoredFrame, TrackedFrame
+from pipeline.frames import Detail, Frame, RestoredFace, RestoredFrame, TrackedFrame
 from pipeline.media.coding import coding_of, planes_of
 from pipeline.pixels.colour import read_crop
 from support.clips import Tags, native_frame
@@ -100,7 +100,9 @@ def restored(
         crop = read_crop(native, matrix, CROP_PX)
         rough = 0.8 * crop.float() + torch.from_numpy(rng.normal(20, 25, crop.shape)).float()
         image = torch.nn.functional.avg_pool2d(crop.float()[None], 3, 1, 1)[0] if smooth else rough
-        tracked = replace(tracked_face(number), crop=crop, matrix=matrix, strength=1 - 0.1 * (number % 4))
+        detail = Detail(fine=number % 3 / 2, grain=6.0 * (number % 2))
+        strength = 1 - 0.1 * (number % 4)
+        tracked = replace(tracked_face(number), crop=crop, matrix=matrix, strength=strength, detail=detail)
         free = (
             torch.from_numpy(rng.uniform(0, 1, (CROP_PX, CROP_PX)).astype(np.float32))
             if number % 3 == 2

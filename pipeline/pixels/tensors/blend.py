@@ -21,6 +21,8 @@ from pipeline.pixels.blend import (
     BlendConfig,
     crop_mask,
     feather_px,
+    giving_way,
+    grain_level,
     grain_place,
     grain_seed,
     strength_of,
@@ -60,10 +62,13 @@ class Blender:
         with self._transfer.stream():
             surface = upload_surface(planes, _boxes(layers, grounds, coding, len(planes)), self._transfer)
             delta, mask, weight = self._differences(faces, config, monochrome=frame.tracked.monochrome)
-            grain = grain_for(grounds, surface, coding, delta, weight, config.grain, self._transfer)
+            coarse = self._coarse(faces, config, delta, weight)
+            grain = grain_for(grounds, surface, coding, delta, weight, coarse, config.grain, self._transfer)
             for layer in layers:
-                codes = _codes(delta, coding, layer.planes)
-                changes = onto_planes(torch.cat([mask[None], codes]), layer, self._transfer)
+                images = torch.cat([mask[None], _codes(delta, coding, layer.planes)])
+                if coarse is not None and layer.has_grain:
+                    images = _with_coarse(images, coarse, coding, layer.planes)
+                changes = onto_planes(images, layer, self._transfer)
                 add(changes, layer, surface, grain if layer.has_grain else {}, 1 / coding.luma_scale)
             # Copied while the device computes.
             fresh = copy_frame(native)
@@ -92,6 +97,20 @@ class Blender:
         strengths = upload([np.array([strength_of(face, config) for face in faces], np.float32)])
         weight = mask * strengths[:, None, None]
         return delta * weight[:, None], mask, weight
+
+    def _coarse(
+        self, faces: Sequence[RestoredFace], config: BlendConfig, delta: Tensor, weight: Tensor
+    ) -> Tensor | None:
+        """`Patch.coarse` of all faces, float32 (N, 4, S, S); None where everything stays that is finer than a crop."""
+        away = np.array([giving_way(face.tracked, config) for face in faces], np.float32)
+        if not away.any():
+            return None
+        shares = self._transfer.upload([away])[:, None, None] * weight
+        # A restorer that changes nothing changes no sample.
+        shares = shares * (delta != 0).flatten(1).any(1)[:, None, None]
+        shape = (len(faces), *faces[0].tracked.crop.shape)
+        degraded = self._transfer.upload([face.tracked.crop.numpy() for face in faces]).view(shape).float()
+        return torch.cat([degraded, torch.ones_like(degraded[:, :1])], 1) * shares[:, None]
 
     def _mask(self, face: RestoredFace, config: BlendConfig) -> Tensor:
         size = int(face.tracked.crop.shape[-1])
@@ -133,15 +152,22 @@ def _codes(delta: Tensor, coding: Coding, planes: range) -> Tensor:
     return torch.stack([sum(delta[:, i] * float(row[i]) for i in range(3)) for row in rows])  # type: ignore[misc]
 
 
+def _with_coarse(images: Tensor, coarse: Tensor, coding: Coding, planes: range) -> Tensor:
+    """`images` (1 + P, N, S, S), the mask and differences of codes, with codes of `coarse`, and its weight last."""
+    weight = coarse[:, 3]
+    codes = _codes(coarse, coding, planes) + weight * coding.luma_offset
+    return torch.cat([images[:1], images[1:] + codes, weight[None]])
+
+
 def _grounds(native: av.VideoFrame, faces: Sequence[RestoredFace], config: BlendConfig) -> list[Ground]:
     """Where grain may be missing."""
     grounds = []
-    for number, face in enumerate(faces if config.grain else ()):
-        tracked = face.tracked
-        box = grain_place(native, tracked.matrix, int(tracked.crop.shape[-1]))
+    for number, face in enumerate(faces):
+        tracked, level = face.tracked, grain_level(face.tracked, config)
+        box = grain_place(native, tracked.matrix, int(tracked.crop.shape[-1])) if level else None
         if box is not None:
             seed = grain_seed(native.pts, tracked.track_id, config.seed)
-            grounds.append(Ground(number, box, tracked.matrix, seed))
+            grounds.append(Ground(number, box, tracked.matrix, seed, level))
     return grounds
 
 

@@ -33,6 +33,8 @@ class Ground:
     """(2, 3), frame to crop."""
     seed: int
     """Of the grain."""
+    level: float
+    """Standard deviation up to which noise is grain, in 8-bit code values."""
 
 
 def grain_for(
@@ -41,26 +43,32 @@ def grain_for(
     coding: Coding,
     delta: Tensor,
     weight: Tensor,
+    coarse: Tensor | None,
     share: float,
     transfer: Transfer,
 ) -> dict[int, tuple[Box, Tensor]]:
     """For each face that lost some, where luma grain is to be added and the grain, float32 (h, w), 8-bit code values.
 
-    `delta`, `weight`: of all faces, float32 (N, 3, S, S) and (N, S, S), as in `blend.py`. `surface` as decoded.
+    `delta`, `weight`, `coarse`: of all faces, float32 (N, 3, S, S), (N, S, S) and (N, 4, S, S), as in `blend.py`.
+    `surface` as decoded.
     """
     if not grounds:
         return {}
     groups: dict[int, list[Ground]] = {}
     for ground in grounds:
         groups.setdefault(size_class(ground.box), []).append(ground)
-    looks = [_measured(group, surface, coding, delta, weight, transfer) for group in groups.values()]
+    away = torch.zeros_like(weight) if coarse is None else coarse[:, 3]
+    added = delta if coarse is None else delta + coarse[:, :3]
+    looks = [
+        _measured(group, surface, coding, (delta, added, weight, away), transfer) for group in groups.values()
+    ]
     # The one place where the CPU has to wait for what the device finds.
     figures = transfer.download(torch.cat([found for found, _ in looks])).tolist()
     parts = [part for _, weights in looks for part in weights]
     lost: list[tuple[Ground, Tensor, NDArray[np.float32]]] = []
     sorted_grounds = [ground for group in groups.values() for ground in group]
     for ground, part, (then, now, samples, is_changed) in zip(sorted_grounds, parts, figures, strict=True):
-        missing = missing_grain(then, now, share)
+        missing = missing_grain(min(then, ground.level), now, share)
         if is_changed and samples >= LEAST_SAMPLES and missing >= LEAST_GRAIN:
             left, top, right, bottom = ground.box
             noise = made_grain(ground.seed, (right - left, bottom - top), missing)
@@ -78,28 +86,29 @@ def _measured(
     grounds: Sequence[Ground],
     surface: Surface,
     coding: Coding,
-    delta: Tensor,
-    weight: Tensor,
+    changes: tuple[Tensor, Tensor, Tensor, Tensor],
     transfer: Transfer,
 ) -> tuple[Tensor, Tensor]:
     """What is found at each of `grounds`, and how far each pixel there is changed, float32 (N, h, w) in [0, 1].
 
-    Found, double (N, 4): noise before and after, pixels that are looked at, whether anything changes.
+    `changes`, of all faces: the difference, with what is finer than the crop taken into account, the weights of the one
+    and of the other. Found, double (N, 4): noise before and after, pixels that are looked at, whether anything changes.
     """
+    delta, added, weight, away = changes
     height = max(ground.box[3] - ground.box[1] for ground in grounds)
     width = max(ground.box[2] - ground.box[0] for ground in grounds)
     table = transfer.upload([np.array([_told(surface, coding, ground) for ground in grounds])])
     table = table.view(len(grounds), -1)
     face, heights, widths, stride, *starts = table[:, :-6].long().unbind(1)
-    inverse = table[:, -6:].reshape(-1, 2, 3).repeat(2, 1, 1)
+    inverse = table[:, -6:].reshape(-1, 2, 3).repeat(3, 1, 1)
     codes = [Pictures(surface.samples, start, stride, heights, widths) for start in starts]
     before = _luma(codes, height, width, coding)
-    red, green, blue = (delta[face, i] * float(LUMA[i]) for i in range(3))
-    both = Pictures.stacked(torch.cat([red + green + blue, weight[face]]))
-    change, part = warped_in_steps(both, inverse, height, width).chunk(2)
+    red, green, blue = (added[face, i] * float(LUMA[i]) for i in range(3))
+    all_three = Pictures.stacked(torch.cat([red + green + blue, weight[face], away[face]]))
+    change, part, gone = warped_in_steps(all_three, inverse, height, width).chunk(3)
     y, x = torch.arange(height, device=delta.device)[:, None], torch.arange(width, device=delta.device)
     inside = (part > 0.5) & (y < heights[:, None, None]) & (x < widths[:, None, None])
-    levels = [noise_levels(luma, inside, heights, widths) for luma in (before, before + change)]
+    levels = [noise_levels(luma, inside, heights, widths) for luma in (before, before * (1 - gone) + change)]
     found = [*levels, inside.sum((1, 2)), (delta[face] != 0).any(3).any(2).any(1)]
     return torch.stack([each.double() for each in found], 1), part
 

@@ -34,7 +34,8 @@ class Layer:
 
 
 Change = tuple[Tensor, Tensor]
-"""Where the mask does not vanish, bool (h, w), and what is added there, float32 (P, h, w), in codes."""
+"""Where the mask does not vanish, bool (h, w), and what is added there, float32 (P, h, w), in codes; with one plane
+more, the share of what is there that gives way to it."""
 
 
 def layers_of(
@@ -54,11 +55,9 @@ def layers_of(
 
 
 def onto_planes(images: Tensor, layer: Layer, transfer: Transfer) -> dict[int, Change]:
-    """`images`, float32 (1 + P, N, S, S): the mask and differences of codes, at each face's place on the planes."""
-    kinds = {
-        number: (place.factor, place.enlarged, size_class(place.box))
-        for number, place in layer.places.items()
-    }
+    """`images`, float32 (1 + P, N, S, S): the mask and differences of codes (and, last, what gives way), at each face's
+    place on the planes."""
+    kinds = {number: (place.factor, size_class(place.box)) for number, place in layer.places.items()}
     changes: dict[int, Change] = {}
     for kind in sorted(set(kinds.values())):
         chosen = [number for number in kinds if kinds[number] == kind]
@@ -68,6 +67,7 @@ def onto_planes(images: Tensor, layer: Layer, transfer: Transfer) -> dict[int, C
         part = images[:, table[:, 0].long()]
         if kind[0] > 1:
             part = _reduced(part, kind[0])
+        support = part[:1]
         if any(place.ratio >= SOFT_FROM for place in group):
             kernels = table[:, 1 : 1 + KERNEL].repeat(len(part), 1)
             soft = softened(
@@ -78,12 +78,12 @@ def onto_planes(images: Tensor, layer: Layer, transfer: Transfer) -> dict[int, C
         height = max(place.bottom - place.top for place in group)
         width = max(place.right - place.left for place in group)
 
-        # Cubic keeps detail where the crop is enlarged, but only linear keeps the mask's support.
-        how = [(part[:1], False), (part[1:], True)] if kind[1] else [(part, False)]
-        laid = torch.cat([_laid(which, inverse, height, width, cubic=cubic) for which, cubic in how])
+        # Cubic keeps detail, but only what is linear and not softened keeps the mask's support.
+        inside = _laid(support, inverse, height, width, cubic=False)[0] > 0
+        laid = _laid(part[1:], inverse, height, width, cubic=True)
         for index, (number, place) in enumerate(zip(chosen, group, strict=True)):
             rows_of, columns_of = slice(place.bottom - place.top), slice(place.right - place.left)
-            changes[number] = laid[0, index, rows_of, columns_of] > 0, laid[1:, index, rows_of, columns_of]
+            changes[number] = inside[index, rows_of, columns_of], laid[:, index, rows_of, columns_of]
     return changes
 
 
@@ -102,10 +102,13 @@ def add(
     for number, place in layer.places.items():
         inside, change = changes[number]
         if number in grain:
-            change = _with_grain(change, place.box, *grain[number], grain_scale)
-        for plane, of_plane in zip(layer.planes, change, strict=True):
+            added = _with_grain(change[: len(layer.planes)], place.box, *grain[number], grain_scale)
+            change = torch.cat([added, change[len(layer.planes) :]])
+        share = change[-1] if len(change) > len(layer.planes) else None
+        for plane, of_plane in zip(layer.planes, change, strict=share is None):
             region = surface.region(plane, place.box)
-            after = (region + of_plane).round_()
+            added = of_plane if share is None else of_plane - share * region
+            after = (region + added).round_()
             # A sample that is outside the legal range already may stay where it is.
             after = torch.minimum(torch.maximum(after, region.clamp(max=low)), region.clamp(min=high))
             region.copy_(torch.where(inside, after, region))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from models.protocols import Face, References
 from pipeline.config import PipelineConfig
 from pipeline.flow import Parts, Watch
-from pipeline.frames import Frame, TrackedFace, TrackedFrame
+from pipeline.frames import Detail, Frame, TrackedFace, TrackedFrame
 from pipeline.media.coding import planes_of
 from pipeline.media.files import WorkFolder
 from pipeline.media.source import FileSource
@@ -191,6 +191,7 @@ class TrackWriter:
             matrix=_stacked([face.matrix for face in faces], (2, 3)),
             references=np.array([self._set_of(face.references) for face in faces], np.int64),
             strength=np.array([face.strength for face in faces], np.float64),
+            detail=np.array([(f.detail.fine, f.detail.grain) for f in faces], np.float64).reshape(-1, 2),
             reason=np.array([self._words[face.reason] for face in faces], np.int64),
             restorer=np.array([self._words[face.restorer] for face in faces], np.int64),
             name=np.array([self._words[face.name] for face in faces], np.int64),
@@ -264,6 +265,7 @@ class Tracks:
             reason=str(self._values["words"][values["reason"]]),
             restorer=str(self._values["words"][values["restorer"]]),
             name=str(self._values["words"][values["name"]]),
+            detail=Detail(*map(float, values["detail"])),
         )
 
     def _reference_sets(self) -> dict[int, References]:
@@ -281,7 +283,7 @@ class Tracks:
 
 _OF_FACE = (
     "track", "person", "box", "landmarks", "score", "embedding", "matrix", "references", "strength", "reason",
-    "restorer", "name",
+    "restorer", "name", "detail",
 )  # fmt: skip
 
 

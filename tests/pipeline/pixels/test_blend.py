@@ -123,7 +123,10 @@ def test_grain_that_restoration_removed_is_given_back() -> None:
     face[36:60, 36:60] = True
     level = {
         grain: noise_level(
-            luma(blend(restored(flat, frame=frame), replace(PLAIN, grain=grain))).astype(np.float32), face
+            luma(blend(restored(flat, frame=frame), replace(PLAIN, grain=grain, grain_kind="film"))).astype(
+                np.float32
+            ),
+            face,
         )
         for grain in (0.0, 1.0)
     }
@@ -135,7 +138,7 @@ def test_grain_that_restoration_removed_is_given_back() -> None:
 def test_grain_depends_on_the_frame_and_the_seed_alone() -> None:
     frame = noisy_frame(6)
     flat = torch.full((3, 64, 64), 90, dtype=torch.uint8)
-    config = BlendConfig(grain=1)
+    config = BlendConfig(grain=1, grain_kind="film")
     first, again = (blend(restored(flat, frame=frame), config).to_ndarray() for _ in range(2))
     other = blend(restored(flat, frame=frame), replace(config, seed=1)).to_ndarray()
     assert np.array_equal(first, again)

@@ -76,6 +76,26 @@ def test_less_is_allowed_the_more_of_the_person_is_lost() -> None:
     assert allowed == [1, 1, pytest.approx(0.5), 0, 0]
 
 
+def test_without_a_clear_view_a_face_is_held_back_only_where_it_is_a_stranger() -> None:
+    """A true face loses up to .6 against a severely degraded one, another's .6 and more (`docs/gate.md`)."""
+    unclear = [
+        allowed_by(Likeness(1, 0, loss, evidence=0), GateConfig()) for loss in (0.2, 0.5, 0.65, 0.75, 1)
+    ]
+    assert unclear == [1, 1, pytest.approx(0.5), 0, 0]
+    assert allowed_by(Likeness(1, 0, 0.5), GateConfig()) == 0
+
+
+def test_a_view_is_clear_by_its_detail() -> None:
+    face = portrait_of_another()
+    picture = np.ascontiguousarray(face.permute(1, 2, 0).numpy())
+    lost = torch.from_numpy(cv2.GaussianBlur(picture, (0, 0), 9)).permute(2, 0, 1).contiguous()
+    meter = LikenessMeter(EmbeddedRecogniser())
+    told = References((face,), torch.zeros(1, 128), 1)
+    assert meter.measure(lost, face, References()).evidence == 0
+    assert meter.measure(face, face, References()).evidence == 1
+    assert meter.measure(lost, face, told).evidence == 1
+
+
 def test_a_result_between_the_input_and_the_references_loses_nothing() -> None:
     degraded, anchor = torch.tensor([3.0, 0, 0]), torch.tensor([0.0, 1, 0])
     between, stranger = torch.tensor([1.0, 1, 0]), torch.tensor([0.0, 0, 2])
@@ -199,7 +219,12 @@ def test_a_sound_restoration_is_not_mentioned() -> None:
 
 @pytest.mark.parametrize(
     ("settings", "word"),
-    [({"loss": (0.2, 0.3)}, "larger first"), ({"every": 0}, "every"), ({"ease_frames": -1}, "ease_frames")],
+    [
+        ({"loss": (0.2, 0.3)}, "larger first"),
+        ({"unclear_loss": (0.2, 0.3)}, "unclear_loss"),
+        ({"every": 0}, "every"),
+        ({"ease_frames": -1}, "ease_frames"),
+    ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, object], word: str) -> None:
     with pytest.raises(ValueError, match=word):
