@@ -17,7 +17,8 @@ from pipeline.errors import SourceError
 from pipeline.media.containers import open_input
 from pipeline.media.photos import PhotoSource
 from pipeline.pixels.geometry import Geometry
-from pipeline.stages.views import embed_faces, find_faces, view_of
+from pipeline.stages.search import Effort, find_faces
+from pipeline.stages.views import embed_faces, view_of
 from trackers.references import View, cosine
 
 _WIDTH = 768
@@ -88,7 +89,7 @@ class Portraits:
 
     def _faces(self, native: av.VideoFrame) -> list[Face]:
         """Faces in pixels of the whole picture, largest first."""
-        faces = find_faces(native, self.detector, Geometry(), _WIDTH)
+        faces = find_faces(native, self.detector, Geometry(), _WIDTH, Effort.THOROUGH)
         return sorted(faces, key=lambda face: face.eye_distance_px, reverse=True)
 
     def _view(self, native: av.VideoFrame, face: Face, name: str) -> View:
