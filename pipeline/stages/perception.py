@@ -45,11 +45,11 @@ class PerceptionConfig:
 
     retry_every: int = 3
     """Frames until the next look for a face that was lost just now."""
+    retries: int = 4
+    """How often such a face is looked for before the ordinary rhythm goes on."""
     thorough: bool = True
     """Look in several sizes at the start of a shot and every `search_every`th time, so that blurred faces that fill the
     picture are found; where there is none also without grain and with the picture turned, but ever more seldom."""
-    retries: int = 4
-    """How often such a face is looked for before the ordinary rhythm goes on."""
     min_frontalness: float = 0.25
     """Views more in profile than this (0 = profile, 1 = frontal) do not decide who somebody is."""
 
