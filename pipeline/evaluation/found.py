@@ -118,7 +118,7 @@ def measure(scenes: Iterator[Scene], detector: CenterFaceDetector, efforts: Sequ
 def with_faces(folder: Path, count: int | None) -> Iterator[Scene]:
     """The faces of an indexed folder with `landmarks.npz`, in every damage and way."""
     faces, truths = read_faces(folder, count), _truths(folder)
-    grounds = [cv2.resize(_shown(name), (1280, 720)) for name in _GROUNDS]
+    grounds = [np.asarray(cv2.resize(_shown(name), (1280, 720)), np.uint8) for name in _GROUNDS]
     for damage, preset in PRESETS.items():
         for seed, (face, truth) in enumerate(zip(faces, truths, strict=False)):
             picture = preset_sample(face, seed, preset, None)
