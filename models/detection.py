@@ -31,10 +31,15 @@ _FINE_PX = 288.0
 """Longer side below which levels are the square root of 2 apart, as they cost little there; above it they halve."""
 _SMALLEST_PX = 45.0
 """Longer side below which nothing is left of a face that fills the picture."""
+_BETWEEN = 2**1.25
+"""By how much the largest smoothed level is reduced, so that its size and those below lie between those that were
+looked at: two looks at one size would agree on their errors."""
 _ENLARGED_PX = 384
 """Pictures with a longer side below this are enlarged, twice at most, so that small faces are found."""
 _DOUBTED = 0.5
 """Share of the detector's least score from which a find counts where something agrees with it."""
+_LEAST_PX = 12.0
+"""Distance of the eyes, in pixels of a level, below which a face shows too little for its vote to count."""
 _ALIKE = 0.25
 """Two finds are one face if their landmarks are nearer than this on average, in distances of the eyes."""
 _ONE_PLACE = 0.7
@@ -85,19 +90,23 @@ def look_once(detector: Detector, image: Picture, halvings: Sequence[int] = ()) 
 
 
 def look_at_all_sizes(
-    detector: Detector, image: Picture, *, largest: bool = True, smooth: bool = False, votes: int = 2
+    detector: Detector, image: Picture, *, largest: bool = True, votes: int = 2
 ) -> list[Find]:
     """Finds in every level of `image`, uint8 (H, W, 3), those of one face merged into one.
 
-    Without `largest` all levels together cost less than half of one look. `smooth` takes the grain out of each level.
-    So many `votes` make doubtful finds sure.
+    Without `largest` all levels together cost less than half of one look. So many `votes` make doubtful finds sure.
     """
-    pyramid = levels(_enlarged(image))
-    if not largest:
-        pyramid = pyramid[1:] or pyramid
-    if smooth:
-        pyramid = [smoothed(level) for level in pyramid]
-    return agreed([look(detector, image, level) for level in pyramid], votes)
+    return agreed(_looks(detector, image, _pyramid(image, largest)), votes)
+
+
+def look_closely(detector: Detector, image: Picture) -> list[Find]:
+    """The same, and where no find is sure also in smoothed levels of the sizes between: they have votes as well."""
+    looks = _looks(detector, image, _pyramid(image, largest=True))
+    finds = agreed(looks)
+    if any(find.sure for find in finds):
+        return finds
+    between = [smoothed(level) for level in levels(_reduced(_enlarged(image), _BETWEEN))]
+    return agreed([*looks, *_looks(detector, image, between)])
 
 
 def halvings(eyes_px: float) -> int:
@@ -122,7 +131,8 @@ def agreed(looks: Sequence[Sequence[Find]], votes: int = 2) -> list[Find]:
         same = [pair for pair in open_finds if alike(pair[0].face, best.face)]
         open_finds = [pair for pair in open_finds if not alike(pair[0].face, best.face)]
         liked = min((find for find, _ in same), key=lambda find: abs(np.log(find.level_px / _LIKED_PX)))
-        sure = best.sure or len({number for _, number in same}) >= votes
+        voting = {number for find, number in same if find.level_px >= _LEAST_PX}
+        sure = best.sure or len(voting) >= votes
         merged.append(replace(liked, face=replace(liked.face, score=best.face.score), sure=sure))
     kept: list[Find] = []
     for find in sorted(merged, key=lambda find: (not find.sure, -find.face.score)):
@@ -148,6 +158,15 @@ def size_px(face: Face) -> float:
     """Distance of the eyes, or in profile the one it would have if the face looked at the camera."""
     height = float(np.linalg.norm(face.landmarks[3:].mean(0) - face.landmarks[:2].mean(0)))
     return max(face.eye_distance_px, height / 1.04, 1e-3)
+
+
+def _looks(detector: Detector, image: Picture, pyramid: Sequence[Picture]) -> list[list[Find]]:
+    return [look(detector, image, level) for level in pyramid]
+
+
+def _pyramid(image: Picture, largest: bool) -> list[Picture]:
+    pyramid = levels(_enlarged(image))
+    return pyramid if largest else pyramid[1:] or pyramid
 
 
 def _find(face: Face, factor: float, *, sure: bool) -> Find:

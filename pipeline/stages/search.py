@@ -19,6 +19,7 @@ from models.detection import (
     at_one_place,
     halvings,
     look_at_all_sizes,
+    look_closely,
     look_once,
     size_px,
 )
@@ -60,16 +61,10 @@ def find_faces(
     search = _Search(native, detector, geometry, width)
     if effort is Effort.GLANCE:
         finds = search.glance(known)
+    elif effort is Effort.ALL_SIZES:
+        finds = search.stood_up(search.all_sizes())
     else:
-        finds = search.at_all_sizes()
-        if effort is Effort.THOROUGH:
-            finds = (
-                _sure(finds)
-                or _sure(search.at_all_sizes(largest=False, smooth=True))
-                or [find for turn in _TURNS for find in search.standing(turn)]
-                or finds
-            )
-        finds = search.stood_up(finds)
+        finds = search.stood_up(search.closely()) or search.turned()
     faces = [find.face for find in finds if find.sure or any(alike(find.face, face) for face in known)]
     return [face for face in faces if face.eye_distance_px >= _MIN_EYE_PX]
 
@@ -91,35 +86,43 @@ class _Search:
             looks.append(self._back(finds, turned))
         return agreed(looks)
 
-    def at_all_sizes(
-        self, turn: int = 0, *, largest: bool = True, smooth: bool = False, votes: int = 2
-    ) -> list[Find]:
-        """All that is found in the picture, turned by so many degrees."""
-        turned = self._geometry.turned(turn)
-        picture = turned.upright(self._image)
-        finds = look_at_all_sizes(self._detector, picture, largest=largest, smooth=smooth, votes=votes)
-        return self._back(finds, turned)
+    def all_sizes(self) -> list[Find]:
+        """What is found in the picture as it is."""
+        return self._back(
+            look_at_all_sizes(self._detector, self._geometry.upright(self._image)), self._geometry
+        )
 
-    def standing(self, turn: int) -> list[Find]:
-        """Faces that stand upright in the picture turned by so many degrees."""
-        finds = _sure(self.at_all_sizes(turn, largest=False, votes=_TURNED_VOTES))
-        return [find for find in finds if self._geometry.turn_of(find.face.landmarks) == turn]
+    def closely(self) -> list[Find]:
+        """The same, also without grain where nothing is found; sure finds alone."""
+        finds = look_closely(self._detector, self._geometry.upright(self._image))
+        return self._back([find for find in finds if find.sure], self._geometry)
+
+    def turned(self) -> list[Find]:
+        """What stands upright when the picture is turned."""
+        return [find for turn in _TURNS for find in self._standing(turn)]
 
     def stood_up(self, finds: Sequence[Find]) -> list[Find]:
         """`finds`, those that lie with the landmarks that they have in the picture turned as they are.
 
         The network also finds faces that lie, but places their landmarks badly.
         """
-        turns = {self._geometry.turn_of(find.face.landmarks) for find in _sure(finds)} - {0}
-        better = [find for turn in sorted(turns) for find in self.standing(turn)]
+        turns = {self._geometry.turn_of(find.face.landmarks) for find in finds if find.sure} - {0}
+        better = [find for turn in sorted(turns) for find in self._standing(turn)]
         return [next((b for b in better if at_one_place(b.face, find.face)), find) for find in finds]
+
+    def _standing(self, turn: int) -> list[Find]:
+        """Sure finds that stand upright in the picture turned by so many degrees."""
+        turned = self._geometry.turned(turn)
+        picture = turned.upright(self._image)
+        finds = look_at_all_sizes(self._detector, picture, largest=False, votes=_TURNED_VOTES)
+        return [
+            find
+            for find in self._back(finds, turned)
+            if find.sure and self._geometry.turn_of(find.face.landmarks) == turn
+        ]
 
     def _back(self, finds: Sequence[Find], geometry: Geometry) -> list[Find]:
         """Finds in the upright picture at their places in the frame."""
         return [
             replace(find, face=geometry.back(find.face, self._image).scaled(self._scale)) for find in finds
         ]
-
-
-def _sure(finds: Sequence[Find]) -> list[Find]:
-    return [find for find in finds if find.sure]

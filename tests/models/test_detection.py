@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from skimage.data import astronaut
 
 from models.align import crop_matrix, transform
-from models.detection import Find, agreed, levels, look_at_all_sizes, look_once
+from models.detection import Find, agreed, levels, look_at_all_sizes, look_closely, look_once
 from models.detector import CenterFaceDetector
 from models.face import Face
 from models.training.degrade import SEVERE, preset_sample
@@ -23,6 +23,8 @@ class Doubtful:
     """Finds one face in the middle, with a score for each width of the picture that it sees."""
 
     min_score = 0.5
+    size = 1 / 4
+    """Distance of the eyes in widths of the picture."""
 
     def __init__(self, scores: dict[int, float], shifts: dict[int, float] | None = None) -> None:
         self.scores, self.shifts = scores, shifts or {}
@@ -34,7 +36,7 @@ class Doubtful:
         width = image.shape[1]
         score = self.scores.get(width, 0.0)
         middle, shift = (width - 1) / 2, self.shifts.get(width, 0.0) * width
-        face = face_at(middle + shift, middle, size=width / 4, score=score)
+        face = face_at(middle + shift, middle, size=width * self.size, score=score)
         return [face] if score >= min_score else []
 
 
@@ -66,7 +68,7 @@ def test_a_face_is_found_under_grain_and_specks(detector: CenterFaceDetector) ->
     grainy[random.random((256, 256)) < 0.2] = 255
     picture = grainy.astype(np.uint8)
     assert sure(look_at_all_sizes(detector, picture)) == []
-    (face,) = sure(look_at_all_sizes(detector, picture, largest=False, smooth=True))
+    (face,) = sure(look_closely(detector, picture))
     assert np.abs(face.landmarks - (ASTRONAUT_LANDMARKS + 0.5) / 2 + 0.5).max() < 8
 
 
@@ -81,6 +83,20 @@ def test_two_doubtful_finds_that_agree_count() -> None:
 
 def test_two_doubtful_finds_at_different_places_do_not_count() -> None:
     assert sure(look_at_all_sizes(Doubtful({128: 0.4, 64: 0.4}, shifts={64: 0.2}), BLANK)) == []
+
+
+def test_a_smoothed_look_may_be_the_one_that_agrees() -> None:
+    # 153 pixels is a size between those of the plain looks.
+    assert sure(look_closely(Doubtful({128: 0.4}), BLANK)) == []
+    assert len(sure(look_closely(Doubtful({128: 0.4, 153: 0.3}), BLANK))) == 1
+
+
+def test_doubtful_finds_of_few_pixels_have_no_vote() -> None:
+    class Small(Doubtful):
+        size = 1 / 20
+
+    assert sure(look_at_all_sizes(Small({256: 0.4, 181: 0.4}), BLANK)) == []
+    assert len(sure(look_at_all_sizes(Small({512: 0.4, 256: 0.4}), BLANK))) == 1
 
 
 def test_more_votes_may_be_asked_for() -> None:

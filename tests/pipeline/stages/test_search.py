@@ -68,6 +68,15 @@ class Nobody:
         return []
 
 
+class Upright:
+    """Finds a face only where the brightest quarter of the picture is the one at the top left."""
+
+    def detect(self, image: NDArray[np.uint8]) -> list[Face]:
+        height, width = image.shape[0] // 2, image.shape[1] // 2
+        quarters = [image[y : y + height, x : x + width].mean() for y in (0, height) for x in (0, width)]
+        return [face_at(width / 2, height / 2, size=width / 4)] if max(quarters) == quarters[0] > 0 else []
+
+
 class Doubts:
     """Finds one doubtful face, at one place of a picture of 384 pixels."""
 
@@ -111,6 +120,18 @@ def test_a_face_on_its_side_is_followed_and_found_again(centerface: CenterFaceDe
         (sighting,) = seen.sightings.values()
         assert np.abs(sighting.face.landmarks - landmarks - (4 * index, 0)).max() < 10
         assert sighting.missed == 0
+
+
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_a_face_that_only_a_turned_picture_shows_is_found(quarters: int) -> None:
+    picture = np.zeros((400, 400, 3), np.uint8)
+    picture[:200, :200] = 200
+    native = frame_of(np.ascontiguousarray(np.rot90(picture, quarters))).native
+    found = [
+        find_faces(native, Upright(), Geometry(), 400, effort) for effort in (Effort.THOROUGH, Effort.GLANCE)
+    ]
+    assert [len(faces) for faces in found] == [1, int(quarters == 0)]
+    assert Geometry().turn_of(found[0][0].landmarks) == (360 - 90 * quarters) % 360
 
 
 def test_a_doubtful_find_counts_where_a_face_is_known() -> None:
