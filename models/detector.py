@@ -46,7 +46,7 @@ class CenterFaceDetector:
             raise ValueError(f"64 <= input_width <= max_width is needed, got {input_width} and {max_width}")
         if threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
-        self._min_score = min_score
+        self.min_score = min_score
         self._min_pixels, self._max_pixels = input_width**2 * 9 / 16, max_width**2 * 9 / 16
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -60,20 +60,29 @@ class CenterFaceDetector:
 
     def detect(self, image: NDArray[np.uint8]) -> list[Face]:
         """Faces of `image`, uint8 (H, W, 3) RGB, best score first; boxes are clipped to the image."""
+        return self._find(image, self.min_score, self._min_pixels)
+
+    def candidates(self, image: NDArray[np.uint8], min_score: float) -> list[Face]:
+        """The same from another score on; `image` is not enlarged, however small."""
+        return self._find(image, min_score, 0.0)
+
+    def _find(self, image: NDArray[np.uint8], min_score: float, min_pixels: float) -> list[Face]:
         _check_image(image)
-        blob, scale = self._blob(image)
+        blob, scale = self._blob(image, min_pixels)
         heatmap, size, offset, points = self._session.run(_OUTPUTS, {"input.1": blob})
-        boxes, landmarks, scores = _decode(heatmap[0, 0], size[0], offset[0], points[0], self._min_score)
+        boxes, landmarks, scores = _decode(heatmap[0, 0], size[0], offset[0], points[0], min_score)
         keep = suppress(boxes, scores, _OVERLAP)
         # Network positions count from the corner of the first pixel (seen by detecting mirrored pictures).
         boxes = (boxes[keep].reshape(-1, 2, 2) / scale - 0.5).reshape(-1, 4)
         return _faces(boxes, landmarks[keep] / scale - 0.5, scores[keep], image.shape)
 
-    def _blob(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _blob(
+        self, image: NDArray[np.uint8], min_pixels: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Input of the network, float32 (1, 3, 4 h, 4 w), and its pixels per pixel of the image."""
         height, width = image.shape[:2]
         pixels = height * width
-        scale = float(np.sqrt(np.clip(pixels, self._min_pixels, self._max_pixels) / pixels))
+        scale = float(np.sqrt(np.clip(pixels, min_pixels, self._max_pixels) / pixels))
         scale = min(scale, _MAX_ENLARGEMENT)
         small = (max(1, round(width * scale)), max(1, round(height * scale)))
         interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
@@ -98,18 +107,24 @@ class InsightFaceDetector:
         """
         if input_size % _MULTIPLE or input_size <= 0:
             raise ValueError(f"input_size must be a positive multiple of {_MULTIPLE}, got {input_size}")
-        self._min_score = min_score
+        self.min_score = min_score
         self._input_size = (input_size, input_size)
         self._network = _insightface_detector(model)
         _say_licence(str(model))
 
     def detect(self, image: NDArray[np.uint8]) -> list[Face]:
         """Faces of `image`, uint8 (H, W, 3) RGB, best score first; boxes are clipped to the image."""
+        return self._find(image, self.min_score, self._input_size)
+
+    def candidates(self, image: NDArray[np.uint8], min_score: float) -> list[Face]:
+        """The same from another score on; `image` is not enlarged, however small."""
+        side = min(_round_up(max(image.shape[:2])), self._input_size[0])
+        return self._find(image, min_score, (side, side))
+
+    def _find(self, image: NDArray[np.uint8], min_score: float, input_size: tuple[int, int]) -> list[Face]:
         _check_image(image)
         image_bgr = np.ascontiguousarray(image[..., ::-1])
-        found, landmarks = self._network.detect(
-            image_bgr, input_size=self._input_size, det_thresh=self._min_score
-        )
+        found, landmarks = self._network.detect(image_bgr, input_size=input_size, det_thresh=min_score)
         return _faces(found[:, :4], landmarks, found[:, 4], image.shape)
 
 

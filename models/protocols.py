@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -134,6 +134,18 @@ class Detector(Protocol):
 
     def detect(self, image: NDArray[np.uint8]) -> list[Face]:
         """Faces of `image`, uint8 (H, W, 3) RGB, best score first, without embeddings."""
+        ...
+
+
+@runtime_checkable
+class Doubting(Protocol):
+    """What a detector may have beside `detect`, so that doubtful faces count where two looks agree on them."""
+
+    min_score: float
+    """Score from which `detect` gives a face."""
+
+    def candidates(self, image: NDArray[np.uint8], min_score: float) -> list[Face]:
+        """Faces of `image` from a lower score on, sought at the size that it has: it is not enlarged."""
         ...
 
 

@@ -18,7 +18,8 @@ from pipeline.frames import Frame
 from pipeline.media.source import FileSource
 from pipeline.pixels.colour import luma_thumbnail, read_crop
 from pipeline.pixels.geometry import Geometry
-from pipeline.stages.views import embed_faces, find_faces, resized, view_of
+from pipeline.stages.search import SearchDepth, find_faces
+from pipeline.stages.views import embed_faces, resized, view_of
 from trackers.appearances import Appearance, Appearances, Glimpse, GroupingConfig
 from trackers.references import Evidence
 from trackers.shots import ShotDetector
@@ -91,7 +92,9 @@ class Scanner:
         for frame in source.sparse(every):
             seconds = self._config.input.start_seconds + float(frame.pts * frame.time_base)
             place = _Place(source.path.name, number, seconds)
-            faces = find_faces(frame.native, self._detector, geometry, self._config.scan.detect_width)
+            faces = find_faces(
+                frame.native, self._detector, geometry, self._config.scan.detect_width, SearchDepth.ALL_SIZES
+            )
             faces = embed_faces(frame.native, faces, self._recogniser, geometry)
             glimpses = [self._glimpse(face, geometry) for face in faces]
             is_cut = shots.is_cut(luma_thumbnail(frame.native, _SHOTS_PX)[0])

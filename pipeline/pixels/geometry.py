@@ -41,6 +41,21 @@ class Geometry:
         """That of a film."""
         return cls(info.rotation, float(info.sample_aspect_ratio or 1))
 
+    def turned(self, degrees: int) -> Self:
+        """That of the same picture turned by so many degrees more, counter-clockwise, a multiple of 90."""
+        return replace(self, rotation=(self.rotation + degrees) % 360)
+
+    def turn_of(self, landmarks: NDArray[np.floating]) -> int:
+        """By how much the picture must be `turned` for a face with `landmarks` (5, 2) to stand in it: 0, 90, 180 or
+        270 degrees."""
+        points = self.square(landmarks)
+        x, y = points[3:].mean(0) - points[:2].mean(0)
+        for _ in range(self.rotation % 360 // 90):
+            x, y = y, -x
+        if abs(y) >= abs(x):
+            return 0 if y >= 0 else 180
+        return 90 if x < 0 else 270
+
     def crop_matrix(self, landmarks: NDArray[np.floating], size: int) -> NDArray[np.float32]:
         """Frame-to-crop transform, float32 (2, 3), onto the FFHQ template of `size`, aspect taken out."""
         return self._of_pixels(crop_matrix(self.square(landmarks), size))

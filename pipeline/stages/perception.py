@@ -16,7 +16,8 @@ from pipeline.frames import Frame
 from pipeline.pixels.colour import luma_thumbnail, luma_window
 from pipeline.pixels.geometry import Geometry
 from pipeline.stages.detail import film_grain, fine_of
-from pipeline.stages.views import embed_faces, find_faces, view_of
+from pipeline.stages.search import SearchDepth, find_faces
+from pipeline.stages.views import embed_faces, view_of
 from trackers.follower import Disagreements, Follower
 from trackers.gallery import EVERYBODY, Casting, Choice
 from trackers.people import People
@@ -46,6 +47,9 @@ class PerceptionConfig:
     """Frames until the next look for a face that was lost just now."""
     retries: int = 4
     """How often such a face is looked for before the ordinary rhythm goes on."""
+    thorough: bool = True
+    """Look in several sizes at the start of a shot and every `search_every`th time, so that blurred faces that fill the
+    picture are found; where there is none also without grain and with the picture turned, but ever more seldom."""
     min_frontalness: float = 0.25
     """Views more in profile than this (0 = profile, 1 = frontal) do not decide who somebody is."""
 
@@ -91,6 +95,8 @@ class Seen:
 
 
 NO_REFERENCES = References()
+_LONGEST_PAUSE = 8
+"""Searches for faces that are not there come as seldom as every so many times `search_every` detections."""
 _KEPT_TRACKS = 1000
 """More tracks than any delay line holds."""
 
@@ -140,6 +146,7 @@ class Perception:
         self._since_update = 0
         self._retries = 0
         self._grain: float | None = None
+        self._thorough_at, self._pause = 0, 1
         # Of tracks of this shot, also of those that are lost at present: a covered face often comes back covered.
         self._norms: dict[int, list[float]] = {}
 
@@ -170,6 +177,7 @@ class Perception:
         lost = self._carry(frame)
         if lost:
             self._retries = self._config.retries
+            self._thorough_at, self._pause = self._detections + self._retries, 1
         due = self._since_detection >= frame.effort.detection_interval * self._interval
         detected = due or lost
         if detected:
@@ -195,6 +203,7 @@ class Perception:
         self._norms.clear()
         self._detections, self._interval, self._since_detection, self._retries = 0, 0, 0, 0
         self._grain = None
+        self._thorough_at, self._pause = 0, 1
 
     def _carry(self, frame: Frame) -> bool:
         """Moves every living face on by optical flow; says whether one was lost just now."""
@@ -229,14 +238,9 @@ class Perception:
 
     def _detect(self, frame: Frame) -> None:
         config = self._config
-        small = any(
-            f.sighting.face.eye_distance_px * config.detect_width / frame.native.width < 14
-            for f in self._living.values()
-        )
-        search = small or self._detections % config.search_every == 0
-        self._detections += 1
-        width = config.search_width if search else config.detect_width
-        faces = find_faces(frame.native, self._detector, self.geometry, width)
+        width, depth = self._next_look(frame.native.width)
+        known = [followed.sighting.face for followed in self._living.values()]
+        faces = find_faces(frame.native, self._detector, self.geometry, width, depth, known)
         faces = embed_faces(frame.native, faces, self._recogniser, self.geometry)
         update = self._update(faces)
         seen: set[int] = set()
@@ -252,6 +256,27 @@ class Perception:
                     del self._living[track_id]
                 else:
                     followed.sighting = replace(followed.sighting, missed=missed)
+
+    def _next_look(self, frame_width: int) -> tuple[int, SearchDepth]:
+        """Width of the picture that the detector sees next, and how much is done. A search that found nothing is
+        repeated after twice as many detections each time."""
+        config, number = self._config, self._detections
+        self._detections += 1
+        in_turn = number % config.search_every == 0
+        small = any(
+            f.sighting.face.eye_distance_px * config.detect_width / frame_width < 14
+            for f in self._living.values()
+        )
+        width = config.search_width if small or in_turn else config.detect_width
+        if not config.thorough:
+            return width, SearchDepth.GLANCE
+        if not self._living and number >= self._thorough_at:
+            self._thorough_at = number + self._pause * config.search_every
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+            return config.search_width, SearchDepth.THOROUGH
+        if self._retries or (in_turn and self._living):
+            return width, SearchDepth.ALL_SIZES
+        return width, SearchDepth.GLANCE
 
     def _observe(self, frame: Frame, track_id: int, face: Face, beside: set[int]) -> None:
         assert face.embedding is not None

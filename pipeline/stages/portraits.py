@@ -16,7 +16,8 @@ from pipeline.errors import SourceError
 from pipeline.media.decode import open_input
 from pipeline.media.photos import PhotoSource
 from pipeline.pixels.geometry import Geometry
-from pipeline.stages.views import embed_faces, find_faces, view_of
+from pipeline.stages.search import SearchDepth, find_faces
+from pipeline.stages.views import embed_faces, view_of
 from trackers.references import View, cosine
 
 _WIDTH = 768
@@ -87,7 +88,7 @@ class Portraits:
 
     def _faces(self, native: av.VideoFrame) -> list[Face]:
         """Faces in pixels of the whole picture, largest first."""
-        faces = find_faces(native, self.detector, Geometry(), _WIDTH)
+        faces = find_faces(native, self.detector, Geometry(), _WIDTH, SearchDepth.THOROUGH)
         return sorted(faces, key=lambda face: face.eye_distance_px, reverse=True)
 
     def _view(self, native: av.VideoFrame, face: Face, name: str) -> View:

@@ -1,4 +1,4 @@
-"""Faces of a frame: found, embedded, and as views for a reference set."""
+"""Faces of a frame: embedded, and as views for a reference set."""
 
 from __future__ import annotations
 
@@ -11,21 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.protocols import Detector, Face, Recogniser
+from models.protocols import Face, Recogniser
 from models.quality import frontalness, pose, sharpness
-from pipeline.pixels.colour import read_crop, rgb_thumbnail
+from pipeline.pixels.colour import read_crop
 from pipeline.pixels.geometry import Geometry
 from trackers.references import View, view_quality
-
-_MIN_EYE_PX = 4
-"""Distance of the eyes below which nothing of a face is left."""
-
-
-def find_faces(native: av.VideoFrame, detector: Detector, geometry: Geometry, width: int) -> list[Face]:
-    """Faces in pixels of the whole frame, sought in a picture of it that is `width` pixels wide."""
-    image, scale = rgb_thumbnail(native, width)
-    faces = [geometry.back(face, image).scaled(scale) for face in detector.detect(geometry.upright(image))]
-    return [face for face in faces if face.eye_distance_px >= _MIN_EYE_PX]
 
 
 def embed_faces(

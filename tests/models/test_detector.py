@@ -70,6 +70,16 @@ def test_small_pictures_are_enlarged_to_find_small_faces() -> None:
     assert [face.eye_distance_px for face in found] == pytest.approx([5.3], abs=0.8)
 
 
+def test_candidates_are_sought_at_the_size_of_the_picture_and_may_be_doubtful() -> None:
+    detector = CenterFaceDetector(threads=1)
+    picture = cv2.resize(data.astronaut(), (64, 64), interpolation=cv2.INTER_AREA)
+    assert len(detector.detect(picture)) == 1
+    assert detector.candidates(picture, detector.min_score) == []
+    strict = CenterFaceDetector(min_score=0.97, threads=1)
+    assert strict.detect(data.astronaut()) == []
+    assert len(strict.candidates(data.astronaut(), 0.9)) == 1
+
+
 def test_large_pictures_are_reduced() -> None:
     picture = cv2.resize(data.astronaut(), (1024, 1024))
     (face,) = CenterFaceDetector(threads=1, max_width=400).detect(picture)

@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.likeness import Likeness
 from models.protocols import References, Request, Result
+from models.recogniser import Likeness
 from pipeline.config import PipelineConfig
 from pipeline.flow import START, Chain, ChainState, Hooks, Parts, TrackedSource, run
 from pipeline.frames import FULL, Effort, Frame, RestoredFrame, TrackedFrame

@@ -54,3 +54,17 @@ def test_stretched_pixels_are_taken_out_of_picture_and_crop() -> None:
 def test_odd_rotations_are_refused() -> None:
     with pytest.raises(ValueError, match="multiple of 90"):
         Geometry(45)
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_the_turn_of_a_face_lets_it_stand(rotation: int, quarters: int) -> None:
+    geometry, height = Geometry(rotation), 200
+    image = np.zeros((height, height, 3), np.uint8)
+    points = template(height)
+    for _ in range(quarters):
+        points = np.stack([points[:, 1], height - 1 - points[:, 0]], 1)
+    turned = geometry.turned(geometry.turn_of(points))
+    # A face that stands there comes back to where the points are.
+    standing = Face(np.array([0, 0, 199, 199], np.float32), template(height), 1.0)
+    assert np.allclose(turned.back(standing, image).landmarks, points, atol=1e-3)

@@ -39,7 +39,8 @@ def clip(pictures: Sequence[NDArray[np.uint8]]) -> list[Frame]:
 def perception(detector: SquareDetector | None = None) -> Perception:
     recogniser = ColourRecogniser()
     return Perception(
-        PerceptionConfig(detect_every=5, detect_width=320, search_width=320),
+        # A thorough search sees smaller pictures as well, in which squares are less exact than faces.
+        PerceptionConfig(detect_every=5, detect_width=320, search_width=320, thorough=False),
         detector=detector or SquareDetector(),
         recogniser=recogniser,
         tracker=NorfairTracker(TrackerConfig()),
