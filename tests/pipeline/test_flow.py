@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.likeness import Likeness
 from models.protocols import References, Request, Result
+from models.recogniser import Likeness
 from pipeline.config import PipelineConfig
 from pipeline.flow import START, Chain, ChainState, Hooks, Parts, TrackedSource, run
 from pipeline.frames import FULL, Effort, Frame, RestoredFrame, TrackedFrame
@@ -28,9 +28,9 @@ from pipeline.stages.perception import Perception, PerceptionConfig
 from pipeline.stages.restore import RestoreConfig
 from pipeline.stages.track import TrackConfig
 from support.fakes import ColourRecogniser, InvertingRestorer, SquareDetector
-from trackers.norfair_tracker import NorfairTracker
 from trackers.people import People
 from trackers.shots import ShotDetector
+from trackers.tracks import NorfairTracker
 
 COUNT = 14
 LOOKING = PerceptionConfig(detect_every=4)
