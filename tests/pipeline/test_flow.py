@@ -28,9 +28,9 @@ from pipeline.stages.perception import Perception, PerceptionConfig
 from pipeline.stages.restore import RestoreConfig
 from pipeline.stages.track import TrackConfig
 from support.fakes import ColourRecogniser, InvertingRestorer, SquareDetector
-from trackers.norfair_tracker import NorfairTracker
 from trackers.people import People
 from trackers.shots import ShotDetector
+from trackers.tracks import NorfairTracker
 
 COUNT = 14
 LOOKING = PerceptionConfig(detect_every=4)
