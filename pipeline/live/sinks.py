@@ -19,7 +19,7 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from configs import ConfigError
-from pipeline.errors import SinkError
+from pipeline.errors import SinkError, reason
 from pipeline.live.addresses import Address
 from pipeline.live.capture import TICK, Newest, reopened
 from pipeline.live.settings import LiveConfig
@@ -202,8 +202,7 @@ class EncodedSink(NullSink):
         except SinkError:
             raise
         except (av.error.FFmpegError, OSError, ValueError) as error:
-            reason = str(getattr(error, "strerror", None) or error).rstrip(".").lower()
-            raise SinkError(f"{self._address.shown}: cannot be written ({reason})") from error
+            raise SinkError(f"{self._address.shown}: cannot be written ({reason(error)})") from error
 
 
 class VirtualCamera(NullSink):
@@ -230,8 +229,8 @@ class VirtualCamera(NullSink):
                 device=self._address.place or None,
             )
         except (RuntimeError, OSError, ValueError) as error:
-            reason = (str(error).splitlines() or ["no reason given"])[0].rstrip(".")
-            raise SinkError(_NO_CAMERA.format(address=self._address.text, reason=reason)) from error
+            line = (str(error).splitlines() or ["no reason given"])[0].rstrip(".")
+            raise SinkError(_NO_CAMERA.format(address=self._address.text, reason=line)) from error
         return self
 
     def write(self, native: av.VideoFrame, pts: int) -> None:

@@ -14,7 +14,7 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from pipeline.errors import SourceError
+from pipeline.errors import SourceError, reason
 from pipeline.live.addresses import Address, cameras, find_camera, library
 from pipeline.live.sound import SoundFormat
 from pipeline.media.coding import Siting, check_matrix, planar_format
@@ -235,13 +235,12 @@ def _network_options(address: Address) -> dict[str, str]:
     return options
 
 
-def _sentence(address: Address, error: BaseException) -> SourceError:
+def _sentence(address: Address, error: Exception) -> SourceError:
     if isinstance(error, av.error.ExitError):
         return SourceError(
             f"{address.shown}: no answer; check that it is switched on and that the address is right"
         )
     if isinstance(error, av.error.EOFError):
         return SourceError(f"{address.shown}: ended before its first frame")
-    reason = getattr(error, "strerror", None) or str(error)
     what = "the camera cannot be opened" if address.kind == "camera" else "cannot be read"
-    return SourceError(f"{address.shown}: {what} ({str(reason).rstrip('.').lower()})")
+    return SourceError(f"{address.shown}: {what} ({reason(error)})")

@@ -20,6 +20,7 @@ from aiohttp import web
 import configs
 from configs import ConfigError
 from pipeline.config import PipelineConfig
+from pipeline.errors import reason
 from pipeline.serve.access import Access
 from pipeline.serve.site import Settings, Site
 from pipeline.serve.uploads import PrivateFolder
@@ -113,9 +114,8 @@ def listen(host: str, port: int) -> socket.socket:
             listening.listen(64)
             opened.pop_all()
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
         raise ConfigError(
-            f"cannot listen on {host}, port {port} ({reason}); choose another --host or --port"
+            f"cannot listen on {host}, port {port} ({reason(error)}); choose another --host or --port"
         ) from error
     return listening
 

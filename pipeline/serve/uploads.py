@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from pipeline.errors import SinkError
+from pipeline.errors import SinkError, reason
 from pipeline.serve.access import RequestError
 from pipeline.serve.child import Facts, child_command, child_environment
 
@@ -51,9 +51,8 @@ class PrivateFolder:
             self._lock = (self.path / _LOCK).open("wb")
             _lock(self._lock)
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
             raise SinkError(
-                f"{self._parent}: no folder can be created here ({reason}); see serve.folder"
+                f"{self._parent}: no folder can be created here ({reason(error)}); see serve.folder"
             ) from error
         return self
 
@@ -161,8 +160,8 @@ async def inspected(path: Path, name: str) -> Facts:
     with suppress(ValueError):
         values = json.loads(output)
     if not values or "error" in values:
-        reason = str(values.get("error", f"{name}: cannot be inspected; the file is damaged"))
-        raise RequestError(415, reason.replace(str(path), name))
+        refusal = str(values.get("error", f"{name}: cannot be inspected; the file is damaged"))
+        raise RequestError(415, refusal.replace(str(path), name))
     return Facts(**values)  # type: ignore[arg-type]
 
 

@@ -65,11 +65,11 @@ def test_sizes_are_as_in_1280x720() -> None:
     ("option", "wrong", "sentence"),
     [
         *(
-            ("--size", wrong, f"must be two even numbers above 0 as in 1280x720, got {wrong!r}")
+            ("--size", wrong, f"must be two positive even numbers such as 1280x720, got {wrong!r}")
             for wrong in ("640", "12x", "641x360", "640x361", "0x0", "axb", "-2x4")
         ),
         *(
-            ("--rate", wrong, f"must be a number above 0 as in 25 or 30000/1001, got {wrong!r}")
+            ("--rate", wrong, f"must be a positive number such as 25 or 30000/1001, got {wrong!r}")
             for wrong in ("0", "fast", "1/0", "nan")
         ),
     ],
