@@ -21,7 +21,7 @@ from pipeline.stages.perception import Perception, PerceptionConfig
 from pipeline.stages.search import SearchDepth, find_faces
 from support.faces import face_at, textured
 from support.fakes import ColourRecogniser
-from trackers.norfair_tracker import NorfairTracker
+from trackers.tracks import NorfairTracker
 from trackers.people import People, PeopleConfig
 from trackers.shots import ShotDetector
 
