@@ -1,11 +1,11 @@
 """Where 478 points of a face lie in an aligned crop, and how far off each of them may be.
 
-A small network reads the whole crop, so that what is destroyed is placed by what can still be seen. It answers
-with the coefficients of a linear model of face shapes, with the similarity that puts this shape into the crop,
-and with a sigma for each point that grows where nothing is known. It was taught to answer a degraded view with
-the points of the clean picture. The order of the points is that of the face mesh of mediapipe with irises.
+A small network says where a few anchors of the face may be, and a linear model of face shapes gives all points, so
+that what is destroyed is placed by what can still be seen. A sigma for each point grows where nothing is known. The
+network was taught to answer a degraded view with the points of the clean picture. The order of the points is that
+of the face mesh of mediapipe with irises.
 
-Shapes: N crops, S side of a crop, P = 478 points, K shape components.
+Shapes: N crops, S side of a crop, P = 478 points, A anchors.
 """
 
 from __future__ import annotations
@@ -32,9 +32,13 @@ EYES = ((33, 133), (362, 263))
 NOSE_TIP = 4
 MOUTH_CORNERS = (61, 291)
 """On the left of the picture and on the right."""
-VIEW_PX = 96
+VIEW_PX = 64
 """Side that crops are reduced to."""
+CELLS = VIEW_PX // 4
+"""Rows and columns of the anchors' maps."""
 SMALLEST_CROP_PX = 32
+MOMENTUM = 0.03
+"""Of the statistics of normalisations: batches are small, and the averaged weights use them as they stand."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,12 +59,12 @@ class LandmarkShape:
     """Channels at 1/2, 1/4, 1/8 and 1/16 of the view."""
     depths: tuple[int, ...] = (0, 1, 2, 1)
     """Residual blocks at each of them."""
-    cell: int = 32
-    """Channels of each of the 6 x 6 cells that the answer is read from."""
-    features: int = 160
-    """Numbers that shape, pose and sigma are read from."""
-    components: int = 96
-    """K."""
+    joined: int = 48
+    """Channels of the features that the maps are made from."""
+    anchors: int = 64
+    """A."""
+    features: int = 96
+    """Numbers that sigma, and what the anchors leave open, are read from."""
     spread: int = 24
     """Components of the logarithms of sigma."""
 
@@ -82,7 +86,7 @@ class DenseLandmarks:
     def find(self, crops: Tensor) -> DensePoints:
         """Points and sigmas of `crops`, uint8 (N, 3, S, S) RGB in the FFHQ alignment, on any device.
 
-        S is 32 or more; nothing above 96 pixels is looked at. Raises `ValueError` for another shape or dtype.
+        S is 32 or more; nothing above 64 pixels is looked at. Raises `ValueError` for another shape or dtype.
         """
         side = crops.shape[-1] if crops.ndim == 4 else 0
         if crops.dtype != torch.uint8 or side < SMALLEST_CROP_PX or tuple(crops.shape[1:]) != (3, side, side):
@@ -94,14 +98,14 @@ class DenseLandmarks:
             return DensePoints(torch.zeros(0, POINTS, 2), torch.zeros(0, POINTS))
         # Also where a caller computes in less: a point is a fraction of a pixel.
         with torch.autocast(self.device.type, enabled=False):
-            places, log_sigma = self.network(view_of(crops.to(self.device)))
+            places, log_sigma, _ = self.network(view_of(crops.to(self.device)))
         # From [-1, 1] between the outer edges of the crop to pixels.
         points = (places + 1) * (side / 2) - 0.5
         return DensePoints(points.cpu(), (log_sigma.exp() * (side / 2)).cpu())
 
 
 def view_of(crops: Tensor) -> Tensor:
-    """What the network sees of `crops`, uint8 (N, 3, S, S): float32 (N, 3, 96, 96) in [0, 1], channels last."""
+    """What the network sees of `crops`, uint8 (N, 3, S, S): float32 (N, 3, 64, 64) in [0, 1], channels last."""
     pictures = crops.float().div_(255)
     if pictures.shape[-1] != VIEW_PX:
         pictures = F.interpolate(
@@ -125,70 +129,83 @@ def build_landmarks(checkpoint: Checkpoint) -> LandmarkNetwork:
 
 
 class LandmarkNetwork(nn.Module):
-    """A small residual network whose last layer is a linear model of face shapes.
+    """A small residual network that says where each of A anchors may be; a linear model of shapes gives the points.
 
-    The fully connected layer sees every cell of the crop at its place, so that a point follows from the whole face.
+    Each anchor is one of the points and has a map of chances over 16 x 16 cells. The maps are made from fine features
+    and from coarse ones that see the whole face, so that an anchor that is covered is placed by the others. A position
+    is the mean over its map (integral regression, arXiv 1711.08229).
     """
 
     def __init__(self, shape: LandmarkShape) -> None:
         super().__init__()
         self.shape = shape
-        stages: list[nn.Module] = []
+        self.stages = nn.ModuleList()
         previous = 3
         for width, depth in zip(shape.widths, shape.depths, strict=True):
-            stages += [
+            stage: list[nn.Module] = [
                 nn.Conv2d(previous, width, 3, 2, 1, bias=False),
-                nn.BatchNorm2d(width),
+                nn.BatchNorm2d(width, momentum=MOMENTUM),
                 nn.PReLU(width),
             ]
-            stages += [_Block(width) for _ in range(depth)]
+            self.stages.append(nn.Sequential(*stage, *(_Block(width) for _ in range(depth))))
             previous = width
-        self.stages = nn.Sequential(*stages)
-        cells = VIEW_PX // 2 ** len(shape.widths)
-        self.gather = nn.Sequential(
-            nn.Conv2d(previous, shape.cell, 1, bias=False), nn.BatchNorm2d(shape.cell), nn.PReLU(shape.cell)
-        )
-        self.whole = nn.Linear(shape.cell * cells**2, shape.features)
+        self.sides = nn.ModuleList(nn.Conv2d(width, shape.joined, 1) for width in shape.widths[1:])
+        self.joins = nn.ModuleList(_Block(shape.joined) for _ in shape.widths[2:])
+        self.maps = nn.Conv2d(shape.joined, shape.anchors, 1)
+        self.model = nn.Linear(shape.anchors, POINTS, bias=False)
+        self.offset = nn.Parameter(torch.zeros(POINTS, 2))
+        self.whole = nn.Linear(3 * shape.anchors + shape.widths[-1], shape.features)
         self.whole_activation = nn.PReLU(shape.features)
-        self.pose = nn.Linear(shape.features, 4)
-        self.coefficients = nn.Linear(shape.features, shape.components)
-        self.model = nn.Linear(shape.components, 2 * POINTS)
+        self.rest = nn.Linear(shape.features, 2 * POINTS)
         self.spread = nn.Linear(shape.features, shape.spread)
         self.log_sigma = nn.Linear(shape.spread, POINTS)
+        centres = (torch.arange(CELLS) + 0.5) * (2 / CELLS) - 1
+        self.register_buffer("centres", centres, persistent=False)
 
-    def forward(self, views: Tensor) -> tuple[Tensor, Tensor]:
-        """`views`: float32 (N, 3, 96, 96) in [0, 1].
+    def forward(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`views`: float32 (N, 3, 64, 64) in [0, 1].
 
-        Returns points (N, P, 2), where -1 and 1 are the outer edges of the crop, and natural logarithms of sigma
-        (N, P) in the same unit.
+        Returns points (N, P, 2), where -1 and 1 are the outer edges of the crop, natural logarithms of sigma (N, P)
+        in the same unit, and logarithms of the anchors' chances over rows and columns (N, A, 16, 16).
         """
         # Light and contrast of the crop cancel out; dark scenes look like lit ones.
         mean, deviation = views.mean((1, 2, 3), keepdim=True), views.std((1, 2, 3), keepdim=True)
-        x = self.gather(self.stages((views - mean) / (deviation + 0.02)))
-        # NCHW order whatever the memory format, so that the weights mean the same everywhere.
-        features = self.whole_activation(self.whole(x.flatten(1)))
-        shape = self.model(self.coefficients(features)).unflatten(1, (POINTS, 2))
-        growth, turn, right, down = (0.1 * self.pose(features)).float().unbind(1)
-        scale, sine = (1 + growth)[:, None], turn[:, None]
-        x_shape, y_shape = shape.float().unbind(2)
-        points = torch.stack(
-            [
-                scale * x_shape - sine * y_shape + right[:, None],
-                sine * x_shape + scale * y_shape + down[:, None],
-            ],
-            2,
-        )
-        return points, self.log_sigma(self.spread(features)).float()
+        x = (views - mean) / (deviation + 0.02)
+        levels = []
+        for stage in self.stages:
+            x = stage(x)
+            levels.append(x)
+        overview = x.mean((2, 3))
+        x = self.sides[-1](levels[-1])
+        for level, side, join in zip(levels[-2:0:-1], list(self.sides)[-2::-1], self.joins, strict=True):
+            x = join(side(level) + F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        log_chances = self.maps(x).float().flatten(2).log_softmax(2).unflatten(2, (CELLS, CELLS))
+        anchors, width = self._places(log_chances.exp())
+        points = self.model(anchors.transpose(1, 2)).transpose(1, 2) + self.offset  # (N, P, 2)
+        summary = torch.cat([anchors.flatten(1), width.log() + 2, overview], 1)
+        features = self.whole_activation(self.whole(summary))
+        points = points + self.rest(features).unflatten(1, (POINTS, 2))
+        return points.float(), self.log_sigma(self.spread(features)).float(), log_chances
+
+    centres: Tensor
+    """(16,), middles of the cells along a side, in [-1, 1]."""
+
+    def _places(self, chances: Tensor) -> tuple[Tensor, Tensor]:
+        """Means (N, A, 2) and standard deviations (N, A) of maps (N, A, 16, 16)."""
+        columns, rows = chances.sum(2), chances.sum(3)  # (N, A, 16)
+        mean = torch.stack([columns @ self.centres, rows @ self.centres], 2)
+        square = (columns + rows) @ self.centres.square()
+        return mean, (square - mean.square().sum(2)).clamp_min(1e-5).sqrt()
 
 
 class _Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.first_norm = nn.BatchNorm2d(width)
+        self.first_norm = nn.BatchNorm2d(width, momentum=MOMENTUM)
         self.activation = nn.PReLU(width)
         self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.second_norm = nn.BatchNorm2d(width)
+        self.second_norm = nn.BatchNorm2d(width, momentum=MOMENTUM)
         self.last = nn.PReLU(width)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ The loss is the negative log-likelihood of a Gaussian whose sigma the network na
 known. Each term is weighted by its own sigma (beta-NLL with beta 0.5, arXiv 2203.09168), or easy points would take
 all of the gradient.
 
-Shapes: B views, V views of each picture, N pictures, P points, K shape components.
+Shapes: B views, V views of each picture, N pictures, P points, A anchors.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from models.degradation.batch import degrade_batch, preset_batch
 from models.degradation.draws import Draws
 from models.degradation.presets import MODERATE, SEVERE
 from models.degradation.tone import tone
-from models.landmarks import POINTS, VIEW_PX, LandmarkNetwork, LandmarkShape
+from models.landmarks import CELLS, POINTS, VIEW_PX, LandmarkNetwork, LandmarkShape
 from models.pictures import Picture
 from models.training.dataset import load_faces
 
-DAMAGE_PX = 128
+DAMAGE_PX = 96
 """Side at which pictures are degraded."""
 MIDLINE = (
     *(0, 1, 2, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19),
@@ -36,6 +36,10 @@ MIDLINE = (
 )
 """Points that stay themselves in a mirrored picture: x = 0 in the canonical face model of mediapipe."""
 _FIRST_SIGMA = 0.05
+_MODEL_SHAPES = 3000
+"""Moved shapes that anchors and linear model are made from."""
+_ANCHOR_NOISE = 0.01
+"""Deviation that the linear model expects of an anchor, in halves of a crop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,10 @@ class LandmarkSettings:
     """Largest change of scale."""
     shift: float = 0.06
     """Largest shift in parts of the crop."""
+    rarity: float = 1.0
+    """How much more often turned and strongly expressive faces are drawn; 0 = all alike."""
+    maps_weight: float = 1.0
+    """Weight of the cross-entropy of the anchors' maps beside the likelihood of the points."""
     shape: LandmarkShape = field(default_factory=LandmarkShape)
 
 
@@ -62,7 +70,7 @@ class LandmarkBatch:
     """Views and where the points of the clean pictures lie in them."""
 
     views: Tensor
-    """float32 (B, 3, 96, 96) in [0, 1]."""
+    """float32 (B, 3, 64, 64) in [0, 1]."""
     points: Tensor
     """float32 (B, P, 2); -1 and 1 are the outer edges of the view."""
 
@@ -85,14 +93,22 @@ class LandmarkTask:
         self.usable = usable[found[usable]]
         self.pictures = known.pictures
         self.points = points
+        self.chances = rarity(points[self.usable], settings.rarity)
+        random = np.random.default_rng(seed)
+        some = random.choice(self.usable, _MODEL_SHAPES)
+        matrices = self._placements(random, len(some))
+        self.shapes = move(torch.from_numpy(points[some]), matrices).numpy()
+        self.anchors = choose_anchors(self.shapes, settings.shape.anchors)
 
     def network(self) -> LandmarkNetwork:
-        """A network whose last layer is the linear model of the shapes of the training faces."""
+        """A network that begins with the linear model that best tells all points of the training faces by anchors."""
         network = LandmarkNetwork(self.settings.shape)
-        mean, components = shape_model(self.points[self.usable], self.settings.shape.components)
+        weights, offset = shape_model(self.shapes, self.anchors)
         with torch.no_grad():
-            network.model.weight.copy_(torch.from_numpy(components.reshape(len(components), -1).T.copy()))
-            network.model.bias.copy_(torch.from_numpy(mean.reshape(-1)))
+            network.model.weight.copy_(torch.from_numpy(weights))
+            network.offset.copy_(torch.from_numpy(offset))
+            network.rest.weight.zero_()
+            network.rest.bias.zero_()
             network.log_sigma.bias.fill_(float(np.log(_FIRST_SIGMA)))
         return network
 
@@ -112,7 +128,7 @@ class LandmarkTask:
         if batch_size % views:
             raise ConfigError(f"batch_size must be a multiple of landmarks.views = {views}, got {batch_size}")
         random = np.random.default_rng((self.seed, images_seen))
-        indices = random.choice(self.usable, batch_size // views)
+        indices = random.choice(self.usable, batch_size // views, p=self.chances)
         seeds = [int(seed) for seed in random.integers(2**62, size=len(indices))]
         pictures = torch.from_numpy(self.pictures[indices]).to(self.device)
         pictures = pictures.permute(0, 3, 1, 2).float() / 255
@@ -132,15 +148,20 @@ class LandmarkTask:
         return LandmarkBatch(placed, moved.to(self.device))
 
     def losses(self, network: nn.Module, critic: nn.Module | None, batch: LandmarkBatch) -> dict[str, Tensor]:
-        """The likelihood term; its value may be negative."""
-        points, log_sigma = network(batch.views)
-        return {"likelihood": likelihood(points, log_sigma, batch.points)}
+        """Terms whose sum is minimised, already weighted; the likelihood may be negative."""
+        points, log_sigma, log_chances = network(batch.views)
+        wanted = cell_chances(batch.points[:, torch.from_numpy(self.anchors).to(batch.points.device)])
+        maps = -(wanted * log_chances).sum((2, 3)).mean()
+        return {
+            "likelihood": likelihood(points, log_sigma, batch.points),
+            "maps": self.settings.maps_weight * maps,
+        }
 
     @torch.no_grad()
     def sheet(self, network: nn.Module) -> Picture:
         """Twelve views of a fixed batch with the points found, redder where sigma is larger."""
         batch = self.batch(0, 12 * self.settings.views)
-        points, log_sigma = network(batch.views)
+        points, log_sigma, _ = network(batch.views)
         chosen = range(0, len(points), self.settings.views)
         drawn = [
             draw_points(
@@ -154,10 +175,12 @@ class LandmarkTask:
         return np.vstack([np.hstack(drawn[row : row + 4]) for row in range(0, len(drawn), 4)])
 
     def _placements(self, random: np.random.Generator, count: int) -> Tensor:
-        """float32 (count, 2, 3): similarities in coordinates of [-1, 1], small ones more often than large ones."""
+        """float32 (count, 2, 3): similarities in coordinates of [-1, 1].
+
+        All sizes alike: a network that met large shifts seldom would follow them only half.
+        """
         settings = self.settings
-        size = random.random((4, count))
-        angle, growth, right, down = size * random.uniform(-1, 1, (4, count))
+        angle, growth, right, down = random.uniform(-1, 1, (4, count))
         angle = angle * np.radians(settings.turn_degrees)
         scale = (1 + settings.growth) ** growth
         cosine, sine = scale * np.cos(angle), scale * np.sin(angle)
@@ -190,24 +213,51 @@ def read_points(folder: Path) -> tuple[tuple[str, ...], NDArray[np.float32], NDA
     return files, ((pixels + 0.5) / 256 - 1).astype(np.float32), found
 
 
-def shape_model(points: NDArray[np.float32], count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean (P, 2) and first `count` principal components (K, P, 2) of shapes `points` (N, P, 2).
+def rarity(points: NDArray[np.float32], power: float) -> NDArray[np.float64]:
+    """Chances (N,) of shapes `points` (N, P, 2), adding up to 1: in proportion to a power of the distance to the mean.
 
-    Rotation, scale and place of each shape are taken out first; components have the length of one deviation.
-    Missing components, of few shapes, are zeros.
+    Between half and three times the median distance, so that no few faces fill the batches.
     """
-    places = points[..., 0] + 1j * points[..., 1].astype(np.complex128)
-    mean = places.mean(0)
-    centred, target = places - places.mean(1, keepdims=True), mean - mean.mean()
-    turns = (centred @ target.conj()) / (np.abs(target) ** 2).sum()
-    aligned = centred / turns[:, None] + mean.mean()
-    mean = aligned.mean(0)
-    rest = np.stack([(aligned - mean).real, (aligned - mean).imag], 2).reshape(len(points), -1)
-    _, lengths, directions = np.linalg.svd(rest.astype(np.float32), full_matrices=False)
-    components = np.zeros((count, rest.shape[1]), np.float32)
-    kept = min(count, len(lengths))
-    components[:kept] = directions[:kept] * (lengths[:kept, None] / np.sqrt(len(points)))
-    return np.stack([mean.real, mean.imag], 1).astype(np.float32), components.reshape(count, -1, 2)
+    distance = np.linalg.norm(points - points.mean(0), axis=2).mean(1, dtype=np.float64)
+    weights = np.clip(distance / max(np.median(distance), 1e-9), 0.5, 3) ** power
+    return np.asarray(weights / weights.sum())
+
+
+def choose_anchors(shapes: NDArray[np.float32], count: int) -> NDArray[np.int64]:
+    """Indices (A,) of the points that tell most of `shapes` (N, P, 2): each the one that the others tell least of.
+
+    Pivoted Gram-Schmidt, as in QR with column pivoting.
+    """
+    rest = (shapes - shapes.mean(0)).transpose(0, 2, 1).reshape(-1, shapes.shape[1]).astype(np.float64)
+    chosen: list[int] = []
+    for _ in range(count):
+        chosen.append(int((rest**2).sum(0).argmax()))
+        direction = rest[:, chosen[-1]] / max(np.linalg.norm(rest[:, chosen[-1]]), 1e-9)
+        rest -= direction[:, None] * (direction @ rest)
+    return np.array(chosen, np.int64)
+
+
+def shape_model(
+    shapes: NDArray[np.float32], anchors: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Weights (P, A) and offset (P, 2): all points as the same weighted sum of anchors in x and in y.
+
+    Least squares over `shapes` (N, P, 2) with anchors that are off a little, so that their errors average out.
+    """
+    mean = shapes.mean(0, dtype=np.float64)
+    flat = (shapes - mean).transpose(0, 2, 1).reshape(-1, len(mean))
+    known = flat[:, anchors]
+    noise = len(known) * _ANCHOR_NOISE**2 * np.eye(len(anchors))
+    weights = np.linalg.solve(known.T @ known + noise, known.T @ flat).T
+    return weights.astype(np.float32), (mean - weights @ mean[anchors]).astype(np.float32)
+
+
+def cell_chances(places: Tensor) -> Tensor:
+    """Chances (B, A, 16, 16), rows first, of anchors at `places` (B, A, 2): a Gaussian of one cell."""
+    centres = (torch.arange(CELLS, device=places.device) + 0.5) * (2 / CELLS) - 1
+    off = (places[..., None] - centres) * (CELLS / 2)  # (B, A, 2, 16)
+    across, down = torch.softmax(-0.5 * off.square(), 3).unbind(2)
+    return down[..., :, None] * across[..., None, :]
 
 
 def mirrored_order() -> NDArray[np.int64]:
