@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from models.fast.restorer import CROP_SIZES, SMALLER, FastRestorer
 from models.protocols import Restorer
-from pipeline.build import AUTO, build_restorer
+from pipeline.build import build_restorer
 from pipeline.config import PipelineConfig, RestorerConfig
 from pipeline.stages.effort import Quick
 
@@ -16,7 +16,7 @@ def quick_beside(restorer: Restorer | None, config: PipelineConfig) -> Quick:
     if restorer is None or restorer.crop_size not in CROP_SIZES:
         return Quick()
     own = config.restorer
-    is_fast = isinstance(restorer, FastRestorer) or own.kind in ("auto", AUTO)
+    is_fast = isinstance(restorer, FastRestorer) or own.kind == "fast"
     if not is_fast:
         own = RestorerConfig(kind="fast", device=own.device, precision=own.precision)
     # Building engines takes minutes, and the call waits.

@@ -14,7 +14,7 @@ from configs import ConfigError
 from pipeline.build import AUTO
 from pipeline.config import PipelineConfig, RestorerConfig
 
-SHIPPED = ("fast", "iconface", "none")
+SHIPPED = ("aligned", "fast", "iconface", "none")
 """Restorers shipped with their weights, and none."""
 
 

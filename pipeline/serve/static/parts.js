@@ -97,6 +97,7 @@ export function slider(input, output, change = () => {}) {
 }
 
 export const RESTORERS = {
+  aligned: "aligned – best quality, too slow for a camera",
   fast: "fast – quick and natural",
   iconface: "iconface – slower, for severe degradation",
   none: "none – only detect and track",
