@@ -2,7 +2,8 @@
 
 A small network says where a few anchors of the face may be, and a linear model of face shapes gives all points, so
 that what is destroyed is placed by what can still be seen. A sigma for each point grows where nothing is known. The
-network was taught to answer a degraded view with the points of the clean picture. The order of the points is that of the face mesh of mediapipe with irises.
+network was taught to answer a degraded view with the points of the clean picture. The order of the points is that
+of the face mesh of mediapipe with irises.
 
 Shapes: N crops, S side of a crop, P = 478 points, A anchors.
 """

@@ -57,6 +57,8 @@ class LandmarkSettings:
     """Largest change of scale."""
     shift: float = 0.06
     """Largest shift in parts of the crop."""
+    rarity: float = 1.0
+    """How much more often turned and strongly expressive faces are drawn; 0 = all alike."""
     maps_weight: float = 1.0
     """Weight of the cross-entropy of the anchors' maps beside the likelihood of the points."""
     shape: LandmarkShape = field(default_factory=LandmarkShape)
@@ -90,6 +92,7 @@ class LandmarkTask:
         self.usable = usable[found[usable]]
         self.pictures = known.pictures
         self.points = points
+        self.chances = rarity(points[self.usable], settings.rarity)
         random = np.random.default_rng(seed)
         some = random.choice(self.usable, _MODEL_SHAPES)
         matrices = self._placements(random, len(some))
@@ -124,7 +127,7 @@ class LandmarkTask:
         if batch_size % views:
             raise ConfigError(f"batch_size must be a multiple of landmarks.views = {views}, got {batch_size}")
         random = np.random.default_rng((self.seed, images_seen))
-        indices = random.choice(self.usable, batch_size // views)
+        indices = random.choice(self.usable, batch_size // views, p=self.chances)
         seeds = [int(seed) for seed in random.integers(2**62, size=len(indices))]
         pictures = torch.from_numpy(self.pictures[indices]).to(self.device)
         pictures = pictures.permute(0, 3, 1, 2).float() / 255
@@ -171,10 +174,12 @@ class LandmarkTask:
         return np.vstack([np.hstack(drawn[row : row + 4]) for row in range(0, len(drawn), 4)])
 
     def _placements(self, random: np.random.Generator, count: int) -> Tensor:
-        """float32 (count, 2, 3): similarities in coordinates of [-1, 1], small ones more often than large ones."""
+        """float32 (count, 2, 3): similarities in coordinates of [-1, 1].
+
+        All sizes alike: a network that met large shifts seldom would follow them only half.
+        """
         settings = self.settings
-        size = random.random((4, count))
-        angle, growth, right, down = size * random.uniform(-1, 1, (4, count))
+        angle, growth, right, down = random.uniform(-1, 1, (4, count))
         angle = angle * np.radians(settings.turn_degrees)
         scale = (1 + settings.growth) ** growth
         cosine, sine = scale * np.cos(angle), scale * np.sin(angle)
@@ -205,6 +210,16 @@ def read_points(folder: Path) -> tuple[tuple[str, ...], NDArray[np.float32], NDA
         pixels = (content["mean"] + content["offset"].astype(np.float32)) / 8  # of 512
         files, found = tuple(content["files"].tolist()), content["found"].astype(bool)
     return files, ((pixels + 0.5) / 256 - 1).astype(np.float32), found
+
+
+def rarity(points: NDArray[np.float32], power: float) -> NDArray[np.float64]:
+    """Chances (N,) of shapes `points` (N, P, 2), adding up to 1: in proportion to a power of the distance to the mean.
+
+    Between half and three times the median distance, so that no few faces fill the batches.
+    """
+    distance = np.linalg.norm(points - points.mean(0), axis=2).mean(1, dtype=np.float64)
+    weights = np.clip(distance / max(np.median(distance), 1e-9), 0.5, 3) ** power
+    return np.asarray(weights / weights.sum())
 
 
 def choose_anchors(shapes: NDArray[np.float32], count: int) -> NDArray[np.int64]:
