@@ -15,7 +15,7 @@ from models.landmarks import EYES, MOUTH_CORNERS, OVAL, POINTS, DenseLandmarks
 from models.pictures import Picture
 from models.weights import EMBEDDED, CheckpointError, load_embedded
 
-ASTRONAUT_LANDMARKS = np.array([[197, 106], [244, 104], [219, 134], [204, 155], [243, 153]], np.float32)
+ASTRONAUT_LANDMARKS = np.array([[204, 100], [247, 103], [223, 122], [203, 142], [247, 142]], np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_sigma_is_larger_where_the_face_is_covered(landmarks: DenseLandmarks) ->
     covered = aligned().copy()
     covered[150:] = 90  # mouth and chin
     clean, hidden = landmarks.find(batch(aligned(), covered)).sigma
-    growth = (hidden / clean).numpy()
+    growth = hidden - clean
     assert growth[list(MOUTH_CORNERS)].min() > 1.5 * growth[list(EYES[0])].max()
 
 

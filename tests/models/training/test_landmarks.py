@@ -23,6 +23,7 @@ from models.training.landmarks import (
     mirror,
     mirrored_order,
     move,
+    rarity,
     read_points,
     shape_model,
 )
@@ -131,6 +132,16 @@ def test_a_fresh_network_places_points_by_its_anchors(folder: Path) -> None:
     weights, offset = shape_model(task.shapes, task.anchors)
     np.testing.assert_allclose(points.detach().numpy(), weights @ anchors.numpy() + offset, atol=1e-5)
     assert not network.rest.weight.any()
+
+
+def test_rare_shapes_are_drawn_more_often() -> None:
+    shapes = np.zeros((5, POINTS, 2), np.float32)
+    shapes[:4, :, 0] = [[0.1], [-0.1], [0.1], [-0.1]]
+    shapes[4, :, 1] = 0.5
+    chances = rarity(shapes, 1.0)
+    assert chances.sum() == pytest.approx(1)
+    assert chances[4] == pytest.approx(3 * chances[0], rel=0.1)
+    np.testing.assert_allclose(rarity(shapes, 0.0), 0.2)
 
 
 def test_only_the_asked_part_is_covered_and_the_rest_stays() -> None:
