@@ -38,11 +38,11 @@ class SearchDepth(Enum):
     """How much is done to find faces, in looks of the detector at the picture of the given width."""
 
     GLANCE = 1
-    """One look; reduced and turned ones in addition where known faces are too large for it or lie."""
+    """One look; halved in addition where known faces are too large for it, turned where they lie."""
     ALL_SIZES = 2
-    """All levels of the pyramid: a third more than one look."""
+    """All levels of the pyramid: half as much again as one look."""
     THOROUGH = 3
-    """Where that finds nothing also without grain and turned: in all about two and a half looks."""
+    """Where that finds nothing also without grain and turned: in all about three looks."""
 
 
 def find_faces(
