@@ -76,7 +76,7 @@ def read_gallery(folder: Path) -> Gallery:
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({(error.strerror or str(error)).lower()})") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{file}: is no TOML: {error}") from error
+        raise ConfigError(f"{file}: is not valid TOML: {error}") from error
     return _List(folder, text).gallery(values)
 
 

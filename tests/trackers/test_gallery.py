@@ -116,7 +116,7 @@ def test_a_mistake_is_told_with_its_line(folder: Path, person: str, sentence: st
 
 
 def test_broken_toml_is_told_with_its_line(folder: Path) -> None:
-    with pytest.raises(ConfigError, match=r"people\.toml: is no TOML: .*line 3"):
+    with pytest.raises(ConfigError, match=r"people\.toml: is not valid TOML: .*line 3"):
         read(folder, 'name = "Anna')
 
 

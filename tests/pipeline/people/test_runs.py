@@ -403,7 +403,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(
 ) -> None:
     output, gallery = tmp_path / "out.mkv", ("--people", str(people))
     code, said = mistake(film, output, capsys, *gallery, "--only", "Ana")
-    assert (code, "there are: Anna, Bert" in said) == (2, True)
+    assert (code, "known: Anna, Bert" in said) == (2, True)
     code, said = mistake(film, output, capsys, "--only", "Anna")
     assert (code, "give it with --people FOLDER" in said) == (2, True)
     code, said = mistake(film, output, capsys, "--people", str(tmp_path))
@@ -423,9 +423,10 @@ def test_mistakes_are_one_sentence_and_leave_nothing(
     assert (code, "the restorer of 'Anna' in the list of people" in said) == (2, True)
     told(people, "Anna", "restorer = quick")
     code, said = mistake(film, output, capsys, *gallery, "--dry-run")
-    assert (code, "is no TOML" in said) == (2, True)
+    assert (code, "is not valid TOML" in said) == (2, True)
     code, said = mistake(film, output, capsys, *gallery)
-    assert (code, "is no TOML" in said and "line" in said) == (2, True)
+    assert (code, "is not valid TOML" in said) == (2, True)
+    assert "line" in said
 
 
 def test_a_damaged_record_is_told_and_without_it_pictures_are_photos(
