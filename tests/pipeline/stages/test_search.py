@@ -21,9 +21,9 @@ from pipeline.stages.perception import Perception, PerceptionConfig
 from pipeline.stages.search import SearchDepth, find_faces
 from support.faces import face_at, textured
 from support.fakes import ColourRecogniser
-from trackers.tracks import NorfairTracker
 from trackers.people import People, PeopleConfig
 from trackers.shots import ShotDetector
+from trackers.tracks import NorfairTracker
 
 SIDE = 512
 LANDMARKS = np.array([[204, 102], [247, 104], [223, 128], [203, 142], [243, 144]], np.float32)
