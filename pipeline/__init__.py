@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import models  # noqa: F401  # sets how OpenMP's threads wait, which must come before any import of torch
+
 if TYPE_CHECKING:
     from pipeline.config import PipelineConfig
     from pipeline.report.counts import Report
