@@ -24,8 +24,8 @@ from pipeline.pixels.kinds import Pixels, PixelsConfig, make_pixels, pixels_kind
 T = TypeVar("T")
 
 AUTO = "aligned"
-"""What `--restorer auto` means: the shipped restorer with the best figures in docs/quality.md. `live` and `serve` choose
-`fast` (configs/live.toml)."""
+"""What `--restorer auto` means: the shipped restorer with the best figures in docs/quality.md. `live` and `serve`
+choose `fast` (configs/live.toml)."""
 # Settings that change nothing for the others; the seed is everybody's, as --seed asks for it.
 MEANT_FOR = {
     "crop_size": ("aligned", "fast"),

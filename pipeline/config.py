@@ -163,18 +163,18 @@ class RestorerConfig:
     """Which network restores faces."""
 
     kind: str = "auto"
-    """`auto` (`aligned`; `fast` for live video), `aligned`, `fast`, `iconface`, `klein`, `none` (find and follow only), the
-    path of a checkpoint (ours, or a face restorer that spandrel knows: GFPGAN, RestoreFormer, CodeFormer), or
+    """`auto` (`aligned`; `fast` for live video), `aligned`, `fast`, `iconface`, `klein`, `none` (find and follow only),
+    the path of a checkpoint (ours, or a face restorer that spandrel knows: GFPGAN, RestoreFormer, CodeFormer), or
     `package.module:Class`."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:1`."""
     precision: str = "auto"
-    """Precision of products in `aligned`, `fast` and `iconface`: `float32`, `bfloat16`, `float16` (CUDA only), or `auto`:
-    bfloat16 where the hardware multiplies it natively (CPUs with AMX or AVX512-BF16, GPUs from compute capability
-    8.0), else float32."""
+    """Precision of products in `aligned`, `fast` and `iconface`: `float32`, `bfloat16`, `float16` (CUDA only), or
+    `auto`: bfloat16 where the hardware multiplies it natively (CPUs with AMX or AVX512-BF16, GPUs from compute
+    capability 8.0), else float32."""
     crop_size: int = 256
-    """Side in pixels of the crops: 192 (`fast` only), 256 or 512. 512 keeps more detail of faces larger than 256 pixels on
-    screen, at four times the cost; 192 keeps less detail in two thirds of the time."""
+    """Side in pixels of the crops: 192 (`fast` only), 256 or 512. 512 keeps more detail of faces larger than 256 pixels
+    on screen, at four times the cost; 192 keeps less detail in two thirds of the time."""
     allow_pickle: bool = False
     """Accept a `.pth`, `.pt` or `.ckpt` checkpoint (read with weights_only)."""
     klein: str = "black-forest-labs/FLUX.2-klein-4B"

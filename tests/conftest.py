@@ -16,7 +16,7 @@ from pipeline.serve import choice
 
 @pytest.fixture(autouse=True, scope="session")
 def quick_restorer() -> None:
-    """`auto` is `fast` in tests, which takes a thirtieth of the time; `test_aligned.py` restores with the real choice."""
+    """`auto` is `fast` in tests, which takes a thirtieth of the time. `test_aligned.py` tests the real choice."""
     for module in (build, cast, choice, provenance):
         assert vars(module)["AUTO"] == "aligned"
         vars(module)["AUTO"] = "fast"
