@@ -13,7 +13,7 @@ from models.aligned.restorer import AlignedRestorer, certainty_of, nearest_views
 from models.aligned.warp import displacement_between, warp_views
 from models.landmarks import OVAL, POINTS, DensePoints
 from models.protocols import References, Request
-from models.weights import Checkpoint, CheckpointError
+from models.weights import Checkpoint, CheckpointError, load_embedded
 
 SMALL = AlignedShape(blocks=3, width=8, growth=4, keys=4)
 
@@ -193,3 +193,15 @@ def test_a_crop_of_another_form_and_other_weights_are_refused(
         AlignedRestorer(crop_size=100)
     with pytest.raises(CheckpointError, match="aligned"):
         AlignedRestorer(Checkpoint({}, {"blocks": 1}, 0, tmp_path / "x.safetensors"))
+
+
+def test_what_auto_means_ships_and_looks_at_references() -> None:
+    restorer = AlignedRestorer()
+    random = torch.Generator().manual_seed(0)
+    crop = torch.randint(100, 140, (3, 256, 256), dtype=torch.uint8, generator=random)
+    view = torch.rand(3, 256, 256, generator=random).mul(255).byte()
+    alone = restorer.restore([Request(crop, References())])[0].image
+    seen = restorer.restore([Request(crop, References((view,), torch.ones(1, 128)))])[0].image
+    assert load_embedded("aligned").images_seen > 0
+    assert alone.shape == crop.shape
+    assert not torch.equal(alone, seen)
