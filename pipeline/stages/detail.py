@@ -78,8 +78,8 @@ def film_grain(native: av.VideoFrame, before: av.VideoFrame | None) -> float | N
     if before is None or (native.width, native.height) != (before.width, before.height):
         return None
     found = []
-    for top in np.linspace(0, native.height - _GRAIN_PX, 6).astype(int):
-        for left in np.linspace(0, native.width - _GRAIN_PX, 8).astype(int):
+    for top in np.linspace(0, native.height - _GRAIN_PX, 4).astype(int):
+        for left in np.linspace(0, native.width - _GRAIN_PX, 6).astype(int):
             box = int(left), int(top), int(left) + _GRAIN_PX, int(top) + _GRAIN_PX
             now = luma_region(native, *box)
             # Black and white bars, and what is clipped, have no grain to be measured.
