@@ -58,7 +58,9 @@ class LandmarkSettings:
     """Largest change of scale."""
     shift: float = 0.06
     """Largest shift in parts of the crop."""
-    rarity: float = 1.0
+    even_moves: bool = False
+    """Moves of all sizes alike; otherwise small ones come more often than large ones."""
+    rarity: float = 0.0
     """How much more often turned and strongly expressive faces are drawn; 0 = all alike."""
     maps_weight: float = 1.0
     """Weight of the cross-entropy of the anchors' maps beside the likelihood of the points."""
@@ -175,12 +177,10 @@ class LandmarkTask:
         return np.vstack([np.hstack(drawn[row : row + 4]) for row in range(0, len(drawn), 4)])
 
     def _placements(self, random: np.random.Generator, count: int) -> Tensor:
-        """float32 (count, 2, 3): similarities in coordinates of [-1, 1].
-
-        All sizes alike: a network that met large shifts seldom would follow them only half.
-        """
+        """float32 (count, 2, 3): similarities in coordinates of [-1, 1]."""
         settings = self.settings
-        angle, growth, right, down = random.uniform(-1, 1, (4, count))
+        size = 1.0 if settings.even_moves else random.random((4, count))
+        angle, growth, right, down = size * random.uniform(-1, 1, (4, count))
         angle = angle * np.radians(settings.turn_degrees)
         scale = (1 + settings.growth) ** growth
         cosine, sine = scale * np.cos(angle), scale * np.sin(angle)

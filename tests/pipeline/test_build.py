@@ -14,7 +14,8 @@ from models.detector import CenterFaceDetector
 from models.published_recognisers import ArcFaceRecogniser
 from models.recogniser import EmbeddedRecogniser
 from models.weights import EMBEDDED, CheckpointError, load_embedded
-from pipeline.build import AUTO, build_detector, build_recogniser, build_restorer
+from pipeline import build
+from pipeline.build import build_detector, build_recogniser, build_restorer
 from pipeline.config import DetectorConfig, RecogniserConfig, RestorerConfig
 from support import fakes
 
@@ -29,8 +30,9 @@ def test_short_names_give_what_ships_with_the_package() -> None:
 
 
 def test_auto_is_a_restorer_that_ships() -> None:
-    assert load_embedded(AUTO).images_seen > 0
-    assert type(build_restorer(RestorerConfig("auto"))) is type(build_restorer(RestorerConfig(AUTO)))
+    assert load_embedded(build.AUTO).images_seen > 0
+    chosen = build_restorer(RestorerConfig(build.AUTO))
+    assert type(build_restorer(RestorerConfig("auto"))) is type(chosen)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,9 @@ def test_a_part_that_cannot_be_made_is_named(kind: str) -> None:
 def test_wrong_names_and_files_give_one_sentence(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.onnx"
     wrong.write_bytes(b"nothing of the kind")
-    with pytest.raises(ConfigError, match=r"restorer\.kind must be auto, fast, iconface, klein, none"):
+    with pytest.raises(
+        ConfigError, match=r"restorer\.kind must be auto, aligned, fast, iconface, klein, none"
+    ):
         build_restorer(RestorerConfig("fats"))
     with pytest.raises(ConfigError, match=r"recogniser\.kind must be embedded"):
         build_recogniser(RecogniserConfig("missing.onnx"))

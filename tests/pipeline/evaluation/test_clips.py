@@ -134,7 +134,7 @@ def test_the_command_measures_all_rows_of_a_degraded_clip(
     assert rows["ground truth"]["means"]["psnr"] is None
     # As soft as the first setting, which is not as sharp as the source, and without what was done to its motion.
     soft, first = rows["softened truth"]["means"], rows["negative"]["means"]
-    assert first["sharpness"] < 0.6 * rows["source"]["means"]["sharpness"]
+    assert first["sharpness"] < 0.95 * rows["source"]["means"]["sharpness"]
     assert soft["sharpness"] == pytest.approx(first["sharpness"], rel=0.2)
     assert soft["psnr"] > first["psnr"] + 0.3
     assert rows["negative"]["restored"] == 5
