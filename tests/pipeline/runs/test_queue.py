@@ -96,7 +96,7 @@ def test_damage_is_told_by_the_code(folder: Path, tmp_path: Path) -> None:
     ("second", "options", "sentence"),
     [
         ("other/a.mp4", [], "would both become"),
-        ("clips/c.avi", ["--report", "page.html"], "a page about one film"),
+        ("clips/c.avi", ["--report", "page.html"], "is for one film"),
         ("clips/c.avi", ["--restorer", "nonsense"], "restorer.kind"),
     ],
 )
@@ -120,7 +120,7 @@ def test_several_inputs_need_a_folder_to_go_to(
 ) -> None:
     (tmp_path / "out").write_bytes(b"precious")
     assert run(folder / "a.mp4", folder / "c.avi", tmp_path / "out") == 4
-    assert "is a file; several inputs need a folder" in capsys.readouterr().err
+    assert "is a file; several inputs need an output folder" in capsys.readouterr().err
     assert (tmp_path / "out").read_bytes() == b"precious"
 
 
