@@ -97,8 +97,8 @@ class _Search:
         return self._back([find for find in finds if find.sure], self._geometry)
 
     def turned(self) -> list[Find]:
-        """What stands upright when the picture is turned."""
-        return [find for turn in _TURNS for find in self._standing(turn)]
+        """What stands upright when the picture is turned; of two ways to see one face the surer."""
+        return agreed([self._standing(turn) for turn in _TURNS])
 
     def stood_up(self, finds: Sequence[Find]) -> list[Find]:
         """`finds`, those that lie with the landmarks that they have in the picture turned as they are.
@@ -107,7 +107,10 @@ class _Search:
         """
         turns = {self._geometry.turn_of(find.face.landmarks) for find in finds if find.sure} - {0}
         better = [find for turn in sorted(turns) for find in self._standing(turn)]
-        return [next((b for b in better if at_one_place(b.face, find.face)), find) for find in finds]
+        # Two finds may be one once they stand.
+        return agreed(
+            [[next((b for b in better if at_one_place(b.face, find.face)), find) for find in finds]]
+        )
 
     def _standing(self, turn: int) -> list[Find]:
         """Sure finds that stand upright in the picture turned by so many degrees."""
