@@ -78,8 +78,8 @@ def test_a_face_is_found_alike_alone_and_among_others(landmarks: DenseLandmarks)
         torch.testing.assert_close(alone.sigma[0], together.sigma[index], rtol=1e-3, atol=0)
 
 
-def test_half_the_light_changes_little(landmarks: DenseLandmarks) -> None:
-    lit, dark = landmarks.find(batch(aligned(), aligned() // 2)).points
+def test_an_eighth_of_the_light_changes_little(landmarks: DenseLandmarks) -> None:
+    lit, dark = landmarks.find(batch(aligned(), aligned() // 8)).points
     assert (lit - dark).norm(dim=1).mean() < 1.0
 
 
