@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_a_scan_writes_pictures_a_sheet_and_a_list(film: Path, scanned: Path) ->
     assert "# on screen about 1.2 s: film.mkv 0:00.0-0:01.0; best view: eyes" in text
     pictures = [path.name for path in (scanned / "person-1").iterdir()]
     assert pictures
-    assert all(name.startswith("person-1_") and "_film_0-00." in name for name in pictures)
+    assert all(re.fullmatch(r"person-1_\d_film_0-0[01]\.\d\.png", name) for name in pictures), pictures
 
 
 def test_one_person_in_three_shots_and_a_second_film_is_one_entry(tmp_path: Path) -> None:

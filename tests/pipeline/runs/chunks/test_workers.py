@@ -75,7 +75,7 @@ def test_workers_end_with_the_run_that_is_killed_and_their_chunks_are_kept(
     process.wait()
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert alive == []
-    with pytest.raises(SinkError, match="go on with --resume"):
+    with pytest.raises(SinkError, match="continue with --resume"):
         restore_video(film, output, settings("chunks.workers=2"))
     kept = restore_video(film, output, settings("chunks.resume=true")).kept
     assert kept > 0
