@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipeline.runs.film import restore_video
 
 __project__ = "anchorface"
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["PipelineConfig", "Report", "restore_video"]
 
 _HOMES = {
