@@ -17,8 +17,9 @@ from models.aligned.warp import similarity_residual, warp_views
 from models.landmarks import DenseLandmarks, DensePoints
 from models.packing import pack_convolutions
 from models.precision import Mixed
-from models.protocols import References, Request, Result
-from models.recogniser import identity_anchor
+from models.protocols import Recogniser, References, Request, Result
+from models.quality import ramp
+from models.recogniser import EmbeddedRecogniser, LikenessMeter, identity_anchor
 from models.weights import Checkpoint, CheckpointError, load_embedded
 
 CROP_PX = 256
@@ -27,6 +28,9 @@ MOST_VIEWS = 3
 """V: the first view gives two thirds of what views give, after three it is flat (ReF-LDM, arXiv 2412.05043)."""
 _SURE, _UNSURE = 0.012, 0.035
 """Sigma of a point, as a share of the crop's side, up to which it is trusted fully and from which not at all."""
+_RESEMBLANCE = (0.15, 0.35)
+"""Cosine of a degraded face to the anchor of its references up to which they show somebody else, and from which they
+show the person: .33 and more for 95 % of severely degraded portraits, below .35 for 90 % of strangers."""
 _KEPT_POINTS = 256
 """Views whose points are kept: more than the people of a scene have together."""
 
@@ -41,10 +45,12 @@ class AlignedRestorer:
         crop_size: int = CROP_PX,
         precision: torch.dtype = torch.float32,
         landmarks: DenseLandmarks | None = None,
+        recogniser: Recogniser | None = None,
     ) -> None:
         """Raises `CheckpointError` for weights of another network, `ValueError` for a `crop_size` it is not for.
 
-        `precision`: of the convolutions. `landmarks`: finds the dense points; None = the embedded network.
+        `precision`: of the convolutions. `landmarks`: finds the dense points, `recogniser`: tells a stranger's
+        references from the person's; None = the embedded networks.
         """
         if crop_size not in CROP_SIZES:
             raise ValueError(f"crop_size must be one of {CROP_SIZES}, got {crop_size}")
@@ -53,6 +59,7 @@ class AlignedRestorer:
         self.network = build_aligned(checkpoint or load_embedded("aligned"))
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._landmarks = landmarks or DenseLandmarks(device=self.device)
+        self._likeness = LikenessMeter(recogniser or EmbeddedRecogniser(device=self.device))
         if self.device.type == "cpu":
             crop = torch.zeros(1, 3, crop_size, crop_size)
             one = torch.zeros(1, 1, 1, crop_size, crop_size)
@@ -88,9 +95,11 @@ class AlignedRestorer:
         if len(requests[0].references):
             views, confidence = self._views(requests)
             kinds = torch.full(views.shape[:2], REFERENCE, device=self.device)
-            inputs += [views, confidence, kinds]
+            # A stranger's views and anchor have no part in the result.
+            trust = torch.tensor([self._trust(request) for request in requests], device=self.device)
+            inputs += [views, confidence * trust[:, None, None, None, None], kinds]
             anchors = [self._anchor(request.references) for request in requests]
-            inputs.append(torch.stack(anchors).to(self.device))
+            inputs.append(torch.stack(anchors).to(self.device) * trust[:, None])
         restored: Tensor = self._run(*inputs)  # (B, 3, S, S)
         images = restored.float().mul_(255).round_().clamp_(0, 255).to(torch.uint8).contiguous().cpu()
         return [Result(image) for image in images]
@@ -113,6 +122,10 @@ class AlignedRestorer:
             laid.append(picture)
             sure.append(confidence)
         return torch.stack(laid), torch.stack(sure)
+
+    def _trust(self, request: Request) -> float:
+        """How far the references of `request` are taken to show its person, in [0, 1]."""
+        return ramp(self._likeness.resemblance(request.crop, request.references), _RESEMBLANCE)
 
     def _points_of(self, view: Tensor) -> DensePoints:
         """Points of a reference, in pixels of the restorer's own crop."""

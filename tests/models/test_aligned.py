@@ -50,6 +50,16 @@ class Given:
         return DensePoints(points, torch.zeros(points.shape[:2]))
 
 
+class ByColour:
+    """A recogniser for which reddish crops show one person, and bluish ones another."""
+
+    name, same_person, clear_norm = "by-colour", 0.5, 1.0
+
+    def embed(self, crops: Tensor) -> Tensor:
+        red, blue = (crops[:, channel].float().mean((1, 2)) for channel in (0, 2))
+        return torch.stack([red > blue, red <= blue], 1).float()
+
+
 def inputs(views: int, side: int = 32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     torch.manual_seed(2)
     kinds = torch.full((1, views), REFERENCE)
@@ -153,15 +163,22 @@ def test_an_unsure_point_is_not_trusted() -> None:
 @pytest.fixture
 def restorer(network: AlignedNetwork) -> AlignedRestorer:
     parameters: dict[str, object] = {name: getattr(SMALL, name) for name in SMALL.__slots__}
-    return AlignedRestorer(Checkpoint(network.state_dict(), parameters, 1), landmarks=Given())  # type: ignore[arg-type]
+    return AlignedRestorer(
+        Checkpoint(network.state_dict(), parameters, 1),
+        landmarks=Given(),  # type: ignore[arg-type]
+        recogniser=ByColour(),
+    )
 
 
 def request(seed: int, references: int = 0) -> Request:
+    """A reddish face with reddish references."""
     random = torch.Generator().manual_seed(seed)
     crops = [
         torch.randint(0, 256, (3, 256, 256), dtype=torch.uint8, generator=random)
         for _ in range(references + 1)
     ]
+    for crop in crops:
+        crop[2] //= 2
     return Request(crops[0], References(tuple(crops[1:]), torch.ones(references, SMALL.anchor)))
 
 
@@ -173,10 +190,26 @@ def test_alone_is_as_in_company_and_a_reference_counts(restorer: AlignedRestorer
     assert not torch.equal(restorer.restore([Request(one.crop, References())])[0].image, together[0].image)
 
 
+def test_references_of_a_stranger_change_nothing(network: AlignedNetwork) -> None:
+    parameters: dict[str, object] = {name: getattr(SMALL, name) for name in SMALL.__slots__}
+    checkpoint = Checkpoint(network.state_dict(), parameters, 1)
+    restorer = AlignedRestorer(checkpoint, landmarks=Given(), recogniser=ByColour())  # type: ignore[arg-type]
+    asked = request(1, 2)
+    alone = restorer.restore([Request(asked.crop, References())])[0].image
+    assert not torch.equal(restorer.restore([asked])[0].image, alone)
+    strangers = tuple(view.flip(0) for view in asked.references.crops)
+    asked = Request(asked.crop, References(strangers, asked.references.embeddings))
+    assert torch.equal(restorer.restore([asked])[0].image, alone)
+
+
 def test_points_of_a_view_are_found_once(network: AlignedNetwork) -> None:
     given = Given()
     parameters: dict[str, object] = {name: getattr(SMALL, name) for name in SMALL.__slots__}
-    restorer = AlignedRestorer(Checkpoint(network.state_dict(), parameters, 1), landmarks=given)  # type: ignore[arg-type]
+    restorer = AlignedRestorer(
+        Checkpoint(network.state_dict(), parameters, 1),
+        landmarks=given,  # type: ignore[arg-type]
+        recogniser=ByColour(),
+    )
     asked = request(1, 2)
     restorer.restore([asked])
     assert given.calls == 3
@@ -199,7 +232,7 @@ def test_what_auto_means_ships_and_looks_at_references() -> None:
     restorer = AlignedRestorer()
     random = torch.Generator().manual_seed(0)
     crop = torch.randint(100, 140, (3, 256, 256), dtype=torch.uint8, generator=random)
-    view = torch.rand(3, 256, 256, generator=random).mul(255).byte()
+    view = torch.randint(90, 150, (3, 256, 256), dtype=torch.uint8, generator=random)
     alone = restorer.restore([Request(crop, References())])[0].image
     seen = restorer.restore([Request(crop, References((view,), torch.ones(1, 128)))])[0].image
     assert load_embedded("aligned").images_seen > 0
