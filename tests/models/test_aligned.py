@@ -12,7 +12,7 @@ from models.aligned.network import NEIGHBOUR, REFERENCE, AlignedNetwork, Aligned
 from models.aligned.restorer import AlignedRestorer, certainty_of, nearest_views
 from models.aligned.warp import displacement_between, warp_views
 from models.landmarks import OVAL, POINTS, DensePoints
-from models.protocols import References, Request
+from models.protocols import Neighbour, References, Request
 from models.weights import Checkpoint, CheckpointError, load_embedded
 
 SMALL = AlignedShape(blocks=3, width=8, growth=4, keys=4)
@@ -200,6 +200,18 @@ def test_references_of_a_stranger_change_nothing(network: AlignedNetwork) -> Non
     strangers = tuple(view.flip(0) for view in asked.references.crops)
     asked = Request(asked.crop, References(strangers, asked.references.embeddings))
     assert torch.equal(restorer.restore([asked])[0].image, alone)
+
+
+def test_neighbours_count_as_far_as_they_are_sure(restorer: AlignedRestorer) -> None:
+    asked, beside = request(1), request(2).crop
+    alone = restorer.restore([asked])[0].image
+
+    def with_neighbour(gate: float) -> Tensor:
+        neighbour = Neighbour(beside, torch.full((256, 256), gate))
+        return restorer.restore([Request(asked.crop, References(), neighbours=(neighbour,))])[0].image
+
+    assert torch.equal(with_neighbour(0), alone)
+    assert not torch.equal(with_neighbour(1), alone)
 
 
 def test_points_of_a_view_are_found_once(network: AlignedNetwork) -> None:
