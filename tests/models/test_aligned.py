@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,11 @@ from models.weights import Checkpoint, CheckpointError, load_embedded
 SMALL = AlignedShape(blocks=3, width=8, growth=4, keys=4)
 
 
-@pytest.fixture
-def network() -> AlignedNetwork:
+@pytest.fixture(params=[1, 2])
+def network(request: pytest.FixtureRequest) -> AlignedNetwork:
     """Every layer says something, also those that are silent before training."""
     torch.manual_seed(1)
-    made = AlignedNetwork(SMALL)
+    made = AlignedNetwork(replace(SMALL, bands=request.param))
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.08)
     return made.eval().requires_grad_(False)
@@ -94,6 +95,23 @@ def test_without_confidence_the_network_is_the_one_for_single_pictures(network: 
     )
 
 
+def test_a_middle_band_takes_the_place_of_the_crops_own() -> None:
+    network = AlignedNetwork(replace(SMALL, bands=2)).eval().requires_grad_(False)
+    torch.nn.init.constant_(network.score[2].bias[1], 30.0)  # all of the middle band, half of the fine one
+    shade = torch.linspace(0.2, 0.8, 128).expand(1, 3, 128, 128)
+    stripes = 0.1 * torch.sin(torch.arange(128.0) * (2 * torch.pi / 32))[:, None]  # neither fine nor wide
+    views, sure = (shade.flip(3) + stripes)[:, None], torch.ones(1, 1, 1, 128, 128)
+    kinds = torch.zeros(1, 1)
+    seen = network.seen(shade, views, sure, kinds)
+    laid = network.laid_over(shade, views, sure, kinds, seen)
+    inner = slice(48, 80)
+    # The view's stripes come over, its light does not.
+    change = (laid - shade)[0, 0, inner, inner]
+    assert torch.corrcoef(torch.stack([change.mean(1), stripes[inner, 0]]))[0, 1] > 0.98
+    assert change.mean(1).abs().max() > 0.06
+    assert change.mean(0).abs().max() < 0.02
+
+
 def test_the_kind_of_a_view_matters(network: AlignedNetwork) -> None:
     crops, views, confidence, kinds = inputs(1)
     other = network(crops, views, confidence, torch.full_like(kinds, NEIGHBOUR))
@@ -162,7 +180,7 @@ def test_an_unsure_point_is_not_trusted() -> None:
 
 @pytest.fixture
 def restorer(network: AlignedNetwork) -> AlignedRestorer:
-    parameters: dict[str, object] = {name: getattr(SMALL, name) for name in SMALL.__slots__}
+    parameters: dict[str, object] = {name: getattr(network.shape, name) for name in SMALL.__slots__}
     return AlignedRestorer(
         Checkpoint(network.state_dict(), parameters, 1),
         landmarks=Given(),  # type: ignore[arg-type]
@@ -191,7 +209,7 @@ def test_alone_is_as_in_company_and_a_reference_counts(restorer: AlignedRestorer
 
 
 def test_references_of_a_stranger_change_nothing(network: AlignedNetwork) -> None:
-    parameters: dict[str, object] = {name: getattr(SMALL, name) for name in SMALL.__slots__}
+    parameters: dict[str, object] = {name: getattr(network.shape, name) for name in SMALL.__slots__}
     checkpoint = Checkpoint(network.state_dict(), parameters, 1)
     restorer = AlignedRestorer(checkpoint, landmarks=Given(), recogniser=ByColour())  # type: ignore[arg-type]
     asked = request(1, 2)
@@ -216,7 +234,7 @@ def test_neighbours_count_as_far_as_they_are_sure(restorer: AlignedRestorer) -> 
 
 def test_points_of_a_view_are_found_once(network: AlignedNetwork) -> None:
     given = Given()
-    parameters: dict[str, object] = {name: getattr(SMALL, name) for name in SMALL.__slots__}
+    parameters: dict[str, object] = {name: getattr(network.shape, name) for name in SMALL.__slots__}
     restorer = AlignedRestorer(
         Checkpoint(network.state_dict(), parameters, 1),
         landmarks=given,  # type: ignore[arg-type]
