@@ -83,6 +83,19 @@ class Previous:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Neighbour:
+    """The same face in a frame beside this one, degraded alike, moved to where the face lies in the crop of a request.
+
+    Its noise and its blocks are others, so that several neighbours show more than one frame does.
+    """
+
+    image: Tensor
+    """uint8 (3, S, S) RGB full range: the crop of that frame, moved."""
+    gate: Tensor
+    """float32 (S, S) in [0, 1]: how surely each pixel shows the same as the crop; 0 = not at all."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Request:
     """One face to be restored."""
 
@@ -96,6 +109,8 @@ class Request:
     kept: Tensor | None = None
     """`Result.kept` of the previous face of the same track with the same references; None = there is none. Given only
     to a restorer that asks for it, see `uses_kept`."""
+    neighbours: tuple[Neighbour, ...] = ()
+    """The nearest frame first; given only to a restorer that asks for them, see `most_neighbours`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -199,6 +214,11 @@ def uses_kept(restorer: Restorer, name: str | None = None) -> bool:
     if name is not None and hasattr(restorer, "restorer_of"):
         restorer = restorer.restorer_of(name)
     return bool(getattr(restorer, "uses_kept", False))
+
+
+def most_neighbours(restorer: Restorer) -> int:
+    """Maximum number of frames beside a face that `restorer` uses; the default is none."""
+    return int(getattr(restorer, "most_neighbours", 0))
 
 
 class Masker(Protocol):

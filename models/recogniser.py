@@ -199,6 +199,13 @@ class LikenessMeter:
         clearest = max([sharpness(degraded), *map(self._sharpness_of, references.crops)])
         return replace(found, evidence=ramp(clearest, _CLEAR))
 
+    def resemblance(self, degraded: Tensor, references: References) -> float:
+        """Cosine in [-1, 1] of `degraded`, uint8 (3, S, S) RGB in the FFHQ alignment, to the anchor of `references`."""
+        anchor = self.anchor(references)
+        if anchor is None:
+            raise ValueError("without references there is nobody to resemble")
+        return float(F.normalize(self._encoder.embed(recogniser_crop(degraded)[None])[0], dim=0) @ anchor)
+
     def anchor(self, references: References) -> Tensor | None:
         """float32 (D,), unit length; None without references."""
         if len(references) == 0:

@@ -27,13 +27,13 @@ import av
 
 from models.protocols import Masker, Restorer
 from pipeline.config import PipelineConfig
-from pipeline.frames import Effort, Frame, RestoredFrame, TrackedFrame
+from pipeline.frames import Effort, Frame, RestoredFrame, TrackedFace, TrackedFrame
 from pipeline.pixels.kinds import Pixels
 from pipeline.report.counts import Report
 from pipeline.stages.effort import NO_QUICK, Quick, limited
 from pipeline.stages.gate import Gate, Standing, gate
 from pipeline.stages.perception import Perception
-from pipeline.stages.restore import make_reuse, restore
+from pipeline.stages.restore import make_neighbours, make_reuse, restore
 from pipeline.stages.reuse import Planned
 from pipeline.stages.threads import Stages
 from pipeline.stages.track import cut, track
@@ -92,6 +92,8 @@ class ChainState:
     """The faces of the last frame with their keyframes, by track."""
     standings: Mapping[int, Standing] = field(default_factory=dict)
     """How the tracks of the last frame stand with the gate."""
+    crops: Mapping[int, TrackedFace] = field(default_factory=dict)
+    """The faces of the last frame with the crops before them, by track, where a restorer uses neighbours."""
 
 
 START = ChainState()
@@ -124,6 +126,8 @@ class Chain:
         config = self.config
         self._reuse = make_reuse(config.restore, config.blend.steadiness, self.parts.restorer)
         self._reuse.go_on_from(dict(state.faces))
+        self._neighbours = make_neighbours(config.restore, self.parts.restorer)
+        self._neighbours.go_on_from(state.crops)
         if self.parts.gate is not None:
             self.parts.gate.go_on_from(dict(state.standings))
 
@@ -131,7 +135,8 @@ class Chain:
     def state(self) -> ChainState:
         """What goes on after the last frame that was given to `restore`, once all frames have left it."""
         gate = self.parts.gate
-        return ChainState(self._reuse.last, gate.last if gate is not None else {})
+        standings = gate.last if gate is not None else {}
+        return ChainState(self._reuse.last, standings, self._neighbours.last)
 
     def follow(self, frames: Iterable[Frame]) -> Iterator[TrackedFrame]:
         """Finds, follows and recognises the people of `frames`, and gathers their references."""
@@ -167,6 +172,7 @@ class Chain:
                 config.blend.steadiness,
                 self._reuse,
                 parts.quick,
+                self._neighbours,
             ),
         )
         return restored if parts.gate is None else start("gate", gate(restored, parts.gate))

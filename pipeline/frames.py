@@ -99,6 +99,8 @@ class TrackedFace:
     """The most that `strength` may be, by what the user wants for this person."""
     detail: Detail = Detail()
     """Of this face, evened out over neighbouring frames."""
+    recent: tuple[Tensor, ...] = ()
+    """Crops of the track in the frames before, uint8 (3, S, S) each, the nearest first; empty where none are used."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,16 @@ from pipeline.media.encode import kept_scheduling
 from pipeline.people import cast
 from pipeline.report import provenance
 from pipeline.serve import choice
+
+
+@pytest.fixture(autouse=True, scope="session")
+def shared_cores() -> None:
+    """With `-n` each process of tests, and each program it starts, takes its share of the cores."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if processes > 1:
+        threads = max(1, (os.cpu_count() or 1) // processes)
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -3,12 +3,12 @@
 The trunk is the RRDB network of ESRGAN (arXiv 1809.00219) with the weights of Real-ESRGAN (arXiv 2107.10833, BSD-3) as
 its start. It works at a quarter of the crop: it sees the crop's mean over 4 x 4 pixels through its first convolution,
 and the crop itself pixel-unshuffled beside it. Views enter first as pictures: the fine band of a reference is added to
-the crop, and a frame beside this one is averaged with it, as far as a score per cell asks for it. Then they enter at
-three depths: each cell of the face looks at 3 x 3 cells of every view, weighted by likeness and confidence, and may
-choose none. So the order of views does not matter, a view of confidence 0 changes nothing, and without views the
-network is the single-picture one. Fine detail of the crop and of the views also enters at full resolution, before the
-last two convolutions. The identity anchor modulates the blocks
-through layers without bias (FiLM, arXiv 1709.07871): a zero anchor changes nothing.
+the crop, its middle band takes the place of the crop's, and a frame beside this one is averaged with it, as far as a
+score per cell asks for it. Then they enter at three depths: each cell of the face looks at 3 x 3 cells of every view,
+weighted by likeness and confidence, and may choose none. So the order of views does not matter, a view of confidence 0
+changes nothing, and without views the network is the single-picture one. Fine detail of the crop and of the views also
+enters at full resolution, before the last two convolutions. The identity anchor modulates the blocks through layers
+without bias (FiLM, arXiv 1709.07871): a zero anchor changes nothing.
 
 Shapes: B crops, V views of each, C channels, H W pixels of a crop or of a part of it (multiples of 4), D width of the
 anchor.
@@ -26,6 +26,8 @@ CELL_PX = 4
 """Side in pixels of the cells in which the trunk works."""
 REFERENCE, NEIGHBOUR = 0.0, 1.0
 """Kinds of view: a clear picture of the person, and a frame beside this one that is damaged alike."""
+_RELUCTANCE = -3.0
+"""Added to scores of the middle band, so that training begins with the crop's own."""
 _SLOPE = 0.2
 _SHARE = 0.2
 """Of a residual that is added (arXiv 1809.00219, section 3.1)."""
@@ -43,11 +45,16 @@ class AlignedShape:
     """Channels in which cells of the face and of the views are compared."""
     anchor: int = 128
     """D."""
+    bands: int = 1
+    """Of a reference that may be laid over the crop: 1 = the fine one; 2 = also the middle one, which takes the place
+    of the crop's own where damage left nothing of it."""
 
     def __post_init__(self) -> None:
-        for name in ("blocks", "width", "growth", "keys", "anchor"):
+        for name in ("blocks", "width", "growth", "keys", "anchor", "bands"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.bands > 2:
+            raise ValueError(f"bands must be 1 or 2, got {self.bands}")
 
 
 class AlignedNetwork(nn.Module):
@@ -69,9 +76,11 @@ class AlignedNetwork(nn.Module):
             nn.Conv2d(width, width, 3, padding=1),
         )
         self.score = nn.Sequential(
-            nn.Conv2d(width + unshuffled, width, 3, padding=1), nn.LeakyReLU(_SLOPE), _silent(width, 1, 3)
+            nn.Conv2d(width + unshuffled, width, 3, padding=1),
+            nn.LeakyReLU(_SLOPE),
+            _silent(width, shape.bands, 3),
         )
-        """How much of each view is laid over the crop, against none."""
+        """How much of each band of each view is laid over the crop, against none."""
         self.looks = nn.ModuleList(Look(width, shape.keys) for _ in self._depths)
         # The crop, the mean view and its confidence, at full resolution.
         self.fine = _silent(7, width, 3, bias=False)
@@ -100,8 +109,8 @@ class AlignedNetwork(nn.Module):
         if views is not None and views.shape[1]:
             if confidence is None or kinds is None:
                 raise ValueError("views come with their confidence and their kinds")
-            seen = self._seen(crops, views, confidence, kinds)
-            picture = self._laid_over(crops, views, confidence, kinds, seen)
+            seen = self.seen(crops, views, confidence, kinds)
+            picture = self.laid_over(crops, views, confidence, kinds, seen)
             fine = torch.cat([crops, picture - crops, confidence.amax(1)], 1)
         x: Tensor = self.trunk.first(F.avg_pool2d(picture, CELL_PX))
         x = x + self.detail(F.pixel_unshuffle(picture, CELL_PX))
@@ -113,21 +122,27 @@ class AlignedNetwork(nn.Module):
             x = block(x, anchors)
         return self.trunk.enlarged(first + self.trunk.tail(x), self.fine(fine))
 
-    def _laid_over(
+    def laid_over(
         self, crops: Tensor, views: Tensor, confidence: Tensor, kinds: Tensor, seen: tuple[Tensor, Tensor]
     ) -> Tensor:
         """`crops` with the fine band of references added and neighbours averaged in, (B, 3, H, W)."""
         features, sure = seen
         cells = F.pixel_unshuffle(crops, CELL_PX)[:, None].expand(-1, views.shape[1], -1, -1, -1)
         scores = self.score(torch.cat([features, cells.to(features.dtype)], 2).flatten(0, 1))
-        scores = scores.reshape(sure.shape).float().masked_fill(sure <= 0, float("-inf"))
-        weights = torch.cat([scores, torch.zeros_like(scores[:, :1])], 1).softmax(1)[:, :-1]  # (B, V, h, w)
-        weights = F.interpolate(weights, scale_factor=CELL_PX, mode="bilinear", align_corners=False)
-        bands = _fine_band(views.flatten(0, 1)).reshape(views.shape)
-        added = torch.where(kinds[:, :, None, None, None] == NEIGHBOUR, views - crops[:, None], bands)
-        return crops + (weights[:, :, None] * confidence * added).sum(1)
+        scores = scores.unflatten(0, sure.shape[:2]).float().movedim(2, 0)  # (bands, B, V, h, w)
+        soft = _smooth(views.flatten(0, 1), CELL_PX).reshape(views.shape)
+        beside = kinds[:, :, None, None, None] == NEIGHBOUR
+        added = torch.where(beside, views - crops[:, None], views - soft)
+        laid = crops + (_shares(scores[0], sure)[:, :, None] * confidence * added).sum(1)
+        if self.shape.bands > 1:
+            wide = _smooth(views.flatten(0, 1), 4 * CELL_PX).reshape(views.shape)
+            own = _smooth(crops, CELL_PX) - _smooth(crops, 4 * CELL_PX)
+            middle = torch.where(beside, torch.zeros_like(views), soft - wide - own[:, None])
+            shares = _shares(scores[1] + _RELUCTANCE, sure)
+            laid = laid + (shares[:, :, None] * confidence * middle).sum(1)
+        return laid
 
-    def _seen(self, crops: Tensor, views: Tensor, confidence: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
+    def seen(self, crops: Tensor, views: Tensor, confidence: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
         """Features of the views (B, V, C, h, w) and the confidence of their cells (B, V, h, w)."""
         count = views.shape[1]
         difference = (views - crops[:, None]) * confidence
@@ -142,16 +157,23 @@ class AlignedNetwork(nn.Module):
         )
 
 
-def _fine_band(pictures: Tensor) -> Tensor:
-    """What is finer than about 12 pixels in `pictures`, (B, C, H, W): detail of a face without its light."""
+def _shares(scores: Tensor, sure: Tensor) -> Tensor:
+    """Share of each view in each pixel, (B, V, H, W), from scores of cells, (B, V, h, w); the crop has the rest."""
+    scores = scores.masked_fill(sure <= 0, float("-inf"))
+    shares = torch.cat([scores, torch.zeros_like(scores[:, :1])], 1).softmax(1)[:, :-1]
+    return F.interpolate(shares, scale_factor=CELL_PX, mode="bilinear", align_corners=False)
+
+
+def _smooth(pictures: Tensor, cell: int) -> Tensor:
+    """`pictures`, (B, C, H, W), without what is finer than about three cells of `cell` pixels."""
     kernel = pictures.new_tensor([1, 4, 6, 4, 1]) / 16
-    wide = F.avg_pool2d(pictures, CELL_PX)
+    wide = F.avg_pool2d(pictures, cell)
     channels = wide.shape[1]
     for _ in range(2):
         padded = F.pad(wide, (2, 2, 2, 2), mode="replicate")
         across = F.conv2d(padded, kernel.reshape(1, 1, 1, 5).repeat(channels, 1, 1, 1), groups=channels)
         wide = F.conv2d(across, kernel.reshape(1, 1, 5, 1).repeat(channels, 1, 1, 1), groups=channels)
-    return pictures - F.interpolate(wide, scale_factor=CELL_PX, mode="bilinear", align_corners=False)
+    return F.interpolate(wide, scale_factor=cell, mode="bilinear", align_corners=False)
 
 
 class Look(nn.Module):

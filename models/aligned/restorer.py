@@ -1,4 +1,5 @@
-"""`AlignedRestorer`: lays the person's own views onto each face and restores it in one pass; keeps no state.
+"""`AlignedRestorer`: lays the person's own views and the frames beside it onto each face and restores it in one pass;
+keeps no state.
 
 Shapes: R references, V views that are laid on, S side of a crop, P dense points, D width of an embedding.
 """
@@ -7,18 +8,20 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from models.aligned.network import REFERENCE, AlignedNetwork, AlignedShape
+from models.aligned.network import NEIGHBOUR, REFERENCE, AlignedNetwork, AlignedShape
 from models.aligned.warp import similarity_residual, warp_views
 from models.landmarks import DenseLandmarks, DensePoints
 from models.packing import pack_convolutions
 from models.precision import Mixed
-from models.protocols import References, Request, Result
-from models.recogniser import identity_anchor
+from models.protocols import Recogniser, References, Request, Result
+from models.quality import ramp
+from models.recogniser import EmbeddedRecogniser, LikenessMeter, identity_anchor
 from models.weights import Checkpoint, CheckpointError, load_embedded
 
 CROP_PX = 256
@@ -27,12 +30,31 @@ MOST_VIEWS = 3
 """V: the first view gives two thirds of what views give, after three it is flat (ReF-LDM, arXiv 2412.05043)."""
 _SURE, _UNSURE = 0.012, 0.035
 """Sigma of a point, as a share of the crop's side, up to which it is trusted fully and from which not at all."""
+_RESEMBLANCE = (0.15, 0.35)
+"""Cosine of a degraded face to the anchor of its references up to which they show somebody else, and from which they
+show the person: .33 and more for 95 % of severely degraded portraits, below .35 for 90 % of strangers."""
 _KEPT_POINTS = 256
 """Views whose points are kept: more than the people of a scene have together."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Views:
+    """What is laid onto one crop, in the order of the network's inputs."""
+
+    pictures: Tensor
+    """float32 (V, 3, S, S) in [0, 1]."""
+    confidence: Tensor
+    """float32 (V, 1, S, S) in [0, 1]."""
+    kinds: Tensor
+    """float32 (V,) of `REFERENCE` and `NEIGHBOUR`."""
+    anchor: Tensor
+    """float32 (D,), unit length or shorter."""
+
+
 class AlignedRestorer:
     """Restores aligned faces of 256 or 512 pixels with the embedded network."""
+
+    most_neighbours = 4
 
     def __init__(
         self,
@@ -41,10 +63,12 @@ class AlignedRestorer:
         crop_size: int = CROP_PX,
         precision: torch.dtype = torch.float32,
         landmarks: DenseLandmarks | None = None,
+        recogniser: Recogniser | None = None,
     ) -> None:
         """Raises `CheckpointError` for weights of another network, `ValueError` for a `crop_size` it is not for.
 
-        `precision`: of the convolutions. `landmarks`: finds the dense points; None = the embedded network.
+        `precision`: of the convolutions. `landmarks`: finds the dense points, `recogniser`: tells a stranger's
+        references from the person's; None = the embedded networks.
         """
         if crop_size not in CROP_SIZES:
             raise ValueError(f"crop_size must be one of {CROP_SIZES}, got {crop_size}")
@@ -53,6 +77,7 @@ class AlignedRestorer:
         self.network = build_aligned(checkpoint or load_embedded("aligned"))
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._landmarks = landmarks or DenseLandmarks(device=self.device)
+        self._likeness = LikenessMeter(recogniser or EmbeddedRecogniser(device=self.device))
         if self.device.type == "cpu":
             crop = torch.zeros(1, 3, crop_size, crop_size)
             one = torch.zeros(1, 1, 1, crop_size, crop_size)
@@ -74,45 +99,57 @@ class AlignedRestorer:
         if self.device.type == "cpu":
             return [self._batch([request])[0] for request in requests]
         results: dict[int, Result] = {}
-        by_count: dict[int, list[int]] = {}
+        by_count: dict[tuple[int, int], list[int]] = {}
         for place, request in enumerate(requests):
-            by_count.setdefault(min(len(request.references), MOST_VIEWS), []).append(place)
+            count = min(len(request.references), MOST_VIEWS), len(request.neighbours)
+            by_count.setdefault(count, []).append(place)
         for places in by_count.values():
             results |= dict(zip(places, self._batch([requests[place] for place in places]), strict=True))
         return [results[place] for place in range(len(requests))]
 
     def _batch(self, requests: Sequence[Request]) -> list[Result]:
-        """Results of requests with the same number of views."""
+        """Results of requests with the same number of references and of neighbours."""
         crops = torch.stack([request.crop for request in requests]).to(self.device).float().div_(255)
         inputs: list[Tensor] = [crops.contiguous(memory_format=torch.channels_last)]
-        if len(requests[0].references):
-            views, confidence = self._views(requests)
-            kinds = torch.full(views.shape[:2], REFERENCE, device=self.device)
-            inputs += [views, confidence, kinds]
-            anchors = [self._anchor(request.references) for request in requests]
-            inputs.append(torch.stack(anchors).to(self.device))
+        views = [self._views(request) for request in requests]
+        if len(views[0].kinds):
+            inputs += [torch.stack([getattr(one, part) for one in views]) for part in _Views.__slots__]
         restored: Tensor = self._run(*inputs)  # (B, 3, S, S)
         images = restored.float().mul_(255).round_().clamp_(0, 255).to(torch.uint8).contiguous().cpu()
         return [Result(image) for image in images]
 
-    def _views(self, requests: Sequence[Request]) -> tuple[Tensor, Tensor]:
-        """Views laid onto the crops, (B, V, 3, S, S), and their confidence, (B, V, 1, S, S)."""
-        laid, sure = [], []
-        for request in requests:
-            face = self._landmarks.find(request.crop[None])
-            found = [self._points_of(crop) for crop in request.references.crops]
-            chosen = nearest_views(face.points[0], torch.stack([one.points[0] for one in found]))
-            pictures = torch.stack([_sized(request.references.crops[k], self.crop_size) for k in chosen])
-            certainty = certainty_of(face.sigma, self.crop_size).expand(len(chosen), -1)
-            picture, confidence = warp_views(
-                pictures.to(self.device).float().div_(255),
-                torch.stack([found[k].points[0] for k in chosen]).to(self.device),
-                face.points.expand(len(chosen), -1, -1).to(self.device),
-                certainty.to(self.device),
-            )
-            laid.append(picture)
-            sure.append(confidence)
-        return torch.stack(laid), torch.stack(sure)
+    def _views(self, request: Request) -> _Views:
+        """What is laid onto the crop of `request`: its references, then its neighbours."""
+        side = self.crop_size
+        pictures, sure = torch.zeros(0, 3, side, side), torch.zeros(0, 1, side, side)
+        anchor = torch.zeros(self.network.shape.anchor)
+        if len(request.references):
+            # A stranger's views and anchor have no part in the result.
+            trust = ramp(self._likeness.resemblance(request.crop, request.references), _RESEMBLANCE)
+            pictures, sure = self._laid_onto(request.crop, request.references)
+            sure, anchor = sure * trust, self._anchor(request.references) * trust
+        kinds = torch.full((len(pictures),), REFERENCE)
+        if request.neighbours:
+            beside = torch.stack([one.image for one in request.neighbours]).to(self.device)
+            gates = torch.stack([one.gate for one in request.neighbours])[:, None].to(self.device)
+            pictures = torch.cat([pictures.to(self.device), beside.float().div_(255)])
+            sure = torch.cat([sure.to(self.device), gates])
+            kinds = torch.cat([kinds, torch.full((len(beside),), NEIGHBOUR)])
+        return _Views(pictures, sure, kinds.to(self.device), anchor.to(self.device))
+
+    def _laid_onto(self, crop: Tensor, references: References) -> tuple[Tensor, Tensor]:
+        """The nearest views of `references` laid onto `crop`, (V, 3, S, S), and their confidence, (V, 1, S, S)."""
+        face = self._landmarks.find(crop[None])
+        found = [self._points_of(view) for view in references.crops]
+        chosen = nearest_views(face.points[0], torch.stack([one.points[0] for one in found]))
+        pictures = torch.stack([_sized(references.crops[k], self.crop_size) for k in chosen])
+        certainty = certainty_of(face.sigma, self.crop_size).expand(len(chosen), -1)
+        return warp_views(
+            pictures.to(self.device).float().div_(255),
+            torch.stack([found[k].points[0] for k in chosen]).to(self.device),
+            face.points.expand(len(chosen), -1, -1).to(self.device),
+            certainty.to(self.device),
+        )
 
     def _points_of(self, view: Tensor) -> DensePoints:
         """Points of a reference, in pixels of the restorer's own crop."""

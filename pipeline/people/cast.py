@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import cv2
@@ -19,12 +20,14 @@ from torch import Tensor
 from configs import ConfigError
 from models.pictures import recogniser_crop
 from models.protocols import (
+    Neighbour,
     Previous,
     Recogniser,
     References,
     Request,
     Restorer,
     Result,
+    most_neighbours,
     uses_kept,
     uses_previous,
     uses_references,
@@ -40,6 +43,8 @@ from pipeline.stages.views import resized
 from trackers.gallery import EVERYBODY, LEFT_OUT, LIST, RECORD, Casting, Entry, Gallery, chosen, read_gallery
 from trackers.people import Acquaintance
 from trackers.references import View
+
+Moved = TypeVar("Moved", Previous, Neighbour)
 
 _FOR_ALL = {"kind", "device", "allow_pickle", "seed", "engine"}
 """Settings of the run's restorer that apply to every other one."""
@@ -226,6 +231,7 @@ class Restorers:
         self.uses_references = any(map(uses_references, everyone))
         self.uses_previous = any(map(uses_previous, everyone))
         self.uses_kept = any(map(uses_kept, everyone))
+        self.most_neighbours = max(map(most_neighbours, everyone))
         self.device = getattr(everyone[0], "device", torch.device("cpu"))
         # Resized reference sets by side, kept while the original set is in use.
         self._smaller: dict[int, WeakKeyDictionary[References, References]] = {}
@@ -254,8 +260,9 @@ class Restorers:
             Request(
                 resized(r.crop, size),
                 self._resized(r.references, size),
-                _smaller(r.previous, size),
+                None if r.previous is None else _smaller(r.previous, size),
                 kept=r.kept,
+                neighbours=tuple(_smaller(neighbour, size) for neighbour in r.neighbours),
             )
             for r in requests
         ]
@@ -275,11 +282,10 @@ class Restorers:
         return known[references]
 
 
-def _smaller(previous: Previous | None, size: int) -> Previous | None:
-    if previous is None:
-        return None
-    gate = cv2.resize(previous.gate.numpy(), (size, size), interpolation=cv2.INTER_AREA)
-    return Previous(resized(previous.image, size), torch.from_numpy(gate))
+def _smaller(moved: Moved, size: int) -> Moved:
+    """What was moved onto a crop, for a crop of `size` pixels."""
+    gate = cv2.resize(moved.gate.numpy(), (size, size), interpolation=cv2.INTER_AREA)
+    return replace(moved, image=resized(moved.image, size), gate=torch.from_numpy(gate))
 
 
 def _changed(crop: Tensor, small: Tensor, restored: Tensor) -> Tensor:

@@ -33,8 +33,8 @@ class Watcher:
     total: int | None = None
     """Frames expected, if known."""
 
-    def opened(self, source: _Opened) -> None:
-        """The input was opened."""
+    def opened(self, source: _Opened, pace: str = "") -> None:
+        """The input was opened; `pace` says how long it takes, where that is known."""
         self.total = source.info.frame_count
 
     def update(self, report: Report) -> None:
@@ -49,9 +49,15 @@ class _Plain(Watcher):
     def __init__(self) -> None:
         self._next = time.monotonic() + self.every_seconds
 
-    def opened(self, source: _Opened) -> None:
+    def opened(self, source: _Opened, pace: str = "") -> None:
         super().opened(source)
         self.warn(source.warnings)
+        if pace:
+            self.expect(pace)
+
+    def expect(self, pace: str) -> None:
+        """Prints how long the film takes."""
+        print(pace, file=sys.stderr, flush=True)
 
     def warn(self, sentences: list[str]) -> None:
         """Prints warnings at once: the summary repeats them, perhaps hours later."""
@@ -86,6 +92,9 @@ class _Json(_Plain):
         for sentence in sentences:
             print(json.dumps({"event": "warning", "sentence": sentence}), flush=True)
 
+    def expect(self, pace: str) -> None:
+        print(json.dumps({"event": "pace", "sentence": pace}), flush=True)
+
     def tell(self, report: Report) -> None:
         print(
             json.dumps(
@@ -109,11 +118,11 @@ class _Bar(Watcher):
         self._bar = bar
         self._task = bar.add_task("opening", total=None, rate="", people=0, faces=0)
 
-    def opened(self, source: _Opened) -> None:
+    def opened(self, source: _Opened, pace: str = "") -> None:
         super().opened(source)
         self._bar.update(self._task, description="restoring", total=self.total)
-        for sentence in source.warnings:
-            self._bar.console.print(f"warning: {sentence}", markup=False, highlight=False)
+        for sentence in (*(f"warning: {each}" for each in source.warnings), *([pace] if pace else [])):
+            self._bar.console.print(sentence, markup=False, highlight=False)
 
     def update(self, report: Report) -> None:
         rate = report.frames / max(report.seconds, 1e-6)

@@ -28,7 +28,7 @@ from trackers.people import Acquaintance, People
 from trackers.shots import EveryFrame, ShotDetector
 from trackers.tracks import NorfairTracker
 
-Open = Callable[[FileSource | PhotoSource], None]
+Open = Callable[[FileSource | PhotoSource, str], None]
 
 
 class Film(Protocol):

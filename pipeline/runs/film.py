@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -10,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import av
+import torch
 
 from configs import ConfigError
-from models.protocols import uses_references
+from models.protocols import References, Request, Restorer, uses_references
 from pipeline.config import ChunkConfig, PipelineConfig
 from pipeline.errors import MediaError, SinkError, SourceError, reason
 from pipeline.flow import Chain, Hooks, Note, Watch, keep_after, leave_unnoted, run
@@ -29,18 +31,24 @@ from pipeline.report.references_log import ReferencesLog
 from pipeline.runs.assembly import Open, build, open_sink, open_source
 from pipeline.runs.chunks.resume import restore_in_chunks
 
+_LONG_FRAMES = 250
+"""From which on it is worth two faces' time to say how long a film takes."""
+_ASKED = 0.55
+"""Share of the faces for which the restorer is asked, where restored ones are used again (docs/temporal.md)."""
+
 
 def restore_video(
     input: Path | str,
     output: Path | str,
     config: PipelineConfig | None = None,
     *,
-    opened: Open = lambda source: None,
+    opened: Open = lambda source, pace: None,
     watch: Watch = lambda report: None,
 ) -> Report:
     """Restores the faces of a video, a photo or a folder of photos.
 
-    `opened` is called once with the source (`info` holds length and size), `watch` after each frame with the counts so
+    `opened` is called once with the source (`info` holds length and size) and with a sentence on how long a long film
+    takes, which is empty where that is unknown, `watch` after each frame with the counts so
     far. Raises ConfigError, CheckpointError, SourceError or SinkError, each with one sentence. After an error or an
     interrupt nothing is left under the name `output`, except a film that could not be signed. With `chunks.resume`,
     several `chunks.workers` or a cluster (`chunks.ray`) finished chunks are kept beside the output; the same call with
@@ -73,7 +81,7 @@ def _restore_at_once(input: Path, output: Path, config: PipelineConfig, opened: 
     sink = open_sink(output, source, config)
     page, log = _open_page(input, output, config), _open_log(input, output, config)
     parts = build(config, source)
-    opened(source)
+    opened(source, pace(parts.restorer, source.info.frame_count, config))
     report = Report(
         output=str(output), uses_references=parts.restorer is None or uses_references(parts.restorer)
     )
@@ -91,6 +99,31 @@ def _restore_at_once(input: Path, output: Path, config: PipelineConfig, opened: 
     if page is not None:
         page.write(report, people)
     return report
+
+
+def pace(restorer: Restorer | None, frames: int | None, config: PipelineConfig) -> str:
+    """How long a film of `frames` takes, as a sentence; empty for a short one and where nothing is known.
+
+    The restorer is timed on this machine with one grey crop, the second time it sees it.
+    """
+    if restorer is None or frames is None or frames < _LONG_FRAMES:
+        return ""
+    crop = torch.full((3, restorer.crop_size, restorer.crop_size), 128, dtype=torch.uint8)
+    for _ in range(2):
+        began = time.perf_counter()
+        restorer.restore([Request(crop, References())])
+        seconds = time.perf_counter() - began
+    asked = frames * (_ASKED if config.restore.reuse else 1.0)
+    return (
+        f"the restorer takes {seconds:.2g} s for a face on this machine: {frames} frames with one face each take "
+        f"about {_in_words(asked * seconds)}"
+    )
+
+
+def _in_words(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
 def _open_page(input: Path, output: Path, config: PipelineConfig) -> ReportPage | None:

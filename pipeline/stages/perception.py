@@ -95,7 +95,7 @@ class Seen:
 
 
 NO_REFERENCES = References()
-_LONGEST_PAUSE = 8
+_FIRST_PAUSE, _LONGEST_PAUSE = 2, 8
 """Searches for faces that are not there come as seldom as every so many times `search_every` detections."""
 _KEPT_TRACKS = 1000
 """More tracks than any delay line holds."""
@@ -146,7 +146,7 @@ class Perception:
         self._since_update = 0
         self._retries = 0
         self._grain: float | None = None
-        self._thorough_at, self._pause = 0, 1
+        self._thorough_at, self._pause = 0, _FIRST_PAUSE
         # Of tracks of this shot, also of those that are lost at present: a covered face often comes back covered.
         self._norms: dict[int, list[float]] = {}
 
@@ -203,7 +203,7 @@ class Perception:
         self._norms.clear()
         self._detections, self._interval, self._since_detection, self._retries = 0, 0, 0, 0
         self._grain = None
-        self._thorough_at, self._pause = 0, 1
+        self._thorough_at, self._pause = 0, _FIRST_PAUSE
 
     def _carry(self, frame: Frame) -> bool:
         """Moves every living face on by optical flow; says whether one was lost just now."""

@@ -12,9 +12,10 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from models.protocols import Masker, Request, Restorer, Result, uses_kept, uses_previous
+from models.protocols import Masker, Request, Restorer, Result, most_neighbours, uses_kept, uses_previous
 from pipeline.frames import RestoredFace, RestoredFrame, TrackedFrame
 from pipeline.stages.effort import NO_QUICK, Quick
+from pipeline.stages.neighbours import Neighbours
 from pipeline.stages.reuse import Follow, Planned, Reuse
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ class RestoreConfig:
     """Faces carried on after one that was restored, at most."""
     most_still: int = 12
     """The same while nothing moves at all."""
+    neighbours: int = 4
+    """Maximum number of frames before that a restorer gets beside a face, where it uses them; 0: it sees one frame."""
     previous: bool = False
     """Tell a restorer that makes use of it what it made of the face before; without `reuse` it is told nothing."""
     window: int = 1
@@ -54,7 +57,7 @@ class RestoreConfig:
             raise ValueError(f"reuse_motion must be flow, quick or none, got {self.reuse_motion!r}")
         if self.window < 1:
             raise ValueError(f"window must be at least 1, got {self.window}")
-        for name in ("most_carried", "most_still"):
+        for name in ("most_carried", "most_still", "neighbours"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
@@ -87,17 +90,19 @@ def restore(
     steadiness: float = 0.0,
     reuse: Reuse | None = None,
     quick: Quick = NO_QUICK,
+    neighbours: Neighbours | None = None,
 ) -> Iterator[RestoredFrame]:
     """Restores the faces of `frames`; a face of strength 0 and every face without a restorer passes through.
 
     `steadiness` in [0, 1): share of the frame before that is used where a face did not change. `reuse`: what is known
     of earlier frames (of `make_reuse`), which goes on here; None begins afresh. `quick`: the restorers that take the
-    place of `restorer` where a frame's effort asks for it.
+    place of `restorer` where a frame's effort asks for it. `neighbours`: the frames before (of `make_neighbours`).
     """
     reuse = reuse or make_reuse(config, steadiness, restorer)
-    batches = _Batches(restorer, quick, config.batch_size, reuse)
+    neighbours = neighbours or make_neighbours(config, restorer)
+    batches = _Batches(restorer, quick, config.batch_size, reuse, neighbours)
     waiting: deque[_Waiting] = deque()
-    for frame in frames:
+    for frame in neighbours.gathered(frames):
         faces = [] if restorer is None else [face for face in frame.faces if face.strength > 0]
         waiting.append(_Waiting(frame, reuse.plan(faces, frame.effort, detected=frame.detected)))
         while _is_due(waiting, config):
@@ -132,6 +137,12 @@ def make_reuse(config: RestoreConfig, steadiness: float, restorer: Restorer | No
     )
 
 
+def make_neighbours(config: RestoreConfig, restorer: Restorer | None) -> Neighbours:
+    """What remembers the frames before, as far as `config` and `restorer` ask for them."""
+    wanted = 0 if restorer is None else most_neighbours(restorer)
+    return Neighbours(min(wanted, config.neighbours), quick=config.reuse_motion == "quick")
+
+
 def _leave(waiting: deque[_Waiting], reuse: Reuse, masker: Masker | None) -> Iterator[RestoredFrame]:
     while waiting and not waiting[0].missing:
         done = waiting.popleft()
@@ -155,10 +166,12 @@ def _leave(waiting: deque[_Waiting], reuse: Reuse, masker: Masker | None) -> Ite
 class _Batches:
     """Calls the restorer; remembers a batch size that fits the device's memory."""
 
-    def __init__(self, restorer: Restorer | None, quick: Quick, size: int, reuse: Reuse) -> None:
+    def __init__(
+        self, restorer: Restorer | None, quick: Quick, size: int, reuse: Reuse, neighbours: Neighbours
+    ) -> None:
         self._restorer, self._quick = restorer, quick
         self._size = size
-        self._reuse = reuse
+        self._reuse, self._neighbours = reuse, neighbours
 
     def restore_oldest(self, waiting: Iterable[_Waiting]) -> None:
         """Restores the oldest faces that are open and go to one restorer, as many as a batch holds."""
@@ -186,4 +199,5 @@ class _Batches:
     def _request(self, face: Planned) -> Request:
         tracked = face.tracked
         told, kept = self._reuse.told(face), self._reuse.kept(face)
-        return Request(tracked.crop, tracked.references, told, tracked.restorer, kept)
+        beside = self._neighbours.laid_onto(tracked)
+        return Request(tracked.crop, tracked.references, told, tracked.restorer, kept, beside)

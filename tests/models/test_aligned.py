@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,17 +13,17 @@ from models.aligned.network import NEIGHBOUR, REFERENCE, AlignedNetwork, Aligned
 from models.aligned.restorer import AlignedRestorer, certainty_of, nearest_views
 from models.aligned.warp import displacement_between, warp_views
 from models.landmarks import OVAL, POINTS, DensePoints
-from models.protocols import References, Request
+from models.protocols import Neighbour, References, Request
 from models.weights import Checkpoint, CheckpointError, load_embedded
 
 SMALL = AlignedShape(blocks=3, width=8, growth=4, keys=4)
 
 
-@pytest.fixture
-def network() -> AlignedNetwork:
+@pytest.fixture(params=[1, 2])
+def network(request: pytest.FixtureRequest) -> AlignedNetwork:
     """Every layer says something, also those that are silent before training."""
     torch.manual_seed(1)
-    made = AlignedNetwork(SMALL)
+    made = AlignedNetwork(replace(SMALL, bands=request.param))
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.08)
     return made.eval().requires_grad_(False)
@@ -48,6 +49,16 @@ class Given:
         self.calls += 1
         points = face(crops.shape[-1]).expand(len(crops), -1, -1)
         return DensePoints(points, torch.zeros(points.shape[:2]))
+
+
+class ByColour:
+    """A recogniser for which reddish crops show one person, and bluish ones another."""
+
+    name, same_person, clear_norm = "by-colour", 0.5, 1.0
+
+    def embed(self, crops: Tensor) -> Tensor:
+        red, blue = (crops[:, channel].float().mean((1, 2)) for channel in (0, 2))
+        return torch.stack([red > blue, red <= blue], 1).float()
 
 
 def inputs(views: int, side: int = 32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -82,6 +93,23 @@ def test_without_confidence_the_network_is_the_one_for_single_pictures(network: 
     torch.testing.assert_close(
         network(crops, views, torch.zeros_like(confidence), kinds), network(crops), rtol=0, atol=0
     )
+
+
+def test_a_middle_band_takes_the_place_of_the_crops_own() -> None:
+    network = AlignedNetwork(replace(SMALL, bands=2)).eval().requires_grad_(False)
+    torch.nn.init.constant_(network.score[2].bias[1], 30.0)  # all of the middle band, half of the fine one
+    shade = torch.linspace(0.2, 0.8, 128).expand(1, 3, 128, 128)
+    stripes = 0.1 * torch.sin(torch.arange(128.0) * (2 * torch.pi / 32))[:, None]  # neither fine nor wide
+    views, sure = (shade.flip(3) + stripes)[:, None], torch.ones(1, 1, 1, 128, 128)
+    kinds = torch.zeros(1, 1)
+    seen = network.seen(shade, views, sure, kinds)
+    laid = network.laid_over(shade, views, sure, kinds, seen)
+    inner = slice(48, 80)
+    # The view's stripes come over, its light does not.
+    change = (laid - shade)[0, 0, inner, inner]
+    assert torch.corrcoef(torch.stack([change.mean(1), stripes[inner, 0]]))[0, 1] > 0.98
+    assert change.mean(1).abs().max() > 0.06
+    assert change.mean(0).abs().max() < 0.02
 
 
 def test_the_kind_of_a_view_matters(network: AlignedNetwork) -> None:
@@ -152,16 +180,23 @@ def test_an_unsure_point_is_not_trusted() -> None:
 
 @pytest.fixture
 def restorer(network: AlignedNetwork) -> AlignedRestorer:
-    parameters: dict[str, object] = {name: getattr(SMALL, name) for name in SMALL.__slots__}
-    return AlignedRestorer(Checkpoint(network.state_dict(), parameters, 1), landmarks=Given())  # type: ignore[arg-type]
+    parameters: dict[str, object] = {name: getattr(network.shape, name) for name in SMALL.__slots__}
+    return AlignedRestorer(
+        Checkpoint(network.state_dict(), parameters, 1),
+        landmarks=Given(),  # type: ignore[arg-type]
+        recogniser=ByColour(),
+    )
 
 
 def request(seed: int, references: int = 0) -> Request:
+    """A reddish face with reddish references."""
     random = torch.Generator().manual_seed(seed)
     crops = [
         torch.randint(0, 256, (3, 256, 256), dtype=torch.uint8, generator=random)
         for _ in range(references + 1)
     ]
+    for crop in crops:
+        crop[2] //= 2
     return Request(crops[0], References(tuple(crops[1:]), torch.ones(references, SMALL.anchor)))
 
 
@@ -173,10 +208,38 @@ def test_alone_is_as_in_company_and_a_reference_counts(restorer: AlignedRestorer
     assert not torch.equal(restorer.restore([Request(one.crop, References())])[0].image, together[0].image)
 
 
+def test_references_of_a_stranger_change_nothing(network: AlignedNetwork) -> None:
+    parameters: dict[str, object] = {name: getattr(network.shape, name) for name in SMALL.__slots__}
+    checkpoint = Checkpoint(network.state_dict(), parameters, 1)
+    restorer = AlignedRestorer(checkpoint, landmarks=Given(), recogniser=ByColour())  # type: ignore[arg-type]
+    asked = request(1, 2)
+    alone = restorer.restore([Request(asked.crop, References())])[0].image
+    assert not torch.equal(restorer.restore([asked])[0].image, alone)
+    strangers = tuple(view.flip(0) for view in asked.references.crops)
+    asked = Request(asked.crop, References(strangers, asked.references.embeddings))
+    assert torch.equal(restorer.restore([asked])[0].image, alone)
+
+
+def test_neighbours_count_as_far_as_they_are_sure(restorer: AlignedRestorer) -> None:
+    asked, beside = request(1), request(2).crop
+    alone = restorer.restore([asked])[0].image
+
+    def with_neighbour(gate: float) -> Tensor:
+        neighbour = Neighbour(beside, torch.full((256, 256), gate))
+        return restorer.restore([Request(asked.crop, References(), neighbours=(neighbour,))])[0].image
+
+    assert torch.equal(with_neighbour(0), alone)
+    assert not torch.equal(with_neighbour(1), alone)
+
+
 def test_points_of_a_view_are_found_once(network: AlignedNetwork) -> None:
     given = Given()
-    parameters: dict[str, object] = {name: getattr(SMALL, name) for name in SMALL.__slots__}
-    restorer = AlignedRestorer(Checkpoint(network.state_dict(), parameters, 1), landmarks=given)  # type: ignore[arg-type]
+    parameters: dict[str, object] = {name: getattr(network.shape, name) for name in SMALL.__slots__}
+    restorer = AlignedRestorer(
+        Checkpoint(network.state_dict(), parameters, 1),
+        landmarks=given,  # type: ignore[arg-type]
+        recogniser=ByColour(),
+    )
     asked = request(1, 2)
     restorer.restore([asked])
     assert given.calls == 3
@@ -199,7 +262,7 @@ def test_what_auto_means_ships_and_looks_at_references() -> None:
     restorer = AlignedRestorer()
     random = torch.Generator().manual_seed(0)
     crop = torch.randint(100, 140, (3, 256, 256), dtype=torch.uint8, generator=random)
-    view = torch.rand(3, 256, 256, generator=random).mul(255).byte()
+    view = torch.randint(90, 150, (3, 256, 256), dtype=torch.uint8, generator=random)
     alone = restorer.restore([Request(crop, References())])[0].image
     seen = restorer.restore([Request(crop, References((view,), torch.ones(1, 128)))])[0].image
     assert load_embedded("aligned").images_seen > 0

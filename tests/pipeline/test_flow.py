@@ -152,7 +152,7 @@ def by_value(state: ChainState) -> ChainState:
 
 
 def as_bytes(state: ChainState) -> ChainState:
-    return ChainState(*carry.from_bytes(carry.to_bytes(state.faces, state.standings)))
+    return carry.from_bytes(carry.to_bytes(state))
 
 
 def test_the_frames_have_all_that_goes_on_from_one_to_the_next() -> None:

@@ -41,7 +41,8 @@ def astronaut() -> NDArray[np.uint8]:
 
 
 def picture(index: int, width: int, height: int) -> NDArray[np.uint8]:
-    """A view of the astronaut that drifts with `index`: uint8 (height, width, 3) RGB."""
+    """A view of the astronaut that drifts with `index`, and begins again after 100: uint8 (height, width, 3) RGB."""
+    index %= 100
     view = astronaut()[index : index + 400, 20 + 2 * index : 420 + 2 * index]
     return np.asarray(cv2.resize(view, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 

@@ -43,6 +43,14 @@ class IdentityRestorer(InvertingRestorer):
         return [Result(request.crop.clone()) for request in requests]
 
 
+class SofteningRestorer(InvertingRestorer):
+    """Turns a crop into the negative of a soft copy."""
+
+    def restore(self, requests: Sequence[Request]) -> list[Result]:
+        soft = [torch.nn.functional.avg_pool2d(request.crop.float(), 3, 1, 1) for request in requests]
+        return [Result(255 - crop.round().to(torch.uint8)) for crop in soft]
+
+
 class SquareDetector:
     """Finds bright squares on a dark ground: their corners' middles stand for a face's landmarks."""
 

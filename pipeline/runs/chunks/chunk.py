@@ -223,7 +223,7 @@ class ChunkRunner:
             state = run(TrackedSource(frames), sink, self._chain, Hooks(report, arrange, watch), state)
         left_over = ""
         if self._plan.goes_on(chunk):
-            content = carry.to_bytes(state.faces, state.standings)
+            content = carry.to_bytes(state)
             left_over = self._folder.write(_name(chunk.number, "carry.npz"), content)
         done = Done(sink.index, left_over, report.to_json())
         # Last: this file marks the chunk as finished.
@@ -237,7 +237,7 @@ class ChunkRunner:
             raise SourceError(
                 f"{self._folder.path}: chunk {chunk.number - 1} is missing; run again with --resume"
             )
-        return ChainState(*carry.from_bytes(left))
+        return carry.from_bytes(left)
 
 
 def _frames(source: FileSource, chunk: Chunk, tracks: Tracks, *, seek: bool) -> Iterator[TrackedFrame]:

@@ -51,7 +51,7 @@ def restore_in_chunks(
         config = replace(config, output=replace(config.output, overwrite=True))
     sink = open_sink(output, source, config, folder=folder.path)
     assert isinstance(sink, FileSink)
-    opened(source)
+    opened(source, "")  # the workers load the models
     ray = config.chunks.ray
     # Joined first: a missing cluster must be reported before the first pass.
     with nullcontext() if ray is None else joined_cluster(ray), folder.held():

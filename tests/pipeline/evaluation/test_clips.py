@@ -112,7 +112,7 @@ def test_the_command_measures_all_rows_of_a_degraded_clip(
         "--seconds",
         "0.2",
         "--set",
-        "restorer.kind=support.fakes:InvertingRestorer",
+        "restorer.kind=support.fakes:SofteningRestorer",
         # A negative is nobody's face: the gate would hold it back.
         "--set",
         "gate.enabled=false",

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from models.protocols import Request, Result
 from pipeline import cli
+from pipeline.config import PipelineConfig
+from pipeline.runs.film import pace
 from support.clips import astronaut, shown_times, write_clip
+from support.fakes import InvertingRestorer
 
 QUICK = ["--restorer", "none", "--progress", "none"]
 
@@ -141,3 +149,35 @@ def test_ctrl_c_tells_what_was_done_and_what_is_left(
     said = capsys.readouterr().out
     assert "1 restored, 1 left" in said
     assert f"left: {folder / 'c.avi'}" in said
+
+
+class Slow(InvertingRestorer):
+    """Takes 50 ms for a face."""
+
+    def restore(self, requests: Sequence[Request]) -> list[Result]:
+        time.sleep(0.05 * len(requests))
+        return super().restore(requests)
+
+
+def test_how_long_a_long_film_takes_is_said_before_it_begins(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long, short = tmp_path / "long.mp4", tmp_path / "short.mp4"
+    write_clip(long, frames=300, width=64, height=48)
+    write_clip(short, frames=4, width=64, height=48)
+    own = ["--restorer", f"{__name__}:Slow", "--progress", "plain"]
+    for film in (long, short):
+        assert cli.main([str(film), str(tmp_path / "out.mkv"), *own, "--overwrite"]) == 0
+    said = capsys.readouterr().err
+    (sentence,) = [line for line in said.splitlines() if line.startswith("the restorer takes")]
+    assert re.search(r"takes 0\.0[5-9]\d* s for a face on this machine: 300 frames", sentence)
+    assert pace(None, 300, PipelineConfig()) == ""
+
+
+def test_frames_that_are_restored_one_by_one_take_longer() -> None:
+    def seconds(config: PipelineConfig) -> int:
+        return int(pace(Slow(), 1000, config).split()[-2])
+
+    config = PipelineConfig()
+    each = replace(config, restore=replace(config.restore, reuse=False))
+    assert 1.5 * seconds(config) < seconds(each)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.align import at_size
 from models.protocols import References, Request, Result
+from pipeline.flow import ChainState
 from pipeline.frames import Effort, TrackedFace, TrackedFrame
 from pipeline.people.cast import Restorers
 from pipeline.runs.chunks import carry
@@ -146,7 +147,7 @@ def test_a_chunk_goes_on_as_if_the_film_had_not_been_cut_in_two(most_carried: in
     for cut in (3, 4, 5):
         first, second = (make_reuse(config, 0.0, Counting()) for _ in range(2))
         halves = run(frames[:cut], config, reuse=first)
-        second.go_on_from(carry.from_bytes(carry.to_bytes(first.last, {}))[0])
+        second.go_on_from(carry.from_bytes(carry.to_bytes(ChainState(first.last))).faces)
         halves += run(frames[cut:], config, reuse=second)
         for one, other in zip(straight, halves, strict=True):
             assert torch.equal(one[0], other[0])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from models.protocols import Previous, Request, Result, check_previous
+from pipeline.flow import ChainState
 from pipeline.frames import TrackedFace, TrackedFrame
 from pipeline.runs.chunks import carry
 from pipeline.stages.restore import RestoreConfig, make_reuse, restore
@@ -180,7 +181,7 @@ def test_a_chunk_goes_on_as_if_the_film_had_not_been_cut_in_two() -> None:
         for cut in (3, 4, 5):
             first, second = (make_reuse(config, 0.0, Recurrent()) for _ in range(2))
             halves = run(frames[:cut], config, reuse=first)
-            second.go_on_from(carry.from_bytes(carry.to_bytes(first.last, {}))[0])
+            second.go_on_from(carry.from_bytes(carry.to_bytes(ChainState(first.last))).faces)
             halves += run(frames[cut:], config, reuse=second)
             for one, other in zip(straight, halves, strict=True):
                 assert torch.equal(one[0], other[0])
