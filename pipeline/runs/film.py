@@ -34,7 +34,7 @@ from pipeline.runs.chunks.resume import restore_in_chunks
 _LONG_FRAMES = 250
 """From which on it is worth two faces' time to say how long a film takes."""
 _ASKED = 0.55
-"""Share of the faces for which the restorer is asked, where restored ones are used again (docs/temporal.md)."""
+"""Share of the faces for which the restorer is asked, where restored ones are used again (docs/reuse.md)."""
 
 
 def restore_video(
