@@ -13,7 +13,7 @@ from models.aligned.restorer import AlignedRestorer
 from models.detector import CenterFaceDetector, InsightFaceDetector
 from models.fast.restorer import FastRestorer
 from models.precision import restorer_precision
-from models.protocols import Detector, Masker, Recogniser, Restorer
+from models.protocols import Detector, Masker, Recogniser, Restorer, with_needs
 from models.published_recognisers import AdaFaceRecogniser, ArcFaceRecogniser
 from models.recogniser import EmbeddedRecogniser
 from models.spandrel_restorer import SpandrelRestorer
@@ -89,10 +89,10 @@ def build_restorer(config: RestorerConfig) -> Restorer | None:
     if kind == "spandrel":
         path = Path(config.kind).expanduser()
         return SpandrelRestorer(path, device, allow_pickle=config.allow_pickle)
-    stranger = _stranger(config.kind, "restorer.kind")
-    if not (hasattr(stranger, "crop_size") and hasattr(stranger, "restore")):
-        raise ConfigError(f"restorer.kind: {config.kind!r} is no restorer (it lacks crop_size or restore)")
-    return cast(Restorer, stranger)
+    try:
+        return with_needs(_stranger(config.kind, "restorer.kind"))
+    except ValueError as error:
+        raise ConfigError(f"restorer.kind: {config.kind!r} is no restorer ({error})") from error
 
 
 def resolved_precision(config: RestorerConfig) -> torch.dtype:

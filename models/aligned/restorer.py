@@ -17,7 +17,7 @@ from models.aligned.warp import similarity_residual, warp_views
 from models.landmarks import DenseLandmarks, DensePoints
 from models.packing import pack_convolutions
 from models.precision import Mixed
-from models.protocols import References, Request, Result
+from models.protocols import Needs, References, Request, Result
 from models.recogniser import identity_anchor
 from models.weights import Checkpoint, CheckpointError, load_embedded
 
@@ -48,8 +48,8 @@ class AlignedRestorer:
         """
         if crop_size not in CROP_SIZES:
             raise ValueError(f"crop_size must be one of {CROP_SIZES}, got {crop_size}")
-        self.crop_size = crop_size
         self.device = torch.device(device)
+        self.needs = Needs(crop_size, device=self.device)
         self.network = build_aligned(checkpoint or load_embedded("aligned"))
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._landmarks = landmarks or DenseLandmarks(device=self.device)
@@ -70,7 +70,7 @@ class AlignedRestorer:
         with the same number of views form a batch.
         """
         for request in requests:
-            _check(request.crop, self.crop_size)
+            _check(request.crop, self.needs.crop_size)
         if self.device.type == "cpu":
             return [self._batch([request])[0] for request in requests]
         results: dict[int, Result] = {}
@@ -102,8 +102,10 @@ class AlignedRestorer:
             face = self._landmarks.find(request.crop[None])
             found = [self._points_of(crop) for crop in request.references.crops]
             chosen = nearest_views(face.points[0], torch.stack([one.points[0] for one in found]))
-            pictures = torch.stack([_sized(request.references.crops[k], self.crop_size) for k in chosen])
-            certainty = certainty_of(face.sigma, self.crop_size).expand(len(chosen), -1)
+            pictures = torch.stack(
+                [_sized(request.references.crops[k], self.needs.crop_size) for k in chosen]
+            )
+            certainty = certainty_of(face.sigma, self.needs.crop_size).expand(len(chosen), -1)
             picture, confidence = warp_views(
                 pictures.to(self.device).float().div_(255),
                 torch.stack([found[k].points[0] for k in chosen]).to(self.device),
@@ -119,7 +121,7 @@ class AlignedRestorer:
         key = id(view)
         if key not in self._points:
             found = self._landmarks.find(view[None])
-            scale = self.crop_size / view.shape[-1]
+            scale = self.needs.crop_size / view.shape[-1]
             scaled = DensePoints((found.points + 0.5) * scale - 0.5, found.sigma * scale)
             self._points[key] = view, scaled
             if len(self._points) > _KEPT_POINTS:

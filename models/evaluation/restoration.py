@@ -93,9 +93,10 @@ def iconface_methods(
     for count in steps:
         settings = replace(usual or SamplingSettings(), steps=count)
         restorer = IconFaceRestorer(checkpoint, settings=settings, precision=precision)
-        if restorer.crop_size != SIDE_PX:
+        side = restorer.needs.crop_size
+        if side != SIDE_PX:
             raise CheckpointError(
-                f"{checkpoint.path}: takes crops of {restorer.crop_size} pixels, but faces are measured at {SIDE_PX}"
+                f"{checkpoint.path}: takes crops of {side} pixels, but faces are measured at {SIDE_PX}"
             )
         key = _key("iconface", checkpoint, precision, settings)
         methods.append(Method(f"iconface {count}", restorer, key))

@@ -13,7 +13,7 @@ from pipeline.stages.effort import Quick
 
 def quick_beside(restorer: Restorer | None, config: PipelineConfig) -> Quick:
     """`fast` in place of a slower `restorer`, which `config` made, and `fast` for smaller crops."""
-    if restorer is None or restorer.crop_size not in CROP_SIZES:
+    if restorer is None or restorer.needs.crop_size not in CROP_SIZES:
         return Quick()
     own = config.restorer
     is_fast = isinstance(restorer, FastRestorer) or own.kind == "fast"
@@ -21,6 +21,6 @@ def quick_beside(restorer: Restorer | None, config: PipelineConfig) -> Quick:
         own = RestorerConfig(kind="fast", device=own.device, precision=own.precision)
     # Building engines takes minutes, and the call waits.
     own = replace(own, engine=replace(own.engine, backend="eager"))
-    light = None if is_fast else build_restorer(replace(own, crop_size=restorer.crop_size))
-    side = SMALLER.get(restorer.crop_size)
+    light = None if is_fast else build_restorer(replace(own, crop_size=restorer.needs.crop_size))
+    side = SMALLER.get(restorer.needs.crop_size)
     return Quick(light, None if side is None else build_restorer(replace(own, crop_size=side)))

@@ -19,15 +19,13 @@ from torch import Tensor
 from configs import ConfigError
 from models.pictures import recogniser_crop
 from models.protocols import (
+    Needs,
     Previous,
     Recogniser,
     References,
     Request,
     Restorer,
     Result,
-    uses_kept,
-    uses_previous,
-    uses_references,
 )
 from pipeline.build import AUTO, MEANT_FOR, build_restorer
 from pipeline.config import InputConfig, PipelineConfig, RestorerConfig
@@ -219,36 +217,33 @@ class Restorers:
 
     def __init__(self, usual: Restorer | None, others: Mapping[str, Restorer]) -> None:
         """`usual`: for requests that name no restorer; None if there are none."""
-        self._others = dict(others)
-        self._usual = usual
-        everyone = [*([usual] if usual is not None else []), *self._others.values()]
-        self.crop_size = max(restorer.crop_size for restorer in everyone)
-        self.uses_references = any(map(uses_references, everyone))
-        self.uses_previous = any(map(uses_previous, everyone))
-        self.uses_kept = any(map(uses_kept, everyone))
-        self.device = getattr(everyone[0], "device", torch.device("cpu"))
+        self._by_name = ({} if usual is None else {"": usual}) | dict(others)
+        needs = {name: restorer.needs for name, restorer in self._by_name.items()}
+        kept_for = frozenset(name for name, each in needs.items() if each.kept)
+        self.needs = Needs(
+            max(each.crop_size for each in needs.values()),
+            references=any(each.references for each in needs.values()),
+            previous=any(each.previous for each in needs.values()),
+            kept=bool(kept_for),
+            kept_for=kept_for,
+            device=next(iter(needs.values())).device,
+        )
         # Resized reference sets by side, kept while the original set is in use.
         self._smaller: dict[int, WeakKeyDictionary[References, References]] = {}
-
-    def restorer_of(self, name: str) -> Restorer | None:
-        """The restorer for this `Request.restorer`. Raises KeyError for an unknown name."""
-        return self._others[name] if name else self._usual
 
     def restore(self, requests: Sequence[Request]) -> list[Result]:
         """One result per request, in order. Raises KeyError for an unknown restorer."""
         results: list[Result | None] = [None] * len(requests)
         for name in dict.fromkeys(request.restorer for request in requests):
             places = [place for place, request in enumerate(requests) if request.restorer == name]
-            restorer = self.restorer_of(name)
-            assert restorer is not None
-            restored = self._by(restorer, [requests[place] for place in places])
+            restored = self._by(self._by_name[name], [requests[place] for place in places])
             for place, result in zip(places, restored, strict=True):
                 results[place] = result
         return [result for result in results if result is not None]
 
     def _by(self, restorer: Restorer, requests: Sequence[Request]) -> list[Result]:
-        size = restorer.crop_size
-        if size == self.crop_size:
+        size = restorer.needs.crop_size
+        if size == self.needs.crop_size:
             return restorer.restore(requests)
         small = [
             Request(

@@ -12,7 +12,6 @@ from typing import Any
 import av
 
 from configs import ConfigError
-from models.protocols import uses_references
 from pipeline.config import ChunkConfig, PipelineConfig
 from pipeline.errors import MediaError, SinkError, SourceError, reason
 from pipeline.flow import Chain, Hooks, Note, Watch, keep_after, leave_unnoted, run
@@ -75,7 +74,7 @@ def _restore_at_once(input: Path, output: Path, config: PipelineConfig, opened: 
     parts = build(config, source)
     opened(source)
     report = Report(
-        output=str(output), uses_references=parts.restorer is None or uses_references(parts.restorer)
+        output=str(output), uses_references=parts.restorer is None or parts.restorer.needs.references
     )
     people = parts.perception.people
     arrange = side_by_side if config.output.compare else keep_after

@@ -20,7 +20,6 @@ import numpy as np
 
 import configs
 from configs import ConfigError
-from models.protocols import uses_references
 from pipeline import __version__
 from pipeline.config import PipelineConfig
 from pipeline.errors import SinkError, reason
@@ -176,7 +175,7 @@ def _restore(input: Path, each: Try, grid: _Grid, file: IO[bytes], watch: Watche
     assert isinstance(source, FileSource)
     parts = build(each.config, source)
     watch.opened(source)
-    report = Report(uses_references=parts.restorer is None or uses_references(parts.restorer))
+    report = Report(uses_references=parts.restorer is None or parts.restorer.needs.references)
     cells, moments = Cells(file, grid.cell), Moments(parts.perception.crop_size)
     run(source, cells, Chain(parts, each.config), Hooks(report, watch=watch.update, note=moments.note))
     report.merge_people(parts.perception.people.current)

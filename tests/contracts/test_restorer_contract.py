@@ -40,7 +40,7 @@ def restorer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def request_of(restorer: Restorer, seed: int) -> Request:
-    size = restorer.crop_size
+    size = restorer.needs.crop_size
     crop = torch.randint(0, 256, (3, size, size), dtype=torch.uint8, generator=torch.manual_seed(seed))
     return Request(crop, References())
 
@@ -68,7 +68,7 @@ class TestRestorer:
         assert restorer.restore([]) == []
 
     def test_crops_of_another_form_are_refused(self, restorer: Restorer) -> None:
-        size = restorer.crop_size
+        size = restorer.needs.crop_size
         for crop in (torch.zeros(3, size, size), torch.zeros(3, size, size - 8, dtype=torch.uint8)):
             with pytest.raises(ValueError, match="crop must be uint8"):
                 restorer.restore([Request(crop, References())])

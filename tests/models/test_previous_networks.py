@@ -16,7 +16,7 @@ from models.iconface.model import IconFaceModel
 from models.iconface.network import IconFace
 from models.iconface.restorer import IconFaceRestorer
 from models.iconface.sampling import SamplingSettings, sigmas
-from models.protocols import Previous, References, Request, uses_previous
+from models.protocols import Previous, References, Request
 from models.weights import Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.build import build_restorer
 from pipeline.config import PipelineConfig, RestorerConfig
@@ -74,7 +74,7 @@ def made(paths: dict[str, Path], name: str, **settings: Any) -> FastRestorer | I
 @pytest.mark.parametrize("name", ["fast", "iconface"])
 def test_the_face_before_shows_and_every_request_has_its_own(paths: dict[str, Path], name: str) -> None:
     restorer = made(paths, name)
-    assert uses_previous(restorer)
+    assert restorer.needs.previous
     requests = [Request(CROP, References(), given) for given in (None, previous(), previous(0.4), None)]
     together = [result.image for result in restorer.restore(requests)]
     for request, image in zip(requests, together, strict=True):
@@ -87,7 +87,7 @@ def test_the_face_before_shows_and_every_request_has_its_own(paths: dict[str, Pa
 @pytest.mark.parametrize("name", ["old fast", "old iconface"])
 def test_earlier_checkpoints_load_and_take_no_notice(paths: dict[str, Path], name: str) -> None:
     restorer = made(paths, name)
-    assert not uses_previous(restorer)
+    assert not restorer.needs.previous
     one, other = (restorer.restore([Request(CROP, References(), given)])[0] for given in (None, previous()))
     assert torch.equal(one.image, other.image)
 
@@ -101,7 +101,7 @@ def test_a_previous_face_of_another_form_is_refused(paths: dict[str, Path], name
 
 def test_the_group_can_be_left_out(paths: dict[str, Path]) -> None:
     restorer = made(paths, "iconface", previous_group=False)
-    assert not uses_previous(restorer)
+    assert not restorer.needs.previous
     one, other = (restorer.restore([Request(CROP, References(), given)])[0] for given in (None, previous()))
     assert torch.equal(one.image, other.image)
 
@@ -118,7 +118,7 @@ def test_a_face_that_changed_little_begins_where_it_was_with_fewer_steps(
 
     monkeypatch.setattr(IconFace, "forward", counted)
     restorer = made(paths, "old iconface", steps=4, previous_sigma=0.5)
-    assert uses_previous(restorer)
+    assert restorer.needs.previous
     for given, wanted in (
         (None, [1, 0.75, 0.5, 0.25]),
         (previous(), [0.5, 0.25]),

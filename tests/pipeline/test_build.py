@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from configs import ConfigError
 from models.detector import CenterFaceDetector
+from models.protocols import Needs, References, Request, Result
 from models.published_recognisers import ArcFaceRecogniser
 from models.recogniser import EmbeddedRecogniser
 from models.weights import EMBEDDED, CheckpointError, load_embedded
@@ -25,7 +27,7 @@ def test_short_names_give_what_ships_with_the_package() -> None:
     assert isinstance(build_recogniser(RecogniserConfig()), EmbeddedRecogniser)
     restorer = build_restorer(RestorerConfig())
     assert restorer is not None
-    assert restorer.crop_size == 256
+    assert restorer.needs.crop_size == 256
     assert build_restorer(RestorerConfig("none")) is None
 
 
@@ -63,6 +65,31 @@ def test_a_part_of_ones_own_is_named_by_module_and_class() -> None:
     )
 
 
+def test_a_restorer_without_needs_is_given_those_of_its_attributes(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plain:
+        crop_size = 96
+
+        def restore(self, requests: Sequence[Request]) -> list[Result]:
+            return [Result(255 - request.crop) for request in requests]
+
+    class Telling(Plain):
+        uses_references = False
+        uses_previous = True
+        uses_kept = True
+        device = "meta"
+
+    for kind, needs in (
+        (Plain, Needs(96)),
+        (Telling, Needs(96, references=False, previous=True, kept=True, device=torch.device("meta"))),
+    ):
+        monkeypatch.setattr(fakes, "Own", kind, raising=False)
+        restorer = build_restorer(RestorerConfig("support.fakes:Own"))
+        assert restorer is not None
+        assert restorer.needs == needs
+        (result,) = restorer.restore([Request(torch.zeros(3, 96, 96, dtype=torch.uint8), References())])
+        assert (result.image == 255).all()
+
+
 @pytest.mark.parametrize("kind", ["support.fakes:Missing", "no_such_module:Part"])
 def test_a_part_that_cannot_be_made_is_named(kind: str) -> None:
     with pytest.raises(ConfigError, match=kind):
@@ -95,6 +122,12 @@ def test_weights_of_another_network_are_refused() -> None:
 def test_a_class_that_is_no_restorer_is_refused(kind: str) -> None:
     with pytest.raises(ConfigError, match=r"restorer\.kind"):
         build_restorer(RestorerConfig(kind))
+
+
+def test_a_class_without_a_crop_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fakes, "Own", type("Own", (), {"restore": None}), raising=False)
+    with pytest.raises(ConfigError, match=r"is no restorer \(it lacks needs, and crop_size in their place"):
+        build_restorer(RestorerConfig("support.fakes:Own"))
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

@@ -32,7 +32,7 @@ from models.evaluation.restoration import (
 from models.iconface.restorer import IconFaceRestorer
 from models.iconface.sampling import SamplingSettings
 from models.pictures import Picture
-from models.protocols import References, Request, Result
+from models.protocols import Needs, References, Request, Result
 from models.recogniser import EmbeddedRecogniser
 from models.weights import CheckpointError
 from support.clips import astronaut
@@ -42,7 +42,7 @@ from support.evaluation import evaluate_with, folder_of_faces, save_iconface, wr
 class Echo:
     """Answers with the first reference, or with the crop where it is told none; counts what it was told."""
 
-    crop_size = 256
+    needs = Needs(256)
 
     def __init__(self) -> None:
         self.told: list[int] = []

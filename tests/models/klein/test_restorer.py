@@ -14,7 +14,7 @@ from models.iconface.klein import KleinRestorer, KleinSettings
 from models.iconface.klein.folder import KleinFolder, Prompts, save_prompts
 from models.iconface.klein.network import Anchored, OneSequence, load_codec
 from models.iconface.sampling import klein_shift, sigmas
-from models.protocols import References, Request, uses_references
+from models.protocols import References, Request
 from pipeline.build import build_restorer
 from pipeline.config import RestorerConfig
 from support.tiny_klein import (
@@ -169,7 +169,7 @@ def test_a_crop_of_another_form_is_refused(model: Path, wrong: Tensor) -> None:
 
 
 def test_crops_are_512_pixels_wide_unless_a_test_says_otherwise(model: Path, published: Path) -> None:
-    assert KleinRestorer(str(model), published).crop_size == 512
+    assert KleinRestorer(str(model), published).needs.crop_size == 512
 
 
 def test_the_settings_name_model_and_adapter(model: Path, published: Path, own: Path) -> None:
@@ -177,7 +177,7 @@ def test_the_settings_name_model_and_adapter(model: Path, published: Path, own: 
         made = build_restorer(RestorerConfig("klein", "cpu", klein=str(model), adapter=adapter))
         assert isinstance(made, KleinRestorer)
         assert isinstance(made.network, kind)
-        assert uses_references(made)
+        assert made.needs.references
 
 
 def test_the_settings_say_how_a_face_is_drawn(model: Path, own: Path) -> None:

@@ -177,7 +177,7 @@ def test_the_quick_restorers_are_those_that_take_less_time() -> None:
     def sides(restorer: Restorer | None, kind: str, **settings: int) -> tuple[int | None, int | None]:
         config = PipelineConfig(restorer=RestorerConfig(kind=kind, **settings))  # type: ignore[arg-type]
         found = quick_beside(restorer, config)
-        light, small = (part and part.crop_size for part in (found.light, found.small))
+        light, small = (part and part.needs.crop_size for part in (found.light, found.small))
         return light, small
 
     assert sides(FastRestorer(), "auto") == (None, 192)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from models.protocols import Previous, References, Request, Result
+from models.protocols import Needs, Previous, References, Request, Result
 from pipeline.config import PipelineConfig, RestorerConfig
 from pipeline.people import cast
 from pipeline.people.cast import Restorers
@@ -44,7 +44,7 @@ def test_each_face_goes_to_its_restorer_and_results_keep_their_order() -> None:
 def test_all_take_crops_of_the_largest_size() -> None:
     small, large = Noting(32, 10), Noting(64, 1)
     both = Restorers(small, {"large": large})
-    assert both.crop_size == 64
+    assert both.needs.crop_size == 64
     references = References((request(90).crop,), torch.ones(1, 4), 3, ("frame 1",))
     crop = torch.randint(0, 200, (3, 64, 64), dtype=torch.uint8)
     before = Previous(crop, torch.ones(64, 64))
@@ -70,9 +70,9 @@ def test_references_of_many_faces_are_made_smaller_once() -> None:
 
 def test_references_are_used_if_one_of_them_uses_them() -> None:
     blind = Noting(64, 0)
-    blind.uses_references = False  # type: ignore[attr-defined]
-    assert not Restorers(blind, {}).uses_references
-    assert Restorers(blind, {"other": Noting(64, 0)}).uses_references
+    blind.needs = Needs(64, references=False)
+    assert not Restorers(blind, {}).needs.references
+    assert Restorers(blind, {"other": Noting(64, 0)}).needs.references
 
 
 def test_a_setting_goes_to_the_restorer_that_looks_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
