@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,12 +24,23 @@ from models.weights import Checkpoint, CheckpointError, load_embedded
 
 CROP_PX = 256
 CROP_SIZES = (CROP_PX, 2 * CROP_PX)
-MOST_VIEWS = 3
-"""V: the first view gives two thirds of what views give, after three it is flat (ReF-LDM, arXiv 2412.05043)."""
 _SURE, _UNSURE = 0.012, 0.035
 """Sigma of a point, as a share of the crop's side, up to which it is trusted fully and from which not at all."""
 _KEPT_POINTS = 256
 """Views whose points are kept: more than the people of a scene have together."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlignedSettings:
+    """How `aligned` uses references."""
+
+    most_views: int = 3
+    """V, the maximum number of references that are warped onto a face, nearest in pose and expression first. The first
+    gives two thirds of the gain, more than three give nothing (ReF-LDM, arXiv 2412.05043)."""
+
+    def __post_init__(self) -> None:
+        if self.most_views < 1:
+            raise ValueError(f"most_views must be at least 1, got {self.most_views}")
 
 
 class AlignedRestorer:
@@ -41,6 +53,7 @@ class AlignedRestorer:
         crop_size: int = CROP_PX,
         precision: torch.dtype = torch.float32,
         landmarks: DenseLandmarks | None = None,
+        settings: AlignedSettings | None = None,
     ) -> None:
         """Raises `CheckpointError` for weights of another network, `ValueError` for a `crop_size` it is not for.
 
@@ -48,6 +61,7 @@ class AlignedRestorer:
         """
         if crop_size not in CROP_SIZES:
             raise ValueError(f"crop_size must be one of {CROP_SIZES}, got {crop_size}")
+        self.settings = settings or AlignedSettings()
         self.device = torch.device(device)
         self.needs = Needs(crop_size, device=self.device)
         self.network = build_aligned(checkpoint or load_embedded("aligned"))
@@ -76,7 +90,7 @@ class AlignedRestorer:
         results: dict[int, Result] = {}
         by_count: dict[int, list[int]] = {}
         for place, request in enumerate(requests):
-            by_count.setdefault(min(len(request.references), MOST_VIEWS), []).append(place)
+            by_count.setdefault(min(len(request.references), self.settings.most_views), []).append(place)
         for places in by_count.values():
             results |= dict(zip(places, self._batch([requests[place] for place in places]), strict=True))
         return [results[place] for place in range(len(requests))]
@@ -101,7 +115,8 @@ class AlignedRestorer:
         for request in requests:
             face = self._landmarks.find(request.crop[None])
             found = [self._points_of(crop) for crop in request.references.crops]
-            chosen = nearest_views(face.points[0], torch.stack([one.points[0] for one in found]))
+            points = torch.stack([one.points[0] for one in found])
+            chosen = nearest_views(face.points[0], points, self.settings.most_views)
             pictures = torch.stack(
                 [_sized(request.references.crops[k], self.needs.crop_size) for k in chosen]
             )
@@ -147,10 +162,10 @@ def build_aligned(checkpoint: Checkpoint) -> AlignedNetwork:
     return network.eval().requires_grad_(False)
 
 
-def nearest_views(face: Tensor, views: Tensor) -> list[int]:
-    """Places of at most `MOST_VIEWS` of `views`, (R, P, 2), nearest to `face`, (P, 2), in pose and expression."""
+def nearest_views(face: Tensor, views: Tensor, most: int) -> list[int]:
+    """Places of at most `most` of `views`, (R, P, 2), nearest to `face`, (P, 2), in pose and expression."""
     distances = similarity_residual(views, face.expand(len(views), -1, -1))
-    return [int(place) for place in distances.argsort()[:MOST_VIEWS]]
+    return [int(place) for place in distances.argsort()[:most]]
 
 
 def certainty_of(sigma: Tensor, side: int) -> Tensor:

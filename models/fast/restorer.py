@@ -6,6 +6,7 @@ Shapes: B requests, R references, D width of an embedding, S = 192, 256 or 512.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -28,6 +29,14 @@ SMALLER = {2 * CROP_PX: CROP_PX, CROP_PX: 192}
 about four fifths and 128 a third; they take .68 and .47 of the time of 256."""
 _KEPT_ANCHORS = 64
 _REDUCTIONS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class FastSettings:
+    """How `fast` runs."""
+
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """How its network is run on a GPU."""
 
 
 class FastRestorer:

@@ -17,7 +17,8 @@ from models.iconface.conditions import Before
 from models.iconface.model import build_iconface
 from models.iconface.network import stack
 from models.iconface.requests import ReferenceRestorer, images_of
-from models.iconface.sampling import Condition, SamplingSettings, fixed_noise, sample
+from models.iconface.sampling import Condition, fixed_noise, sample
+from models.iconface.settings import SEED, IconFaceSettings
 from models.packing import pack_convolutions
 from models.precision import computing, lower_weights
 from models.protocols import Needs, References, Request, Result
@@ -35,14 +36,16 @@ class IconFaceRestorer(ReferenceRestorer[tuple[Condition, ...]]):
         self,
         checkpoint: Checkpoint | None = None,
         device: str | torch.device = "cpu",
-        settings: SamplingSettings | None = None,
+        settings: IconFaceSettings | None = None,
         precision: torch.dtype = torch.float32,
+        seed: int = SEED,
     ) -> None:
-        """`precision`: of matrix products and convolutions; noise and velocities stay in float32.
+        """`precision`: of matrix products and convolutions; noise and velocities stay in float32. `seed`: of the noise
+        from which all faces start: the same place of every face starts alike, so video is steady.
 
         Raises `CheckpointError` where there are no shipped weights or `checkpoint` holds something else.
         """
-        self.settings = settings or SamplingSettings()
+        self.settings = settings or IconFaceSettings()
         self.model = build_iconface(checkpoint or load_embedded("iconface"))
         shape = self.model.network.shape
         super().__init__(16 * shape.rows, device)
@@ -53,7 +56,7 @@ class IconFaceRestorer(ReferenceRestorer[tuple[Condition, ...]]):
             example = torch.zeros(1, 3, side, side), torch.zeros(1, width)
             pack_convolutions(self.model.draft, *example, precision=precision)
         lower_weights(self.model, precision, keep=[self.model.autoencoder.decoder.leave])
-        self.noise = fixed_noise(self.settings.seed, shape.rows**2, shape.channels).to(self.device)
+        self.noise = fixed_noise(seed, shape.rows**2, shape.channels).to(self.device)
         self._sees_before = shape.previous and self.settings.previous_group
 
     @property

@@ -132,11 +132,11 @@ def iconface_works(checkpoint: Checkpoint) -> Works:
     """
     # Imported here: diffusers takes seconds.
     from models.iconface.restorer import IconFaceRestorer
-    from models.iconface.sampling import SamplingSettings
+    from models.iconface.settings import IconFaceSettings
 
     works: Works = {}
     for steps in ICONFACE_STEPS:
-        restorer = IconFaceRestorer(checkpoint, settings=SamplingSettings(steps=steps), precision=_native())
+        restorer = IconFaceRestorer(checkpoint, settings=IconFaceSettings(steps=steps), precision=_native())
         crop = _black(restorer.needs.crop_size)
         one = References((crop,), torch.ones(1, restorer.model.network.shape.embedding), version=1)
         for references, words in ((References(), "no reference"), (one, "one reference")):

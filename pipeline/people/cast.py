@@ -6,7 +6,7 @@ Legend: S side of a crop, D width of an embedding.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -27,7 +27,7 @@ from models.protocols import (
     Restorer,
     Result,
 )
-from pipeline.build import AUTO, MEANT_FOR, build_restorer
+from pipeline.build import build_restorer
 from pipeline.config import InputConfig, PipelineConfig, RestorerConfig
 from pipeline.errors import reason
 from pipeline.media.source import FileSource
@@ -38,9 +38,6 @@ from pipeline.stages.views import resized
 from trackers.gallery import EVERYBODY, LEFT_OUT, LIST, RECORD, Casting, Entry, Gallery, chosen, read_gallery
 from trackers.people import Acquaintance
 from trackers.references import View
-
-_FOR_ALL = {"kind", "device", "allow_pickle", "seed", "engine"}
-"""Settings of the run's restorer that apply to every other one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +76,10 @@ def build_restorers(config: PipelineConfig, cast: Cast) -> tuple[Restorer | None
         return None, cast.casting
     choices = cast.casting.choices
     asked = cast.casting.restorers
-    own, lent = _shared_out(config.restorer, set(asked))
-    usual = build_restorer(own)
+    usual = build_restorer(config.restorer)
     if not asked:
         return usual, cast.casting
-    others = {kind: _another(config.restorer, kind, name, lent) for kind, name in asked.items()}
+    others = {kind: _another(config.restorer, kind, name) for kind, name in asked.items()}
     casting = cast.casting
     if usual is None:
         left = {name: choice if choice.restorer else LEFT_OUT for name, choice in choices.items()}
@@ -102,23 +98,16 @@ def asked_restorers(config: PipelineConfig) -> list[str]:
     return [kind for kind in kinds if kind != "none"]
 
 
-def _shared_out(config: RestorerConfig, asked: set[str]) -> tuple[RestorerConfig, set[str]]:
-    """Splits the settings: those of the run's own restorer, and the names of those meant for one of `asked` only."""
-    own = AUTO if config.kind == "auto" else config.kind
-    known = {kind for kinds in MEANT_FOR.values() for kind in kinds} | {"none"}
-    if own not in known:
-        return config, set()  # the path of weights of any kind
-    lent = {name for name, kinds in MEANT_FOR.items() if own not in kinds and asked & set(kinds)}
-    usual = RestorerConfig()
-    return replace(config, **{name: getattr(usual, name) for name in lent}), lent
+def check_steps(steps: int | None, config: PipelineConfig) -> None:
+    """Raises ConfigError where `--steps` was given and no restorer of the run takes steps, as far as names tell."""
+    kinds = asked_restorers(config) if steps is not None else []
+    if kinds and set(kinds) <= {"auto", "aligned", "fast"}:
+        raise ConfigError(f"--steps is for iconface and klein, and the restorer is {kinds[0]}; leave it out")
 
 
-def _another(own: RestorerConfig, kind: str, name: str, lent: set[str]) -> Restorer:
-    usual = RestorerConfig()
-    taken = _FOR_ALL | {each for each in lent | {"precision"} if kind in MEANT_FOR[each]}
-    shared = {field.name: getattr(own, field.name) for field in fields(own) if field.name in taken}
+def _another(own: RestorerConfig, kind: str, name: str) -> Restorer:
     try:
-        restorer = build_restorer(replace(usual, **{**shared, "kind": kind}))
+        restorer = build_restorer(own.instead(kind))
     except ConfigError as error:
         raise ConfigError(f"the restorer of {name!r} in the list of people: {error}") from error
     if restorer is None:

@@ -15,7 +15,8 @@ from models.fast.restorer import FastRestorer, sample_inputs
 from models.iconface.model import IconFaceModel
 from models.iconface.network import IconFace
 from models.iconface.restorer import IconFaceRestorer
-from models.iconface.sampling import SamplingSettings, sigmas
+from models.iconface.sampling import sigmas
+from models.iconface.settings import IconFaceSettings
 from models.protocols import Previous, References, Request
 from models.weights import Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.build import build_restorer
@@ -68,7 +69,7 @@ def checkpoint(paths: dict[str, Path], name: str) -> Checkpoint:
 def made(paths: dict[str, Path], name: str, **settings: Any) -> FastRestorer | IconFaceRestorer:
     if "fast" in name:
         return FastRestorer(checkpoint(paths, name))
-    return IconFaceRestorer(checkpoint(paths, name), settings=SamplingSettings(**settings))
+    return IconFaceRestorer(checkpoint(paths, name), settings=IconFaceSettings(**settings))
 
 
 @pytest.mark.parametrize("name", ["fast", "iconface"])
@@ -153,13 +154,11 @@ def test_samples_for_an_engine_hold_a_face_before() -> None:
 @pytest.mark.parametrize("level", [0.05, 1.5])
 def test_levels_that_cannot_be_are_refused(level: float) -> None:
     with pytest.raises(ValueError, match=r"previous_sigma must be above 0\.05 and at most 1"):
-        SamplingSettings(previous_sigma=level)
-    with pytest.raises(ValueError, match=r"previous_sigma must be above 0\.05 and at most 1"):
-        RestorerConfig(previous_sigma=level)
+        IconFaceSettings(previous_sigma=level)
 
 
 def test_a_start_at_the_face_before_is_refused_where_nobody_tells_of_it() -> None:
-    late = RestorerConfig(previous_sigma=0.5)
+    late = RestorerConfig(iconface=IconFaceSettings(previous_sigma=0.5))
     with pytest.raises(ValueError, match=r"add restore\.previous=true"):
         PipelineConfig(restorer=late)
     PipelineConfig(restorer=late, restore=RestoreConfig(previous=True))
@@ -167,7 +166,8 @@ def test_a_start_at_the_face_before_is_refused_where_nobody_tells_of_it() -> Non
 
 def test_settings_reach_the_restorer(paths: dict[str, Path]) -> None:
     config = RestorerConfig(
-        kind=str(paths["iconface"]), previous_sigma=0.4, previous_group=False, own_noise=True
+        kind=str(paths["iconface"]),
+        iconface=IconFaceSettings(previous_sigma=0.4, previous_group=False, own_noise=True),
     )
     restorer = build_restorer(config)
     assert isinstance(restorer, IconFaceRestorer)

@@ -30,7 +30,7 @@ from models.evaluation.restoration import (
     restored,
 )
 from models.iconface.restorer import IconFaceRestorer
-from models.iconface.sampling import SamplingSettings
+from models.iconface.settings import IconFaceSettings
 from models.pictures import Picture
 from models.protocols import Needs, References, Request, Result
 from models.recogniser import EmbeddedRecogniser
@@ -185,7 +185,7 @@ def test_keys_tell_restorers_steps_and_checkpoints_apart(tmp_path: Path) -> None
     other.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     first, second = iconface_methods(one, [1, 2])
     assert [first.name, second.name] == ["iconface 1", "iconface 2"]
-    guided = iconface_methods(one, [1], usual=SamplingSettings(guidance=2))[0]
+    guided = iconface_methods(one, [1], usual=IconFaceSettings(guidance=2))[0]
     assert isinstance(guided.restorer, IconFaceRestorer)
     assert (guided.restorer.settings.guidance, guided.restorer.settings.steps) == (2, 1)
     keys = {first.key, second.key, fast_method(None).key, iconface_methods(other, [1])[0].key, guided.key}

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.fast.restorer import FastRestorer
+from models.engine import EngineConfig
+from models.fast.restorer import FastRestorer, FastSettings
 from models.protocols import Request, Restorer, Result
 from pipeline import cli
 from pipeline.config import InputConfig, PipelineConfig, RestorerConfig
@@ -194,7 +195,10 @@ def test_quick_restorers_are_where_the_chosen_one_is_and_ready_at_once(
     asked: list[RestorerConfig] = []
     monkeypatch.setattr(quick, "build_restorer", asked.append)
     for kind, restorer in (("fast", FastRestorer()), ("iconface", InvertingRestorer(256))):
-        config = PipelineConfig(restorer=RestorerConfig(kind=kind, device="cuda:1", precision="float32"))
+        fast = FastSettings(EngineConfig(batch=3))
+        config = PipelineConfig(
+            restorer=RestorerConfig(kind=kind, device="cuda:1", precision="float32", fast=fast)
+        )
         quick.quick_beside(restorer, config)
     assert [(config.kind, config.crop_size) for config in asked] == [
         ("fast", 192),
@@ -202,7 +206,7 @@ def test_quick_restorers_are_where_the_chosen_one_is_and_ready_at_once(
         ("fast", 192),
     ]
     assert {config.device for config in asked} == {"cuda:1"}
-    assert {config.engine.backend for config in asked} == {"eager"}
+    assert {config.fast.engine for config in asked} == {EngineConfig("eager", batch=3)}
     assert {config.precision for config in asked} == {"float32"}
 
 
