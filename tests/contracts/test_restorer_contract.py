@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from models.aligned.restorer import AlignedRestorer
 from models.fast.restorer import FastRestorer
 from models.iconface.restorer import IconFaceRestorer
-from models.protocols import References, Request, Restorer
+from models.protocols import Previous, References, Request, Restorer
 from models.spandrel_restorer import SpandrelRestorer
+from support.tiny_klein import restorer as tiny_klein
+from support.tiny_klein import write_model, write_own
 
 
 def restoreformer(folder: Path) -> Restorer:
@@ -25,9 +29,18 @@ def restoreformer(folder: Path) -> Restorer:
     return SpandrelRestorer(folder / "restoreformer.safetensors")
 
 
+def klein(folder: Path) -> Restorer:
+    """The real code with a model of a few layers, never trained, and an adapter of ours."""
+    write_model(folder)
+    write_own(folder / "own.safetensors")
+    return tiny_klein(folder, folder / "own.safetensors")
+
+
 RESTORERS: dict[str, Callable[[Path], Restorer]] = {
+    "aligned": lambda folder: AlignedRestorer(),
     "fast": lambda folder: FastRestorer(),
     "iconface": lambda folder: IconFaceRestorer(),
+    "klein": klein,
     "spandrel": restoreformer,
 }
 
@@ -63,6 +76,20 @@ class TestRestorer:
         assert result.image.shape == request.crop.shape
         assert result.image.dtype == torch.uint8
         assert result.image.device.type == "cpu"
+
+    def test_what_it_declares_as_needless_changes_nothing(self, restorer: Restorer) -> None:
+        """And references change a result where it declares that they can."""
+        request, other = request_of(restorer, 1), request_of(restorer, 2)
+        (usual,) = restorer.restore([request])
+        references = References((other.crop,), torch.ones(1, 128))
+        (seeing,) = restorer.restore([replace(request, references=references)])
+        assert torch.equal(seeing.image, usual.image) != restorer.needs.references
+        if not restorer.needs.previous:
+            size = restorer.needs.crop_size
+            previous = Previous(other.crop, torch.ones(size, size))
+            assert torch.equal(restorer.restore([replace(request, previous=previous)])[0].image, usual.image)
+        if not restorer.needs.kept:
+            assert usual.kept is None
 
     def test_no_request_gives_no_result(self, restorer: Restorer) -> None:
         assert restorer.restore([]) == []
