@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
+import logging
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 __project__ = "anchorface"
-__all__ = ["ConfigError", "dump", "load", "preset"]
+__all__ = ["ConfigError", "dump", "load", "preset", "toml_value"]
 
 T = TypeVar("T")
+_DEFAULT = object()
 
 
 class ConfigError(ValueError):
@@ -36,18 +39,22 @@ def preset(name: str) -> Path:
 def load(kind: type[T], path: Path | None = None, changes: Sequence[str] = ()) -> T:
     """Settings of the frozen dataclass `kind`: its defaults, then the TOML file, then `a.b=c` changes.
 
-    Raises `ConfigError` that names the setting, what was got and what was expected.
+    `kind` may have a class variable `renamed`, which maps earlier full names of settings to their present ones; an
+    earlier name is accepted with a warning. Raises `ConfigError` that names the setting, what was got and what was
+    expected.
     """
+    renamed: Mapping[str, tuple[str, ...]] = getattr(kind, "renamed", {})
     values: dict[str, Any] = {}
     if path is not None:
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            for names, value in _leaves(tomllib.loads(path.read_text(encoding="utf-8")), ()):
+                _put(values, names, value, renamed)
         except OSError as error:
             raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not a TOML file ({error})") from error
     for change in changes:
-        _apply(values, change)
+        _apply(values, change, renamed)
     return _build(kind, values, "")
 
 
@@ -59,30 +66,65 @@ def dump(config: Any) -> str:
 def _lines(config: Any, where: tuple[str, ...]) -> list[str]:
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     groups = {name: value for name, value in values.items() if dataclasses.is_dataclass(value)}
-    lines = [f"{name} = {_text(value)}" for name, value in values.items() if name not in groups]
+    lines = [f"{name} = {toml_value(value)}" for name, value in values.items() if name not in groups]
     for name, group in groups.items():
         lines += ["", f"[{'.'.join((*where, name))}]", *_lines(group, (*where, name))]
     return lines
 
 
-def _text(value: Any) -> str:
-    """A TOML value; for these types JSON is written the same way."""
+def toml_value(value: Any) -> str:
+    """`value` as TOML, None as "none"; for these types JSON is written the same way."""
     if value is None:
         return '"none"'
     return json.dumps(str(value) if isinstance(value, Path) else value)
 
 
-def _apply(values: dict[str, Any], change: str) -> None:
+def _leaves(values: Mapping[str, Any], where: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Names and values of all settings; an empty group is its own value."""
+    for name, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, (*where, name))
+        else:
+            yield (*where, name), value
+
+
+def _put(
+    values: dict[str, Any], names: Sequence[str], value: Any, renamed: Mapping[str, tuple[str, ...]]
+) -> None:
+    """Sets one value, under its present names."""
+    name = ".".join(names)
+    if name not in renamed or isinstance(value, dict):
+        _set(values, names, value)
+        return
+    _warn_of(name, renamed[name])
+    for present in renamed[name]:
+        # Where the earlier setting accepted "none", the default of the present one is meant.
+        _set(values, present.split("."), _DEFAULT if value == "none" else value)
+
+
+def _set(values: dict[str, Any], names: Sequence[str], value: Any) -> None:
+    *groups, leaf = names
+    for group in groups:
+        values = values.setdefault(group, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{'.'.join(names)}: {group} is a setting, not a group")
+    if value is _DEFAULT:
+        values.pop(leaf, None)
+    else:
+        values[leaf] = value
+
+
+@functools.cache
+def _warn_of(name: str, present: tuple[str, ...]) -> None:
+    """Warns once in a process."""
+    logging.getLogger(__name__).warning("the setting %s is now named %s", name, " and ".join(present))
+
+
+def _apply(values: dict[str, Any], change: str, renamed: Mapping[str, tuple[str, ...]]) -> None:
     name, equals, text = change.partition("=")
     if not equals or not name.strip():
         raise ConfigError(f"a change must look like restore.batch_size=4, got {change!r}")
-    *groups, leaf = name.strip().split(".")
-    for group in groups:
-        inner = values.setdefault(group, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"{name}: {group} is a setting, not a group")
-        values = inner
-    values[leaf] = _scalar(text.strip())
+    _put(values, name.strip().split("."), _scalar(text.strip()), renamed)
 
 
 def _scalar(text: str) -> Any:
@@ -94,7 +136,8 @@ def _scalar(text: str) -> Any:
 
 
 def _build(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    hints = typing.get_type_hints(kind)
+    types_by_name = typing.get_type_hints(kind)
+    hints = {each.name: types_by_name[each.name] for each in dataclasses.fields(typing.cast(Any, kind))}
     for name in values:
         if name not in hints:
             close = difflib.get_close_matches(name, hints, n=1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -103,14 +103,38 @@ class Request:
     """uint8 (3, S, S) RGB full range, the degraded face in the FFHQ alignment."""
     references: References
     previous: Previous | None = None
-    """None = the face was not restored before. See `uses_previous`."""
+    """None = the face was not restored before, or the restorer does not need it (`Needs.previous`)."""
     restorer: str = ""
     """The restorer that is wanted for this face, where a run has several; empty = the run's own."""
     kept: Tensor | None = None
     """`Result.kept` of the previous face of the same track with the same references; None = there is none. Given only
-    to a restorer that asks for it, see `uses_kept`."""
+    to a restorer that needs it (`Needs.kept`)."""
     neighbours: tuple[Neighbour, ...] = ()
-    """The nearest frame first; given only to a restorer that asks for them, see `most_neighbours`."""
+    """The nearest frame first; no more than the restorer needs (`Needs.neighbours`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a restorer takes, and which parts of a `Request` can change its results."""
+
+    crop_size: int
+    """S, the side in pixels of the crops that it takes and gives."""
+    references: bool = True
+    """Whether `Request.references` can change a result."""
+    neighbours: int = 0
+    """Maximum number of `Request.neighbours` that can change a result."""
+    previous: bool = False
+    """Whether `Request.previous` can change a result."""
+    kept: bool = False
+    """Whether `Request.kept` can change a result."""
+    kept_for: frozenset[str] | None = None
+    """Where only some faces need `kept`: their `Request.restorer`; None = all faces."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """Where it computes. Requests and results are on the CPU."""
+
+    def keeps(self, restorer: str) -> bool:
+        """Whether a face with this `Request.restorer` needs `Request.kept`."""
+        return self.kept and (self.kept_for is None or restorer in self.kept_for)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,43 +206,51 @@ class Recogniser(Protocol):
 
 
 class Restorer(Protocol):
-    """Restores faces; keeps nothing between calls.
+    """Restores faces; keeps nothing between calls."""
 
-    One that ignores references sets `uses_references = False`, one that uses `Request.previous` sets
-    `uses_previous = True`, and one that uses `Request.kept` sets `uses_kept = True`.
-    """
-
-    crop_size: int
-    """S, the side of the crops it takes and gives."""
+    @property
+    def needs(self) -> Needs:
+        """What it takes; the same for the whole run."""
+        ...
 
     def restore(self, requests: Sequence[Request]) -> list[Result]:
         """One result per request, in order; each depends on its own request alone, not on its neighbours."""
         ...
 
 
-def uses_references(restorer: Restorer) -> bool:
-    """Whether references can change the results of `restorer`; the default is yes."""
-    return bool(getattr(restorer, "uses_references", True))
+def with_needs(restorer: Any) -> Restorer:
+    """`restorer` itself if it declares `needs`, else a restorer that takes them from single attributes.
 
-
-def uses_previous(restorer: Restorer) -> bool:
-    """Whether `Request.previous` can change the results of `restorer`; the default is no."""
-    return bool(getattr(restorer, "uses_previous", False))
-
-
-def uses_kept(restorer: Restorer, name: str | None = None) -> bool:
-    """Whether `restorer` wants its own `Result.kept` back; the default is no.
-
-    One made of several (`restorer_of`) may want it for some faces alone: those with this `Request.restorer`.
+    Attributes and their defaults: `crop_size` (required), `uses_references` (True), `uses_previous` (False),
+    `uses_kept` (False), `device` (the CPU). They are read once, here. Raises `ValueError` for an object without
+    `restore`, or with neither `needs` nor `crop_size`.
     """
-    if name is not None and hasattr(restorer, "restorer_of"):
-        restorer = restorer.restorer_of(name)
-    return bool(getattr(restorer, "uses_kept", False))
+    if not hasattr(restorer, "restore"):
+        raise ValueError("it lacks restore")
+    if isinstance(getattr(restorer, "needs", None), Needs):
+        return cast(Restorer, restorer)
+    if not hasattr(restorer, "crop_size"):
+        raise ValueError("it lacks needs, and crop_size in their place")
+    needs = Needs(
+        int(restorer.crop_size),
+        references=bool(getattr(restorer, "uses_references", True)),
+        previous=bool(getattr(restorer, "uses_previous", False)),
+        kept=bool(getattr(restorer, "uses_kept", False)),
+        device=torch.device(getattr(restorer, "device", "cpu")),
+    )
+    return _WithNeeds(restorer, needs)
 
 
-def most_neighbours(restorer: Restorer) -> int:
-    """Maximum number of frames beside a face that `restorer` uses; the default is none."""
-    return int(getattr(restorer, "most_neighbours", 0))
+@dataclass(frozen=True, slots=True, eq=False)
+class _WithNeeds:
+    """A restorer, and the needs that were read from its attributes."""
+
+    restorer: Any
+    needs: Needs
+
+    def restore(self, requests: Sequence[Request]) -> list[Result]:
+        results: list[Result] = self.restorer.restore(requests)
+        return results
 
 
 class Masker(Protocol):

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from configs import ConfigError
 from models.pictures import to_codes
-from models.protocols import Request, Result, check_crop
+from models.protocols import Needs, Request, Result, check_crop
 from models.weights import CheckpointError, load_state
 
 
@@ -44,14 +44,12 @@ _KNOWN = {
     # 0.5 is the authors' balance of quality and fidelity.
     "CodeFormer": _Known("S-Lab License 1.0, non-commercial", lambda network, x: network(x, weight=0.5)[0]),
 }
+CROP_PX = 512
 _FACE_RESTORERS = f"its face restorers are {', '.join(_KNOWN)}"
 
 
 class SpandrelRestorer:
     """Restores each aligned face by itself; references are not used."""
-
-    crop_size = 512
-    uses_references = False
 
     def __init__(self, path: Path, device: str | torch.device = "cpu", *, allow_pickle: bool = False) -> None:
         """`path`: `.safetensors`, or with `allow_pickle` also `.pth`, `.pt`, `.ckpt`.
@@ -60,6 +58,7 @@ class SpandrelRestorer:
         model that is not for faces, `ConfigError` where spandrel is missing.
         """
         self.device = torch.device(device)
+        self.needs = Needs(CROP_PX, references=False, device=self.device)
         self._model = _load(path, load_state(path, allow_pickle=allow_pickle)).to(self.device).eval()
         self._model.model.requires_grad_(False)
         name = self._model.architecture.name
@@ -77,7 +76,7 @@ class SpandrelRestorer:
         form one batch.
         """
         for request in requests:
-            check_crop(request.crop, self.crop_size)
+            check_crop(request.crop, CROP_PX)
         size = len(requests) if self.device.type != "cpu" and self._known else 1
         results: list[Result] = []
         for start in range(0, len(requests), max(size, 1)):
@@ -91,8 +90,8 @@ class SpandrelRestorer:
             restored = self._known.call(self._model.model, pictures * 2 - 1).add(1).div(2)
         else:
             restored = self._model(pictures)  # spandrel's own contract: [0, 1] to [0, 1]
-        if restored.shape[-1] > self.crop_size:
-            restored = F.interpolate(restored, size=(self.crop_size, self.crop_size), mode="area")
+        if restored.shape[-1] > CROP_PX:
+            restored = F.interpolate(restored, size=(CROP_PX, CROP_PX), mode="area")
         return to_codes(restored).cpu()
 
 

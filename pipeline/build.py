@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 
 from configs import ConfigError
+from models.aligned.restorer import CROP_SIZES as ALIGNED_SIZES
 from models.aligned.restorer import AlignedRestorer
 from models.detector import CenterFaceDetector, InsightFaceDetector
 from models.fast.restorer import FastRestorer
 from models.precision import restorer_precision
-from models.protocols import Detector, Masker, Recogniser, Restorer
+from models.protocols import Detector, Masker, Recogniser, Restorer, with_needs
 from models.published_recognisers import AdaFaceRecogniser, ArcFaceRecogniser
 from models.recogniser import EmbeddedRecogniser
 from models.spandrel_restorer import SpandrelRestorer
@@ -21,27 +23,12 @@ from models.weights import WEIGHTS, Checkpoint, CheckpointError, is_own, load_ch
 from pipeline.config import DetectorConfig, MaskerConfig, RecogniserConfig, RestorerConfig
 from pipeline.pixels.kinds import Pixels, PixelsConfig, make_pixels, pixels_kind
 
-T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 AUTO = "aligned"
 """What `--restorer auto` means: the shipped restorer with the best figures in docs/quality.md. `live` and `serve`
 choose `fast` (configs/live.toml)."""
-# Settings that change nothing for the others; the seed is everybody's, as --seed asks for it.
-MEANT_FOR = {
-    "crop_size": ("aligned", "fast"),
-    "precision": ("aligned", "fast", "iconface"),
-    "steps": ("iconface", "klein"),
-    "guidance": ("iconface", "klein"),
-    "image_guidance": ("iconface",),
-    "average_references": ("iconface",),
-    "own_noise": ("iconface",),
-    "previous_sigma": ("iconface",),
-    "most_change": ("iconface",),
-    "previous_group": ("iconface",),
-    "klein": ("klein",),
-    "adapter": ("klein",),
-    "prompt": ("klein",),
-}
+_WITH_PRECISION = ("aligned", "fast", "iconface")
 
 
 def build_detector(config: DetectorConfig) -> Detector:
@@ -71,28 +58,43 @@ def build_recogniser(config: RecogniserConfig) -> Recogniser:
 def build_restorer(config: RestorerConfig) -> Restorer | None:
     """The restorer that `config.kind` names, on its device; None for `none`.
 
-    Raises `ConfigError` for an unknown kind and for a setting that only another restorer has, `CheckpointError` for
-    weights that are missing, damaged or of something else.
+    Raises `ConfigError` for an unknown kind and for a crop size that it cannot take, `CheckpointError` for weights that
+    are missing, damaged or of something else.
     """
     kind, checkpoint = _kind_and_checkpoint(config.kind)
     if kind == "none":
         return None
-    _refuse_settings_of_others(config, kind)
+    restorer = _built(config, kind, checkpoint)
+    asked, taken = config.crop_size, restorer.needs.crop_size
+    if asked not in (taken, RestorerConfig().crop_size):
+        raise ConfigError(
+            f"restorer.crop_size is {asked}, but {config.kind} takes crops of {taken} pixels; leave it out"
+        )
+    if config.precision != "auto" and kind not in _WITH_PRECISION:
+        logger.warning("restorer.precision has no effect on %s", config.kind)
+    return restorer
+
+
+def _built(config: RestorerConfig, kind: str, checkpoint: Checkpoint | None) -> Restorer:
     device = restorer_device(config.device)
     precision = resolved_precision(config)
     if kind == "aligned":
-        return AlignedRestorer(checkpoint, device, config.crop_size, precision)
+        if config.crop_size not in ALIGNED_SIZES:
+            raise ConfigError(
+                f"restorer.crop_size of aligned must be one of {ALIGNED_SIZES}, got {config.crop_size}"
+            )
+        return AlignedRestorer(checkpoint, device, config.crop_size, precision, settings=config.aligned)
     if kind == "fast":
-        return FastRestorer(checkpoint, device, config.crop_size, config.engine, precision)
+        return FastRestorer(checkpoint, device, config.crop_size, config.fast.engine, precision)
     if kind in ("iconface", "klein"):
         return _flow_restorer(config, device, kind, checkpoint, precision)
     if kind == "spandrel":
         path = Path(config.kind).expanduser()
         return SpandrelRestorer(path, device, allow_pickle=config.allow_pickle)
-    stranger = _stranger(config.kind, "restorer.kind")
-    if not (hasattr(stranger, "crop_size") and hasattr(stranger, "restore")):
-        raise ConfigError(f"restorer.kind: {config.kind!r} is no restorer (it lacks crop_size or restore)")
-    return cast(Restorer, stranger)
+    try:
+        return with_needs(_stranger(config.kind, "restorer.kind"))
+    except ValueError as error:
+        raise ConfigError(f"restorer.kind: {config.kind!r} is no restorer ({error})") from error
 
 
 def resolved_precision(config: RestorerConfig) -> torch.dtype:
@@ -140,24 +142,11 @@ def _kind_and_checkpoint(name: str) -> tuple[str, Checkpoint | None]:
         )
     if "klein" in checkpoint.parameters:
         raise CheckpointError(
-            f"{path}: an adapter for klein; use --restorer klein --set restorer.adapter={path}"
+            f"{path}: an adapter for klein; use --restorer klein --set restorer.klein.adapter={path}"
         )
     # A flow restorer's header has a transformer and an autoencoder, that of `aligned` the blocks of its trunk.
     marks = {"network": "iconface", "blocks": "aligned"}
     return next((kind for mark, kind in marks.items() if mark in checkpoint.parameters), "fast"), checkpoint
-
-
-def _refuse_settings_of_others(config: RestorerConfig, kind: str) -> None:
-    """Raises `ConfigError` for a setting that was changed and that a restorer of this kind does not look at."""
-    usual = RestorerConfig()
-    for name, kinds in MEANT_FOR.items():
-        value = getattr(config, name)
-        if kind not in kinds and value != getattr(usual, name):
-            chosen = config.kind if config.kind == kind else f"{config.kind} ({kind})"
-            raise ConfigError(
-                f"restorer.{name} is for {' and '.join(kinds)}, and the restorer is {chosen}; "
-                "leave it out, or choose another --restorer"
-            )
 
 
 def _flow_restorer(
@@ -167,40 +156,14 @@ def _flow_restorer(
     checkpoint: Checkpoint | None,
     precision: torch.dtype,
 ) -> Restorer:
-    """Imported here alone: diffusers, which both are built on, takes seconds."""
+    """Imported here alone: diffusers, on which both are built, takes seconds."""
     if kind == "klein":
         from models.iconface.klein import KleinRestorer
 
-        adapter = config.adapter.expanduser() if config.adapter else None
-        return KleinRestorer(
-            config.klein,
-            adapter,
-            device,
-            steps=config.steps,
-            guidance=config.guidance,
-            seed=config.seed,
-            prompt=config.prompt,
-        )
+        return KleinRestorer(config.klein, device, seed=config.seed)
     from models.iconface.restorer import IconFaceRestorer
-    from models.iconface.sampling import SamplingSettings
 
-    usual = SamplingSettings()
-    settings = SamplingSettings(
-        steps=_given(config.steps, usual.steps),
-        guidance=config.guidance,
-        image_guidance=_given(config.image_guidance, usual.image_guidance),
-        average_references=config.average_references,
-        seed=config.seed,
-        own_noise=config.own_noise,
-        previous_sigma=config.previous_sigma,
-        most_change=config.most_change,
-        previous_group=config.previous_group,
-    )
-    return IconFaceRestorer(checkpoint, device, settings, precision)
-
-
-def _given(value: T | None, usual: T) -> T:
-    return usual if value is None else value
+    return IconFaceRestorer(checkpoint, device, config.iconface, precision, config.seed)
 
 
 def _is_stranger(kind: str) -> bool:

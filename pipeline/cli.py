@@ -82,7 +82,7 @@ def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
 
 def _restore(options: argparse.Namespace) -> int:
     from pipeline.config import PipelineConfig
-    from pipeline.people.cast import read_cast
+    from pipeline.people.cast import check_steps, read_cast
     from pipeline.report.progress import progress
     from pipeline.report.provenance import settings_hash
     from pipeline.runs.assembly import open_source
@@ -91,6 +91,7 @@ def _restore(options: argparse.Namespace) -> int:
     config = configs.load(PipelineConfig, options.config, _changes(options))
     if options.tries:
         return _try(options)
+    check_steps(options.steps, config)
     if options.dry_run:
         print(configs.dump(config))
         print(f"# settings sha256: {settings_hash(config)}")
@@ -298,7 +299,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     """Options for files and live video."""
     add = parser.add_argument
     kinds = "restorer (default: auto); PATH: a checkpoint of anchorface, GFPGAN, RestoreFormer or CodeFormer"
-    add("--restorer", dest="restorer.kind", metavar="auto|fast|iconface|klein|none|PATH", help=kinds)
+    add("--restorer", dest="restorer.kind", metavar="auto|aligned|fast|iconface|klein|none|PATH", help=kinds)
     reference = "a clear photo, a folder of photos, or a clip of a person in the film; repeatable"
     add("--reference", dest="input.references", metavar="PHOTO|FOLDER|CLIP", action="append", help=reference)
     gallery = "gallery of the people in the film: a folder made by `python -m pipeline scan`"
@@ -308,7 +309,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     skip = "do not restore this person of the gallery; repeatable"
     add("--skip", dest="input.skip", metavar="NAME", action="append", help=skip)
     steps = "sampling steps of iconface or klein per face (default: that of the model)"
-    add("--steps", dest="restorer.steps", type=int, metavar="N", help=steps)
+    add("--steps", type=int, metavar="N", help=steps)
     strength = "0 changes nothing, 1 restores fully (default: 1)"
     add("--strength", dest="blend.strength", type=float, metavar="N", help=strength)
     device = "device of the restorer (default: auto)"
@@ -326,6 +327,8 @@ def _changes(options: argparse.Namespace) -> list[str]:
     An option whose `dest` is the full name of a setting changes that one.
     """
     settings = {name: value for name, value in vars(options).items() if "." in name and value is not None}
+    if vars(options).get("steps") is not None:
+        settings |= {"restorer.iconface.steps": options.steps, "restorer.klein.steps": options.steps}
     if vars(options).get("seed") is not None:
         settings |= {"restorer.seed": options.seed, "blend.seed": options.seed}
     # A JSON scalar or list of strings is valid TOML; Python's inf and nan are, too.

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import ClassVar
 
+from configs.document import documented
+from models.aligned.restorer import AlignedSettings
 from models.engine import EngineConfig
-from models.fast.restorer import CROP_SIZES
+from models.fast.restorer import CROP_SIZES, FastSettings
+from models.iconface.settings import SEED, IconFaceSettings, KleinSettings
 from models.precision import PRECISIONS
 from pipeline.live.settings import LiveConfig
 from pipeline.media.encode import EncodeConfig
@@ -22,9 +27,6 @@ from pipeline.stages.track import TrackConfig
 from trackers.people import PeopleConfig
 from trackers.shots import ShotConfig
 from trackers.tracks import TrackerConfig
-
-MOST_STEPS = 1000
-"""Noise levels that flow models are trained to tell apart; more steps than that say nothing new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,59 +176,28 @@ class RestorerConfig:
     capability 8.0), else float32."""
     crop_size: int = 256
     """Side in pixels of the crops: 192 (`fast` only), 256 or 512. 512 keeps more detail of faces larger than 256 pixels
-    on screen, at four times the cost; 192 keeps less detail in two thirds of the time."""
+    on screen, at four times the cost; 192 keeps less detail in two thirds of the time. Other restorers than `aligned`
+    and `fast` have a size of their own."""
     allow_pickle: bool = False
     """Accept a `.pth`, `.pt` or `.ckpt` checkpoint (read with weights_only)."""
-    klein: str = "black-forest-labs/FLUX.2-klein-4B"
-    """Model of `klein`: its name in the hub's cache (this one or `-base-4B`), or a folder of the same layout."""
-    adapter: Path | None = None
-    """Adapter that teaches `klein` to restore: `lora_weights.safetensors` or one of ours; none = klein as it is."""
-    prompt: str | None = None
-    """What `klein` is told to make of a face; none = the prompt that lies encoded with the model, or else ours."""
-    steps: int | None = None
-    """Passes of `iconface` or `klein` for each face; none = as many as the model was made for."""
-    guidance: float | None = None
-    """How far `iconface` goes towards the references, and `klein` towards its prompt: 1 = just there, at no extra
-    cost; none = as the model was made for."""
-    image_guidance: float | None = None
-    """How far `iconface` goes towards the degraded face: 1 = just there, at no extra cost; none = as the model was
-    made for."""
-    average_references: bool = False
-    """Let `iconface` look at each reference by itself and average, as in RefID, instead of at all of them at once."""
-    seed: int = 42
-    """Seed of the noise that `iconface` and `klein` start from."""
-    own_noise: bool = False
-    """Give each face that `iconface` restores noise of its own instead of one for all (for comparison)."""
-    previous_sigma: float = 1.0
-    """Where a face changed little, `iconface` begins at what it made of it before, noised to this level: above 0.05,
-    with in proportion fewer steps; 1 always begins with noise alone. Less than 1 needs `restore.previous`."""
-    most_change: float = 0.3
-    """Share by which the tokens of a face may have changed since `iconface` last worked on its track, at most, for what
-    it added then to be added again, at about half the time; 0 = it always works. On a GPU it always does."""
-    previous_group: bool = True
-    """Let `iconface` see what it made of the face before, if it is told (`restore.previous`) and made for it."""
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    """How `fast` runs on a GPU."""
+    seed: int = SEED
+    """Seed of the noise from which `iconface` and `klein` start."""
+    aligned: AlignedSettings = field(default_factory=AlignedSettings)
+    fast: FastSettings = field(default_factory=FastSettings)
+    iconface: IconFaceSettings = field(default_factory=IconFaceSettings)
+    klein: KleinSettings = field(default_factory=KleinSettings)
 
     def __post_init__(self) -> None:
         if self.precision not in ("auto", *PRECISIONS):
             raise ValueError(f"precision must be auto, {', '.join(PRECISIONS)}, got {self.precision!r}")
         if self.crop_size not in CROP_SIZES:
             raise ValueError(f"crop_size must be one of {CROP_SIZES}, got {self.crop_size}")
-        if self.prompt is not None and not self.prompt.strip():
-            raise ValueError("prompt must not be empty; none is the usual one")
-        if self.steps is not None and not 1 <= self.steps <= MOST_STEPS:
-            raise ValueError(f"steps must be between 1 and {MOST_STEPS}, got {self.steps}")
-        for name in ("guidance", "image_guidance"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} must be finite and not negative, got {value}")
-        if not 0.05 < self.previous_sigma <= 1:
-            raise ValueError(f"previous_sigma must be above 0.05 and at most 1, got {self.previous_sigma}")
-        if not (math.isfinite(self.most_change) and self.most_change >= 0):
-            raise ValueError(f"most_change must be finite and not negative, got {self.most_change}")
         if not -(2**63) <= self.seed < 2**64:
             raise ValueError(f"seed must fit into 64 bits, got {self.seed}")
+
+    def instead(self, kind: str) -> RestorerConfig:
+        """The same settings for the restorer `kind`, with its usual crop size."""
+        return replace(self, kind=kind, crop_size=RestorerConfig().crop_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,10 +208,28 @@ class MaskerConfig:
     """`none`, or a part of your own as `package.module:Class` (see Masker in models/protocols.py)."""
 
 
+RENAMED: Mapping[str, tuple[str, ...]] = {
+    "restorer.klein": ("restorer.klein.model",),
+    "restorer.adapter": ("restorer.klein.adapter",),
+    "restorer.prompt": ("restorer.klein.prompt",),
+    **{f"restorer.{name}": (f"restorer.iconface.{name}", f"restorer.klein.{name}") for name in ("steps", "guidance")},
+    **{
+        f"restorer.{name}": (f"restorer.iconface.{name}",)
+        for name in (
+            "image_guidance", "average_references", "own_noise", "previous_sigma", "most_change", "previous_group"
+        )
+    },
+    **{f"restorer.engine.{each.name}": (f"restorer.fast.engine.{each.name}",) for each in fields(EngineConfig)},
+}  # fmt: skip
+"""Earlier names of settings, which are still accepted, and the present ones."""
+
+
 @dataclass(frozen=True, slots=True)
 class PipelineConfig:
     """All settings of one run."""
 
+    renamed: ClassVar[Mapping[str, tuple[str, ...]]] = RENAMED
+    """For `configs.load`."""
     input: InputConfig = field(default_factory=InputConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     output: OutputConfig = field(default_factory=OutputConfig)
@@ -267,7 +256,16 @@ class PipelineConfig:
     def __post_init__(self) -> None:
         if self.depth < 0:
             raise ValueError(f"depth must not be negative, got {self.depth}")
-        if self.restorer.previous_sigma < 1 and not self.restore.previous:
+        if self.restorer.iconface.previous_sigma < 1 and not self.restore.previous:
             raise ValueError(
-                "restorer.previous_sigma below 1 needs the face before; add restore.previous=true"
+                "restorer.iconface.previous_sigma below 1 needs the previous restoration; add restore.previous=true"
             )
+
+
+def default_file() -> str:
+    """The text of configs/default.toml (`./just defaults` writes it)."""
+    return (
+        "# Every setting with its default. Copy what you want to change into a file of your own and pass it with\n"
+        "# --config; a single one is changed with --set, for example --set track.lookahead=48.\n\n"
+        + documented(PipelineConfig())
+    )

@@ -156,7 +156,7 @@ class Chain:
         parts = self.parts
         if parts.restorer is None:
             return iter(frames)
-        own = parts.restorer.crop_size
+        own = parts.restorer.needs.crop_size
         return limited(cut(frames, own, read=parts.pixels.read_crops, side=self._side))
 
     def restore(self, frames: Iterable[TrackedFrame], start: Start = start_here) -> Iterator[RestoredFrame]:
@@ -186,7 +186,7 @@ class Chain:
         parts = self.parts
         if parts.restorer is None:
             return parts.perception.crop_size
-        return parts.quick.instead_of(parts.restorer, effort).crop_size
+        return parts.quick.instead_of(parts.restorer, effort).needs.crop_size
 
 
 Watch = Callable[[Report], None]

@@ -10,7 +10,6 @@ import torch
 
 from pipeline import build
 from pipeline.media.encode import kept_scheduling
-from pipeline.people import cast
 from pipeline.report import provenance
 from pipeline.serve import choice
 
@@ -28,7 +27,7 @@ def shared_cores() -> None:
 @pytest.fixture(autouse=True, scope="session")
 def quick_restorer() -> None:
     """`auto` is `fast` in tests, which takes a thirtieth of the time. `test_aligned.py` tests the real choice."""
-    for module in (build, cast, choice, provenance):
+    for module in (build, choice, provenance):
         assert vars(module)["AUTO"] == "aligned"
         vars(module)["AUTO"] = "fast"
 

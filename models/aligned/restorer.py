@@ -19,15 +19,15 @@ from models.aligned.warp import similarity_residual, warp_views
 from models.landmarks import DenseLandmarks, DensePoints
 from models.packing import pack_convolutions
 from models.precision import Mixed
-from models.protocols import Recogniser, References, Request, Result
+from models.protocols import Needs, Recogniser, References, Request, Result
 from models.quality import ramp
 from models.recogniser import EmbeddedRecogniser, LikenessMeter, identity_anchor
 from models.weights import Checkpoint, CheckpointError, load_embedded
 
 CROP_PX = 256
 CROP_SIZES = (CROP_PX, 2 * CROP_PX)
-MOST_VIEWS = 3
-"""V: the first view gives two thirds of what views give, after three it is flat (ReF-LDM, arXiv 2412.05043)."""
+MOST_NEIGHBOURS = 4
+"""More than the network was trained with gain less than they cost."""
 _SURE, _UNSURE = 0.012, 0.035
 """Sigma of a point, as a share of the crop's side, up to which it is trusted fully and from which not at all."""
 _RESEMBLANCE = (0.15, 0.35)
@@ -51,10 +51,21 @@ class _Views:
     """float32 (D,), unit length or shorter."""
 
 
+@dataclass(frozen=True, slots=True)
+class AlignedSettings:
+    """How `aligned` uses references."""
+
+    most_views: int = 3
+    """V, the maximum number of references that are warped onto a face, nearest in pose and expression first. The first
+    gives two thirds of the gain, more than three give nothing (ReF-LDM, arXiv 2412.05043)."""
+
+    def __post_init__(self) -> None:
+        if self.most_views < 1:
+            raise ValueError(f"most_views must be at least 1, got {self.most_views}")
+
+
 class AlignedRestorer:
     """Restores aligned faces of 256 or 512 pixels with the embedded network."""
-
-    most_neighbours = 4
 
     def __init__(
         self,
@@ -64,6 +75,7 @@ class AlignedRestorer:
         precision: torch.dtype = torch.float32,
         landmarks: DenseLandmarks | None = None,
         recogniser: Recogniser | None = None,
+        settings: AlignedSettings | None = None,
     ) -> None:
         """Raises `CheckpointError` for weights of another network, `ValueError` for a `crop_size` it is not for.
 
@@ -72,8 +84,9 @@ class AlignedRestorer:
         """
         if crop_size not in CROP_SIZES:
             raise ValueError(f"crop_size must be one of {CROP_SIZES}, got {crop_size}")
-        self.crop_size = crop_size
+        self.settings = settings or AlignedSettings()
         self.device = torch.device(device)
+        self.needs = Needs(crop_size, neighbours=MOST_NEIGHBOURS, device=self.device)
         self.network = build_aligned(checkpoint or load_embedded("aligned"))
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._landmarks = landmarks or DenseLandmarks(device=self.device)
@@ -95,13 +108,13 @@ class AlignedRestorer:
         with the same number of views form a batch.
         """
         for request in requests:
-            _check(request.crop, self.crop_size)
+            _check(request.crop, self.needs.crop_size)
         if self.device.type == "cpu":
             return [self._batch([request])[0] for request in requests]
         results: dict[int, Result] = {}
         by_count: dict[tuple[int, int], list[int]] = {}
         for place, request in enumerate(requests):
-            count = min(len(request.references), MOST_VIEWS), len(request.neighbours)
+            count = min(len(request.references), self.settings.most_views), len(request.neighbours)
             by_count.setdefault(count, []).append(place)
         for places in by_count.values():
             results |= dict(zip(places, self._batch([requests[place] for place in places]), strict=True))
@@ -120,7 +133,7 @@ class AlignedRestorer:
 
     def _views(self, request: Request) -> _Views:
         """What is laid onto the crop of `request`: its references, then its neighbours."""
-        side = self.crop_size
+        side = self.needs.crop_size
         pictures, sure = torch.zeros(0, 3, side, side), torch.zeros(0, 1, side, side)
         anchor = torch.zeros(self.network.shape.anchor)
         if len(request.references):
@@ -141,9 +154,10 @@ class AlignedRestorer:
         """The nearest views of `references` laid onto `crop`, (V, 3, S, S), and their confidence, (V, 1, S, S)."""
         face = self._landmarks.find(crop[None])
         found = [self._points_of(view) for view in references.crops]
-        chosen = nearest_views(face.points[0], torch.stack([one.points[0] for one in found]))
-        pictures = torch.stack([_sized(references.crops[k], self.crop_size) for k in chosen])
-        certainty = certainty_of(face.sigma, self.crop_size).expand(len(chosen), -1)
+        points = torch.stack([one.points[0] for one in found])
+        chosen = nearest_views(face.points[0], points, self.settings.most_views)
+        pictures = torch.stack([_sized(references.crops[k], self.needs.crop_size) for k in chosen])
+        certainty = certainty_of(face.sigma, self.needs.crop_size).expand(len(chosen), -1)
         return warp_views(
             pictures.to(self.device).float().div_(255),
             torch.stack([found[k].points[0] for k in chosen]).to(self.device),
@@ -156,7 +170,7 @@ class AlignedRestorer:
         key = id(view)
         if key not in self._points:
             found = self._landmarks.find(view[None])
-            scale = self.crop_size / view.shape[-1]
+            scale = self.needs.crop_size / view.shape[-1]
             scaled = DensePoints((found.points + 0.5) * scale - 0.5, found.sigma * scale)
             self._points[key] = view, scaled
             if len(self._points) > _KEPT_POINTS:
@@ -182,10 +196,10 @@ def build_aligned(checkpoint: Checkpoint) -> AlignedNetwork:
     return network.eval().requires_grad_(False)
 
 
-def nearest_views(face: Tensor, views: Tensor) -> list[int]:
-    """Places of at most `MOST_VIEWS` of `views`, (R, P, 2), nearest to `face`, (P, 2), in pose and expression."""
+def nearest_views(face: Tensor, views: Tensor, most: int) -> list[int]:
+    """Places of at most `most` of `views`, (R, P, 2), nearest to `face`, (P, 2), in pose and expression."""
     distances = similarity_residual(views, face.expand(len(views), -1, -1))
-    return [int(place) for place in distances.argsort()[:MOST_VIEWS]]
+    return [int(place) for place in distances.argsort()[:most]]
 
 
 def certainty_of(sigma: Tensor, side: int) -> Tensor:

@@ -41,7 +41,7 @@ from models.evaluation.restoration import (
     fast_method,
     iconface_methods,
 )
-from models.iconface.sampling import SamplingSettings
+from models.iconface.settings import IconFaceSettings
 from models.precision import PRECISIONS
 from models.recogniser import EmbeddedRecogniser
 from models.training.fixed_networks import Teacher
@@ -84,7 +84,7 @@ def _restoration(arguments: argparse.Namespace, recogniser: EmbeddedRecogniser) 
         *([] if "aligned" in arguments.without else [aligned_method(arguments.aligned, precision)]),
     ]
     if "iconface" not in arguments.without:
-        usual = SamplingSettings(guidance=arguments.guidance)
+        usual = IconFaceSettings(guidance=arguments.guidance)
         methods += iconface_methods(arguments.iconface, arguments.steps, precision=precision, usual=usual)
 
     meter = Meter(recogniser, arguments.perceptual, Cache(arguments.cache), judge=not arguments.no_judge)

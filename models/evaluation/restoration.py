@@ -25,7 +25,7 @@ from models.evaluation.faces import SIDE_PX, degraded, embed_pictures, reduced
 from models.evaluation.meter import Difference, Measured, Meter, Scores, difference, score
 from models.fast.restorer import FastRestorer
 from models.iconface.restorer import IconFaceRestorer
-from models.iconface.sampling import SamplingSettings
+from models.iconface.settings import IconFaceSettings
 from models.pictures import Picture, to_picture, to_tensor
 from models.protocols import References, Request, Restorer
 from models.recogniser import EmbeddedRecogniser, identity_anchor
@@ -79,7 +79,7 @@ def iconface_methods(
     steps: Sequence[int],
     embedded: Path = EMBEDDED,
     precision: torch.dtype = torch.float32,
-    usual: SamplingSettings | None = None,
+    usual: IconFaceSettings | None = None,
 ) -> list[Method]:
     """`iconface` once for each number of `steps`, with the checkpoint at `path` or with the one in `embedded`.
 
@@ -91,11 +91,12 @@ def iconface_methods(
     checkpoint = load_checkpoint(path) if path else load_embedded("iconface", embedded)
     methods = []
     for count in steps:
-        settings = replace(usual or SamplingSettings(), steps=count)
+        settings = replace(usual or IconFaceSettings(), steps=count)
         restorer = IconFaceRestorer(checkpoint, settings=settings, precision=precision)
-        if restorer.crop_size != SIDE_PX:
+        side = restorer.needs.crop_size
+        if side != SIDE_PX:
             raise CheckpointError(
-                f"{checkpoint.path}: takes crops of {restorer.crop_size} pixels, but faces are measured at {SIDE_PX}"
+                f"{checkpoint.path}: takes crops of {side} pixels, but faces are measured at {SIDE_PX}"
             )
         key = _key("iconface", checkpoint, precision, settings)
         methods.append(Method(f"iconface {count}", restorer, key))
@@ -119,7 +120,7 @@ def restored(
 
 
 def _key(
-    name: str, checkpoint: Checkpoint, precision: torch.dtype, settings: SamplingSettings | None = None
+    name: str, checkpoint: Checkpoint, precision: torch.dtype, settings: IconFaceSettings | None = None
 ) -> str:
     """From the contents of the files and of the code; the number of threads decides in which order sums are made."""
     folder = Path(models.__file__).parent

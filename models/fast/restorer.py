@@ -6,6 +6,7 @@ Shapes: B requests, R references, D width of an embedding, S = 192, 256 or 512.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -18,7 +19,7 @@ from models.fast.network import CROP_PX, FastNetwork, FastShape
 from models.packing import pack_convolutions
 from models.pictures import recogniser_crop, to_codes, to_floats
 from models.precision import Mixed
-from models.protocols import References, Request, Result, check_crop, check_previous
+from models.protocols import Needs, References, Request, Result, check_crop, check_previous
 from models.recogniser import EmbeddedRecogniser, identity_anchor
 from models.weights import Checkpoint, built, load_embedded
 
@@ -28,6 +29,14 @@ SMALLER = {2 * CROP_PX: CROP_PX, CROP_PX: 192}
 about four fifths and 128 a third; they take .68 and .47 of the time of 256."""
 _KEPT_ANCHORS = 64
 _REDUCTIONS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class FastSettings:
+    """How `fast` runs."""
+
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    """How its network is run on a GPU."""
 
 
 class FastRestorer:
@@ -48,31 +57,26 @@ class FastRestorer:
         """
         if crop_size not in CROP_SIZES:
             raise ValueError(f"crop_size must be one of {CROP_SIZES}, got {crop_size}")
-        self.crop_size = crop_size
         self.device = torch.device(device)
         self.precision = precision
         self.network = build_fast(checkpoint or load_embedded("fast"))
         self.network.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.needs = Needs(crop_size, previous=self.network.shape.previous, device=self.device)
         self._run: Run = self.network
         if self.device.type == "cpu":
             example = [torch.zeros(1, 3, crop_size, crop_size), torch.zeros(1, self.network.shape.anchor)]
-            if self.uses_previous:
+            if self.needs.previous:
                 example.append(torch.zeros(1, 4, crop_size, crop_size))
             pack_convolutions(self.network, *example, precision=precision)
         elif engine is None:
             self._run = Mixed(self.network, precision)
         else:
-            samples = sample_inputs(crop_size, self.network.shape.anchor, previous=self.uses_previous)
+            samples = sample_inputs(crop_size, self.network.shape.anchor, previous=self.needs.previous)
             on_device = [tensor.to(self.device) for tensor in samples]
             self._run = Engine(self.network, on_device, engine, eager_precision=precision)
         self._encoder: EmbeddedRecogniser | None = None
         # By the ids of the crops, which are kept beside the anchor so that their ids stay theirs.
         self._own_anchors: dict[tuple[int, ...], tuple[tuple[Tensor, ...], Tensor]] = {}
-
-    @property
-    def uses_previous(self) -> bool:
-        """Whether the previous restoration can change a result."""
-        return self.network.shape.previous
 
     @torch.inference_mode()
     def restore(self, requests: Sequence[Request]) -> list[Result]:
@@ -82,7 +86,7 @@ class FastRestorer:
         the same to the bit in any company. On a GPU they form one batch, equal within one code value.
         """
         for request in requests:
-            check_crop(request.crop, self.crop_size)
+            check_crop(request.crop, self.needs.crop_size)
             check_previous(request)
         size = len(requests) if self.device.type != "cpu" else 1
         results: list[Result] = []
@@ -94,7 +98,7 @@ class FastRestorer:
         crops = torch.stack([request.crop for request in requests]).to(self.device).float().div_(255)
         anchors = torch.stack([self._anchor(request.references) for request in requests]).to(self.device)
         inputs = [crops.contiguous(memory_format=torch.channels_last), anchors]
-        if self.uses_previous:
+        if self.needs.previous:
             inputs.append(torch.stack([_previous(request) for request in requests]).to(self.device))
         restored = self._run(*inputs)  # (B, 3, S, S)
         return [Result(image) for image in to_codes(restored).contiguous().cpu()]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from models.pictures import recogniser_crop, to_codes
-from models.protocols import References, Request, Result, check_crop, check_previous
+from models.protocols import Needs, References, Request, Result, check_crop, check_previous
 from models.recogniser import EmbeddedRecogniser
 
 MOST_REFERENCES = 3
@@ -38,10 +38,15 @@ class ReferenceRestorer(ABC, Generic[T]):
     """Maximum number of sets of references whose results are kept."""
 
     def __init__(self, crop_size: int, device: str | torch.device) -> None:
-        self.crop_size = crop_size
         self.device = torch.device(device)
+        self._crop_size = crop_size
         self._encoder = EmbeddedRecogniser(device=self.device)
         self._kept: OrderedDict[tuple[int, ...], _Kept[T]] = OrderedDict()
+
+    @property
+    def needs(self) -> Needs:
+        """Crops of its size and references."""
+        return Needs(self._crop_size, device=self.device)
 
     @torch.inference_mode()
     def restore(self, requests: Sequence[Request]) -> list[Result]:
@@ -53,7 +58,7 @@ class ReferenceRestorer(ABC, Generic[T]):
         for request in requests:
             check_previous(request)
             for crop in (request.crop, *request.references.crops):
-                check_crop(crop, self.crop_size)
+                check_crop(crop, self._crop_size)
         results: list[Result | None] = [None] * len(requests)
         for group in self._groups(requests):
             for index, result in zip(group, self._batch([requests[index] for index in group]), strict=True):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Hashable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +17,11 @@ from models.iconface.conditions import Before
 from models.iconface.model import build_iconface
 from models.iconface.network import stack
 from models.iconface.requests import ReferenceRestorer, images_of
-from models.iconface.sampling import Condition, SamplingSettings, fixed_noise, sample
+from models.iconface.sampling import Condition, fixed_noise, sample
+from models.iconface.settings import SEED, IconFaceSettings
 from models.packing import pack_convolutions
 from models.precision import computing, lower_weights
-from models.protocols import References, Request, Result
+from models.protocols import Needs, References, Request, Result
 from models.recogniser import identity_anchor
 from models.weights import Checkpoint, load_embedded
 
@@ -34,36 +36,37 @@ class IconFaceRestorer(ReferenceRestorer[tuple[Condition, ...]]):
         self,
         checkpoint: Checkpoint | None = None,
         device: str | torch.device = "cpu",
-        settings: SamplingSettings | None = None,
+        settings: IconFaceSettings | None = None,
         precision: torch.dtype = torch.float32,
+        seed: int = SEED,
     ) -> None:
-        """`precision`: of matrix products and convolutions; noise and velocities stay in float32.
+        """`precision`: of matrix products and convolutions; noise and velocities stay in float32. `seed`: of the noise
+        from which all faces start: the same place of every face starts alike, so video is steady.
 
         Raises `CheckpointError` where there are no shipped weights or `checkpoint` holds something else.
         """
-        self.settings = settings or SamplingSettings()
+        self.settings = settings or IconFaceSettings()
         self.model = build_iconface(checkpoint or load_embedded("iconface"))
         shape = self.model.network.shape
         super().__init__(16 * shape.rows, device)
         self.model.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.precision = precision
         if self.device.type == "cpu" and self.model.draft is not None:
-            side, width = self.crop_size, self.model.draft.shape.anchor
+            side, width = self._crop_size, self.model.draft.shape.anchor
             example = torch.zeros(1, 3, side, side), torch.zeros(1, width)
             pack_convolutions(self.model.draft, *example, precision=precision)
         lower_weights(self.model, precision, keep=[self.model.autoencoder.decoder.leave])
-        self.noise = fixed_noise(self.settings.seed, shape.rows**2, shape.channels).to(self.device)
+        self.noise = fixed_noise(seed, shape.rows**2, shape.channels).to(self.device)
         self._sees_before = shape.previous and self.settings.previous_group
 
     @property
-    def uses_previous(self) -> bool:
-        """Whether what was restored before can change a result."""
-        return self._sees_before or self.settings.previous_sigma < 1
-
-    @property
-    def uses_kept(self) -> bool:
-        """Whether an answer may be used again: not on a GPU, where faces of one track would leave its batches."""
-        return self.settings.most_change > 0 and self.device.type == "cpu"
+    def needs(self) -> Needs:
+        """As the settings say, and `kept` on a CPU alone: on a GPU faces of one track would leave its batches."""
+        return replace(
+            super().needs,
+            previous=self._sees_before or self.settings.previous_sigma < 1,
+            kept=self.settings.most_change > 0 and self.device.type == "cpu",
+        )
 
     def _batch(self, requests: list[Request]) -> list[Result]:
         with computing(self.device, self.precision):
@@ -95,7 +98,7 @@ class IconFaceRestorer(ReferenceRestorer[tuple[Condition, ...]]):
         known = before.mixed(degraded) if before is not None and self._starts_late(requests[0]) else None
         tokens = sample(network, self._noise(requests), degraded, alone, views, self.settings, known)
         images = images_of(self.model.decoded(tokens, features, seen))
-        if not self.uses_kept:
+        if not self.needs.kept:
             return [Result(image) for image in images]
         keeps = torch.stack([degraded, tokens - degraded], 1).float()  # (B, 2, N, C)
         return [Result(image, each) for image, each in zip(images, keeps, strict=True)]
@@ -107,7 +110,7 @@ class IconFaceRestorer(ReferenceRestorer[tuple[Condition, ...]]):
         less, and is as near here, where no noise changes from one face to the next.
         """
         kept = requests[0].kept
-        if kept is None or not self.uses_kept or len(requests) > 1 or requests[0].previous is not None:
+        if kept is None or not self.needs.kept or len(requests) > 1 or requests[0].previous is not None:
             return None
         if kept.shape != (2, *degraded.shape[1:]):
             return None  # another restorer's
@@ -126,7 +129,7 @@ class IconFaceRestorer(ReferenceRestorer[tuple[Condition, ...]]):
 
     def _before(self, requests: list[Request]) -> Before | None:
         previous = [request.previous for request in requests if request.previous is not None]
-        if not previous or not self.uses_previous:
+        if not previous or not self.needs.previous:
             return None
         gates = torch.stack([each.gate for each in previous])[:, None].to(self.device)
         return self.model.before(self._pictures([each.image for each in previous]), gates)

@@ -17,57 +17,7 @@ from torch import Tensor
 
 from models.iconface.conditions import Before
 from models.iconface.network import IconFace, ReferenceMemory
-
-SMALLEST_SIGMA = 0.05
-"""Below, a predicted clean face says little about the velocity (arXiv 2511.13720 clips at the same place)."""
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingSettings:
-    """How a face is drawn."""
-
-    steps: int = 1
-    guidance: float | None = None
-    """How far to go from what the face alone suggests to what the references suggest; 1 = just there. None: 3 in one
-    step, which brings severely degraded faces nearer to the person (docs/models.md), and 1 in more, each of which would
-    go too far again. Faces without references take no notice."""
-    image_guidance: float = 1.0
-    """The same from nothing at all to the degraded face; other values cost one more pass."""
-    average_references: bool = False
-    """Each reference on its own and the velocities averaged, as in RefID, instead of all in one sequence."""
-    shift: float = 1.0
-    """Above 1 more of the steps are taken where there is much noise."""
-    seed: int = 42
-    """Of the one noise that serves all faces: the same spot of every face starts alike, so video is calm."""
-    own_noise: bool = False
-    """Draw noise for each crop instead, out of the crop itself: for comparison."""
-    previous_sigma: float = 1.0
-    """Where the previous face holds for most of a face, its latents are noised to this level and the steps start
-    there, in proportion fewer; 1 always starts from noise alone."""
-    previous_group: bool = True
-    """Let a network that is made for it see the previous face."""
-    most_change: float = 0.3
-    """Share by which the tokens that stand for a face may have changed since its answer was worked out, at most, for
-    that answer to be used again; 0 always works it out."""
-
-    def __post_init__(self) -> None:
-        if not SMALLEST_SIGMA < self.previous_sigma <= 1:
-            raise ValueError(
-                f"previous_sigma must be above {SMALLEST_SIGMA} and at most 1, got {self.previous_sigma}"
-            )
-        if not (math.isfinite(self.most_change) and self.most_change >= 0):
-            raise ValueError(f"most_change must be finite and not negative, got {self.most_change}")
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if self.shift <= 0:
-            raise ValueError(f"shift must be above 0, got {self.shift}")
-
-    @property
-    def towards_references(self) -> float:
-        """The guidance that is meant."""
-        if self.guidance is not None:
-            return self.guidance
-        return 3.0 if self.steps == 1 else 1.0
+from models.iconface.settings import SMALLEST_SIGMA, IconFaceSettings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,7 +88,7 @@ def guided_velocity(
     degraded: Tensor,
     alone: Condition,
     views: Sequence[Condition],
-    settings: SamplingSettings,
+    settings: IconFaceSettings,
 ) -> Tensor:
     """(1 - s_i) u(-, -) + (s_i - s_c) u(degraded, -) + s_c / N sum of u(degraded, view).
 
@@ -167,7 +117,7 @@ def sample(
     degraded: Tensor,
     alone: Condition,
     views: Sequence[Condition],
-    settings: SamplingSettings,
+    settings: IconFaceSettings,
     known: Tensor | None = None,
 ) -> Tensor:
     """Clean tokens (B, N, C) of `degraded` tokens (B, N, C), from `noise`, (1 or B, N, C).

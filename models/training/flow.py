@@ -24,13 +24,13 @@ from models.iconface.model import IconFaceModel, build_autoencoder
 from models.iconface.network import start_small
 from models.iconface.sampling import (
     Condition,
-    SamplingSettings,
     cleaned,
     fixed_noise,
     noised,
     sample,
     velocity,
 )
+from models.iconface.settings import SEED, IconFaceSettings
 from models.pictures import Picture, recogniser_view, to_picture
 from models.recogniser import identity_anchor
 from models.training.dataset import load_targets
@@ -307,7 +307,7 @@ class FlowTask:
         assert isinstance(network, IconFaceModel)
         random = np.random.default_rng(self.seed + 1)
         shape, autoencoder = self.settings.shape, network.autoencoder
-        noise = fixed_noise(SamplingSettings().seed, shape.rows**2, shape.channels)
+        noise = fixed_noise(SEED, shape.rows**2, shape.channels)
         rows: list[Tensor] = []
         indices = self.targets.draw(random, 6)
         pairs = self.source.pairs(indices, torch.zeros(6, 2, dtype=torch.int64), CROP_PX, list(range(6)))
@@ -318,7 +318,7 @@ class FlowTask:
             view, _ = self._condition(network, degraded, references[None])
             columns = [degraded]
             for views, steps in (((), 1), ((view,), 1), ((view,), 4)):
-                settings = replace(SamplingSettings(), steps=steps)
+                settings = replace(IconFaceSettings(), steps=steps)
                 start = noise.to(degraded)
                 shown = references[None] if views else references[None, :0]
                 draft = network.drafted(degraded, self._draft_anchors(shown, view.anchors))

@@ -261,7 +261,9 @@ CALLS = (
     Call("640x480, 30 per second", "640x480", 30, 1),
     Call("1280x720, 30 per second", "1280x720", 30, 1),
     Call("1280x720, 30 per second, two faces", "1280x720", 30, 2),
-    Call("640x480, iconface, 1 step", "640x480", 30, 1, ("restorer.kind=iconface", "restorer.steps=1")),
+    Call(
+        "640x480, iconface, 1 step", "640x480", 30, 1, ("restorer.kind=iconface", "restorer.iconface.steps=1")
+    ),
 )
 
 

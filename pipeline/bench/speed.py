@@ -109,7 +109,7 @@ def _small_works() -> Works:
     convolution = torch.nn.Conv2d(64, 64, 3, padding=1).requires_grad_(False)
     convolution.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     fast = FastRestorer()
-    request = [Request(_black(fast.crop_size), References())]
+    request = [Request(_black(fast.needs.crop_size), References())]
     works: Works = {
         "ten convolutions": partial(torch.nn.Sequential(*[convolution] * 10), cells),
         "encoder": partial(EmbeddedRecogniser().embed, torch.zeros(1, 3, 112, 112, dtype=torch.uint8)),
@@ -132,12 +132,12 @@ def iconface_works(checkpoint: Checkpoint) -> Works:
     """
     # Imported here: diffusers takes seconds.
     from models.iconface.restorer import IconFaceRestorer
-    from models.iconface.sampling import SamplingSettings
+    from models.iconface.settings import IconFaceSettings
 
     works: Works = {}
     for steps in ICONFACE_STEPS:
-        restorer = IconFaceRestorer(checkpoint, settings=SamplingSettings(steps=steps), precision=_native())
-        crop = _black(restorer.crop_size)
+        restorer = IconFaceRestorer(checkpoint, settings=IconFaceSettings(steps=steps), precision=_native())
+        crop = _black(restorer.needs.crop_size)
         one = References((crop,), torch.ones(1, restorer.model.network.shape.embedding), version=1)
         for references, words in ((References(), "no reference"), (one, "one reference")):
             name = f"iconface, {steps} {'step' if steps == 1 else 'steps'}, {words}"

@@ -68,7 +68,7 @@ def ways(restorers: tuple[str, ...] = ("fast", "iconface")) -> list[Way]:
     for kind, steps in (("fast", (None,)), ("iconface", (1, 2, 4))):
         for count in steps if kind in restorers else ():
             name = kind if count is None else f"{kind}, {count} {'step' if count == 1 else 'steps'}"
-            own = (f"restorer.kind={kind}", *(() if count is None else (f"restorer.steps={count}",)))
+            own = (f"restorer.kind={kind}", *(() if count is None else (f"restorer.{kind}.steps={count}",)))
             found.append(Way(name, 1, own))
             found.append(Way(f"{name}, without reuse", 1, (*own, "restore.reuse=false")))
     if "fast" in restorers:

@@ -11,7 +11,6 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import repeat
-from typing import Any
 
 import av
 import numpy as np
@@ -214,7 +213,7 @@ class CountingRestorer:
 
     def __init__(self, restorer: Restorer) -> None:
         self._restorer = restorer
-        self.crop_size = restorer.crop_size
+        self.needs = restorer.needs
         self.calls = 0
         self.faces = 0
 
@@ -223,10 +222,6 @@ class CountingRestorer:
         self.calls += 1
         self.faces += len(requests)
         return self._restorer.restore(requests)
-
-    def __getattr__(self, name: str) -> Any:
-        # Attributes beyond the protocol remain accessible.
-        return getattr(self._restorer, name)
 
 
 class _MeasuringSink:

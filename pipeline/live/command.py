@@ -32,6 +32,7 @@ from pipeline.live.sinks import NullSink, Outlet, holds_sound, open_sink
 from pipeline.live.sound import SoundQueue
 from pipeline.live.sources import Opened, Wanted
 from pipeline.live.worker import Worker
+from pipeline.people.cast import check_steps
 from pipeline.runs.assembly import build
 from pipeline.stages.effort import Quick
 
@@ -50,6 +51,7 @@ def command(options: argparse.Namespace, changes: list[str]) -> int:
     if options.source is None or options.sink is None:
         raise ConfigError("live needs SOURCE and SINK, for example camera:0 vcam: (see --help)")
     config = configs.load(PipelineConfig, options.config or configs.preset("live"), changes)
+    check_steps(options.steps, config)
     if options.seconds is not None and not options.seconds > 0:
         raise ConfigError(f"--duration must be above 0 seconds, got {options.seconds:g}")
     if options.rate is not None and not 0 < options.rate < math.inf:

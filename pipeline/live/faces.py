@@ -73,7 +73,7 @@ class Faces:
         parts = self._chain.parts
         for restorer in (parts.restorer, parts.quick.light, parts.quick.small):
             if restorer is not None:
-                crop = torch.zeros(3, restorer.crop_size, restorer.crop_size, dtype=torch.uint8)
+                crop = torch.zeros(3, restorer.needs.crop_size, restorer.needs.crop_size, dtype=torch.uint8)
                 for _ in range(_WARM_UP):
                     restorer.restore([Request(crop, References())])
         self.restore(frame)

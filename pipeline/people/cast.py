@@ -6,7 +6,7 @@ Legend: S side of a crop, D width of an embedding.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 from weakref import WeakKeyDictionary
@@ -20,6 +20,7 @@ from torch import Tensor
 from configs import ConfigError
 from models.pictures import recogniser_crop
 from models.protocols import (
+    Needs,
     Neighbour,
     Previous,
     Recogniser,
@@ -27,12 +28,8 @@ from models.protocols import (
     Request,
     Restorer,
     Result,
-    most_neighbours,
-    uses_kept,
-    uses_previous,
-    uses_references,
 )
-from pipeline.build import AUTO, MEANT_FOR, build_restorer
+from pipeline.build import build_restorer
 from pipeline.config import InputConfig, PipelineConfig, RestorerConfig
 from pipeline.errors import reason
 from pipeline.media.source import FileSource
@@ -45,9 +42,6 @@ from trackers.people import Acquaintance
 from trackers.references import View
 
 Moved = TypeVar("Moved", Previous, Neighbour)
-
-_FOR_ALL = {"kind", "device", "allow_pickle", "seed", "engine"}
-"""Settings of the run's restorer that apply to every other one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +80,10 @@ def build_restorers(config: PipelineConfig, cast: Cast) -> tuple[Restorer | None
         return None, cast.casting
     choices = cast.casting.choices
     asked = cast.casting.restorers
-    own, lent = _shared_out(config.restorer, set(asked))
-    usual = build_restorer(own)
+    usual = build_restorer(config.restorer)
     if not asked:
         return usual, cast.casting
-    others = {kind: _another(config.restorer, kind, name, lent) for kind, name in asked.items()}
+    others = {kind: _another(config.restorer, kind, name) for kind, name in asked.items()}
     casting = cast.casting
     if usual is None:
         left = {name: choice if choice.restorer else LEFT_OUT for name, choice in choices.items()}
@@ -109,23 +102,16 @@ def asked_restorers(config: PipelineConfig) -> list[str]:
     return [kind for kind in kinds if kind != "none"]
 
 
-def _shared_out(config: RestorerConfig, asked: set[str]) -> tuple[RestorerConfig, set[str]]:
-    """Splits the settings: those of the run's own restorer, and the names of those meant for one of `asked` only."""
-    own = AUTO if config.kind == "auto" else config.kind
-    known = {kind for kinds in MEANT_FOR.values() for kind in kinds} | {"none"}
-    if own not in known:
-        return config, set()  # the path of weights of any kind
-    lent = {name for name, kinds in MEANT_FOR.items() if own not in kinds and asked & set(kinds)}
-    usual = RestorerConfig()
-    return replace(config, **{name: getattr(usual, name) for name in lent}), lent
+def check_steps(steps: int | None, config: PipelineConfig) -> None:
+    """Raises ConfigError where `--steps` was given and no restorer of the run takes steps, as far as names tell."""
+    kinds = asked_restorers(config) if steps is not None else []
+    if kinds and set(kinds) <= {"auto", "aligned", "fast"}:
+        raise ConfigError(f"--steps is for iconface and klein, and the restorer is {kinds[0]}; leave it out")
 
 
-def _another(own: RestorerConfig, kind: str, name: str, lent: set[str]) -> Restorer:
-    usual = RestorerConfig()
-    taken = _FOR_ALL | {each for each in lent | {"precision"} if kind in MEANT_FOR[each]}
-    shared = {field.name: getattr(own, field.name) for field in fields(own) if field.name in taken}
+def _another(own: RestorerConfig, kind: str, name: str) -> Restorer:
     try:
-        restorer = build_restorer(replace(usual, **{**shared, "kind": kind}))
+        restorer = build_restorer(own.instead(kind))
     except ConfigError as error:
         raise ConfigError(f"the restorer of {name!r} in the list of people: {error}") from error
     if restorer is None:
@@ -224,37 +210,34 @@ class Restorers:
 
     def __init__(self, usual: Restorer | None, others: Mapping[str, Restorer]) -> None:
         """`usual`: for requests that name no restorer; None if there are none."""
-        self._others = dict(others)
-        self._usual = usual
-        everyone = [*([usual] if usual is not None else []), *self._others.values()]
-        self.crop_size = max(restorer.crop_size for restorer in everyone)
-        self.uses_references = any(map(uses_references, everyone))
-        self.uses_previous = any(map(uses_previous, everyone))
-        self.uses_kept = any(map(uses_kept, everyone))
-        self.most_neighbours = max(map(most_neighbours, everyone))
-        self.device = getattr(everyone[0], "device", torch.device("cpu"))
+        self._by_name = ({} if usual is None else {"": usual}) | dict(others)
+        needs = {name: restorer.needs for name, restorer in self._by_name.items()}
+        kept_for = frozenset(name for name, each in needs.items() if each.kept)
+        self.needs = Needs(
+            max(each.crop_size for each in needs.values()),
+            references=any(each.references for each in needs.values()),
+            neighbours=max(each.neighbours for each in needs.values()),
+            previous=any(each.previous for each in needs.values()),
+            kept=bool(kept_for),
+            kept_for=kept_for,
+            device=next(iter(needs.values())).device,
+        )
         # Resized reference sets by side, kept while the original set is in use.
         self._smaller: dict[int, WeakKeyDictionary[References, References]] = {}
-
-    def restorer_of(self, name: str) -> Restorer | None:
-        """The restorer for this `Request.restorer`. Raises KeyError for an unknown name."""
-        return self._others[name] if name else self._usual
 
     def restore(self, requests: Sequence[Request]) -> list[Result]:
         """One result per request, in order. Raises KeyError for an unknown restorer."""
         results: list[Result | None] = [None] * len(requests)
         for name in dict.fromkeys(request.restorer for request in requests):
             places = [place for place, request in enumerate(requests) if request.restorer == name]
-            restorer = self.restorer_of(name)
-            assert restorer is not None
-            restored = self._by(restorer, [requests[place] for place in places])
+            restored = self._by(self._by_name[name], [requests[place] for place in places])
             for place, result in zip(places, restored, strict=True):
                 results[place] = result
         return [result for result in results if result is not None]
 
     def _by(self, restorer: Restorer, requests: Sequence[Request]) -> list[Result]:
-        size = restorer.crop_size
-        if size == self.crop_size:
+        size = restorer.needs.crop_size
+        if size == self.needs.crop_size:
             return restorer.restore(requests)
         small = [
             Request(

@@ -99,13 +99,14 @@ def weights(config: PipelineConfig) -> list[Weights]:
     """The networks used by `config` and its list of people."""
     manifest = tomllib.loads((EMBEDDED / "manifest.toml").read_text(encoding="utf-8"))
     kinds = [AUTO if kind == "auto" else kind for kind in asked_restorers(config)]
-    restorers = [config.restorer.klein if kind == "klein" else kind for kind in dict.fromkeys(kinds)]
+    klein = config.restorer.klein
+    restorers = [klein.model if kind == "klein" else kind for kind in dict.fromkeys(kinds)]
     parts = [
         ("detector", config.detector.kind),
         ("recogniser", "encoder" if config.recogniser.kind == "embedded" else config.recogniser.kind),
         *(("restorer", restorer) for restorer in restorers),
         (GATE, "encoder" if restorers and config.gate.enabled else "none"),
-        ("adapter", str(config.restorer.adapter) if config.restorer.adapter else "none"),
+        ("adapter", str(klein.adapter) if klein.adapter and "klein" in kinds else "none"),
         ("masker", config.masker.kind),
     ]
     return [_weights(part, name, manifest) for part, name in parts if name != "none"]
@@ -153,8 +154,8 @@ _END = 1 << 22
 def fingerprint(input: Path, config: PipelineConfig) -> dict[str, str]:
     """Names and values of all that frames depend on; equal fingerprints give equal frames."""
     settings = flat_settings(config)
-    named = [config.restorer.kind, config.restorer.klein, config.detector.kind, config.recogniser.kind]
-    named += [str(config.restorer.adapter or ""), *config.input.references]
+    named = [config.restorer.kind, config.restorer.klein.model, config.detector.kind, config.recogniser.kind]
+    named += [str(config.restorer.klein.adapter or ""), *config.input.references]
     found = {
         "version": __version__,
         "the input": _hash(input),

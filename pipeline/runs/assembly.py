@@ -59,7 +59,7 @@ def _gate(config: PipelineConfig, restorer: Restorer | None) -> Gate | None:
     if restorer is None or not config.gate.enabled:
         return None
     # Always the embedded encoder, whatever the recogniser: the gate's thresholds are in its space.
-    encoder = EmbeddedRecogniser(device=getattr(restorer, "device", "cpu"))
+    encoder = EmbeddedRecogniser(device=restorer.needs.device)
     return Gate(config.gate, LikenessMeter(encoder))
 
 
@@ -118,7 +118,7 @@ def _perception(
     references = replace(config.people.references, min_similarity=threshold / 2)
     settings = replace(config.people, min_similarity=threshold, references=references)
     people = People(settings, recogniser.clear_norm)
-    crop_size = restorer.crop_size if restorer is not None else 256
+    crop_size = restorer.needs.crop_size if restorer is not None else 256
     portraits = Portraits(detector, recogniser, crop_size)
     # Named people first: photos of the same person join them.
     for somebody in _known_before(config, source, cast, portraits):

@@ -14,7 +14,7 @@ import av
 import torch
 
 from configs import ConfigError
-from models.protocols import References, Request, Restorer, uses_references
+from models.protocols import References, Request, Restorer
 from pipeline.config import ChunkConfig, PipelineConfig
 from pipeline.errors import MediaError, SinkError, SourceError, reason
 from pipeline.flow import Chain, Hooks, Note, Watch, keep_after, leave_unnoted, run
@@ -83,7 +83,7 @@ def _restore_at_once(input: Path, output: Path, config: PipelineConfig, opened: 
     parts = build(config, source)
     opened(source, pace(parts.restorer, source.info.frame_count, config))
     report = Report(
-        output=str(output), uses_references=parts.restorer is None or uses_references(parts.restorer)
+        output=str(output), uses_references=parts.restorer is None or parts.restorer.needs.references
     )
     people = parts.perception.people
     arrange = side_by_side if config.output.compare else keep_after
@@ -108,7 +108,7 @@ def pace(restorer: Restorer | None, frames: int | None, config: PipelineConfig) 
     """
     if restorer is None or frames is None or frames < _LONG_FRAMES:
         return ""
-    crop = torch.full((3, restorer.crop_size, restorer.crop_size), 128, dtype=torch.uint8)
+    crop = torch.full((3, restorer.needs.crop_size, restorer.needs.crop_size), 128, dtype=torch.uint8)
     for _ in range(2):
         began = time.perf_counter()
         restorer.restore([Request(crop, References())])

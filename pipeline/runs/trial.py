@@ -20,7 +20,6 @@ import numpy as np
 
 import configs
 from configs import ConfigError
-from models.protocols import uses_references
 from pipeline import __version__
 from pipeline.config import PipelineConfig
 from pipeline.errors import SinkError, reason
@@ -43,7 +42,11 @@ USUAL_SECONDS = 5.0
 """Default length of a trial."""
 _MOST_WIDE, _MOST_HIGH = 3840, 2160
 """Maximum size of the video as displayed; larger cells are scaled down."""
-_SHORT = {"strength": "blend.strength", "restorer": "restorer.kind", "steps": "restorer.steps"}
+_SHORT = {
+    "strength": ("blend.strength",),
+    "restorer": ("restorer.kind",),
+    "steps": ("restorer.iconface.steps", "restorer.klein.steps"),
+}
 _NOT_TRIED = ("input", "output", "encode", "chunks", "live", "depth")
 """Groups of settings that do not affect faces."""
 
@@ -102,7 +105,7 @@ def make_tries(asked: Sequence[str], path: Path | None, changes: Sequence[str]) 
         )
     tries: list[Try] = []
     for values in itertools.product(*(values for _, values in ways)):
-        chosen = [f"{name}={value}" for (name, _), value in zip(ways, values, strict=True)]
+        chosen = [f"{name}={value}" for (names, _), value in zip(ways, values, strict=True) for name in names]
         config = configs.load(PipelineConfig, path, [*changes, *chosen])
         words = (
             f"{name.rpartition('.')[2]} {_word(value)}"
@@ -176,7 +179,7 @@ def _restore(input: Path, each: Try, grid: _Grid, file: IO[bytes], watch: Watche
     assert isinstance(source, FileSource)
     parts = build(each.config, source)
     watch.opened(source)
-    report = Report(uses_references=parts.restorer is None or uses_references(parts.restorer))
+    report = Report(uses_references=parts.restorer is None or parts.restorer.needs.references)
     cells, moments = Cells(file, grid.cell), Moments(parts.perception.crop_size)
     run(source, cells, Chain(parts, each.config), Hooks(report, watch=watch.update, note=moments.note))
     report.merge_people(parts.perception.people.current)
@@ -216,17 +219,17 @@ def _unnamed_file(output: Path) -> IO[bytes]:
         raise SinkError(f"{output}: cannot be written ({reason(error)}); choose another folder") from error
 
 
-def _ways(text: str) -> tuple[str, list[str]]:
-    """The setting in `text` and its values."""
+def _ways(text: str) -> tuple[tuple[str, ...], list[str]]:
+    """The settings that `text` names, and their values."""
     name, equals, values = text.partition("=")
     name = name.strip()
-    setting = _SHORT.get(name, name)
+    settings = _SHORT.get(name, (name,))
     found = [value.strip() for value in values.split(",")]
     if not equals or not all(found):
         raise ConfigError(f"--try must look like strength=0.5,1, got {text!r}")
-    if setting.partition(".")[0] in _NOT_TRIED:
+    if settings[0].partition(".")[0] in _NOT_TRIED:
         raise ConfigError(f"--try compares settings that affect faces; {name} does not")
-    return setting, found
+    return settings, found
 
 
 def _names(asked: Sequence[str]) -> list[str]:

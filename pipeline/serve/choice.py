@@ -12,7 +12,7 @@ from pathlib import Path
 
 from configs import ConfigError
 from pipeline.build import AUTO
-from pipeline.config import PipelineConfig, RestorerConfig
+from pipeline.config import PipelineConfig
 
 SHIPPED = ("aligned", "fast", "iconface", "none")
 """Restorers shipped with their weights, and none."""
@@ -58,9 +58,7 @@ def own_kind(config: PipelineConfig) -> str:
 def chosen(config: PipelineConfig, choice: Choice) -> PipelineConfig:
     """`config` with `choice` applied."""
     if choice.restorer != own_kind(config):
-        # Settings of the former restorer, such as steps, would be refused.
-        fresh = replace(RestorerConfig(), kind=choice.restorer, device=config.restorer.device)
-        config = replace(config, restorer=fresh)
+        config = replace(config, restorer=config.restorer.instead(choice.restorer))
     if choice.photo is not None:
         config = replace(config, input=replace(config.input, references=(str(choice.photo),)))
     return config

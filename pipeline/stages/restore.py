@@ -6,13 +6,12 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import get_args
 
 import torch
 from torch import Tensor
 
-from models.protocols import Masker, Request, Restorer, Result, most_neighbours, uses_kept, uses_previous
+from models.protocols import Masker, Request, Restorer, Result
 from pipeline.frames import RestoredFace, RestoredFrame, TrackedFrame
 from pipeline.stages.effort import NO_QUICK, Quick
 from pipeline.stages.neighbours import Neighbours
@@ -126,20 +125,21 @@ def make_reuse(config: RestoreConfig, steadiness: float, restorer: Restorer | No
     """What remembers restored faces as `config` asks for it, and `restorer` can use it."""
     if not config.reuse:
         return Reuse(most_carried=0, most_still=0, steadiness=0)
-    tells = config.previous and restorer is not None and uses_previous(restorer)
+    needs = restorer.needs if restorer is not None else None
+    tells = config.previous and needs is not None and needs.previous
     return Reuse(
         most_carried=config.most_carried,
         most_still=config.most_still,
         steadiness=steadiness,
         follow=config.reuse_motion,
         window=config.window if tells else 0,
-        keeps=partial(uses_kept, restorer) if restorer is not None and uses_kept(restorer) else None,
+        keeps=needs.keeps if needs is not None and needs.kept else None,
     )
 
 
 def make_neighbours(config: RestoreConfig, restorer: Restorer | None) -> Neighbours:
     """What remembers the frames before, as far as `config` and `restorer` ask for them."""
-    wanted = 0 if restorer is None else most_neighbours(restorer)
+    wanted = 0 if restorer is None else restorer.needs.neighbours
     return Neighbours(min(wanted, config.neighbours), quick=config.reuse_motion == "quick")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 
@@ -27,6 +27,8 @@ class Inner:
 
 @dataclass(frozen=True, slots=True)
 class Outer:
+    renamed: ClassVar = {"span": ("restore.window",), "portion": ("restore.share", "restore.limit")}
+
     restore: Inner = field(default_factory=Inner)
     depth: int = 2
 
@@ -76,3 +78,29 @@ def test_unreadable_and_broken_files_are_refused(tmp_path: Path) -> None:
 def test_unknown_preset_lists_what_there_is() -> None:
     with pytest.raises(ConfigError, match=r"there are: .*default"):
         configs.preset("nothing")
+
+
+def test_earlier_names_still_work_with_one_warning_each(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    configs._warn_of.cache_clear()
+    path = tmp_path / "old.toml"
+    path.write_text("span = 7\nportion = 0.25\n")
+    for _ in range(2):
+        loaded = configs.load(Outer, path, ["span=9"])
+        assert (loaded.restore.window, loaded.restore.share, loaded.restore.limit) == (9, 0.25, 0.25)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the setting span is now named restore.window",
+        "the setting portion is now named restore.share and restore.limit",
+    ]
+
+
+def test_none_under_an_earlier_name_is_the_default(tmp_path: Path) -> None:
+    path = tmp_path / "old.toml"
+    path.write_text("span = 7\n")
+    assert configs.load(Outer, path, ["span=none"]).restore.window == 4
+
+
+def test_later_changes_win_under_either_name() -> None:
+    assert configs.load(Outer, None, ["span=7", "restore.window=8"]).restore.window == 8
+    assert configs.load(Outer, None, ["restore.window=8", "span=7"]).restore.window == 7

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from models.aligned.restorer import AlignedRestorer
 from models.fast.restorer import FastRestorer
 from models.iconface.restorer import IconFaceRestorer
-from models.protocols import References, Request, Restorer
+from models.protocols import Previous, References, Request, Restorer
 from models.spandrel_restorer import SpandrelRestorer
+from support.tiny_klein import restorer as tiny_klein
+from support.tiny_klein import write_model, write_own
 
 
 def restoreformer(folder: Path) -> Restorer:
@@ -25,9 +29,18 @@ def restoreformer(folder: Path) -> Restorer:
     return SpandrelRestorer(folder / "restoreformer.safetensors")
 
 
+def klein(folder: Path) -> Restorer:
+    """The real code with a model of a few layers, never trained, and an adapter of ours."""
+    write_model(folder)
+    write_own(folder / "own.safetensors")
+    return tiny_klein(folder, folder / "own.safetensors")
+
+
 RESTORERS: dict[str, Callable[[Path], Restorer]] = {
+    "aligned": lambda folder: AlignedRestorer(),
     "fast": lambda folder: FastRestorer(),
     "iconface": lambda folder: IconFaceRestorer(),
+    "klein": klein,
     "spandrel": restoreformer,
 }
 
@@ -40,7 +53,7 @@ def restorer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def request_of(restorer: Restorer, seed: int) -> Request:
-    size = restorer.crop_size
+    size = restorer.needs.crop_size
     crop = torch.randint(0, 256, (3, size, size), dtype=torch.uint8, generator=torch.manual_seed(seed))
     return Request(crop, References())
 
@@ -64,11 +77,25 @@ class TestRestorer:
         assert result.image.dtype == torch.uint8
         assert result.image.device.type == "cpu"
 
+    def test_what_it_declares_as_needless_changes_nothing(self, restorer: Restorer) -> None:
+        """And references change a result where it declares that they can."""
+        request, other = request_of(restorer, 1), request_of(restorer, 2)
+        (usual,) = restorer.restore([request])
+        references = References((other.crop,), torch.ones(1, 128))
+        (seeing,) = restorer.restore([replace(request, references=references)])
+        assert torch.equal(seeing.image, usual.image) != restorer.needs.references
+        if not restorer.needs.previous:
+            size = restorer.needs.crop_size
+            previous = Previous(other.crop, torch.ones(size, size))
+            assert torch.equal(restorer.restore([replace(request, previous=previous)])[0].image, usual.image)
+        if not restorer.needs.kept:
+            assert usual.kept is None
+
     def test_no_request_gives_no_result(self, restorer: Restorer) -> None:
         assert restorer.restore([]) == []
 
     def test_crops_of_another_form_are_refused(self, restorer: Restorer) -> None:
-        size = restorer.crop_size
+        size = restorer.needs.crop_size
         for crop in (torch.zeros(3, size, size), torch.zeros(3, size, size - 8, dtype=torch.uint8)):
             with pytest.raises(ValueError, match="crop must be uint8"):
                 restorer.restore([Request(crop, References())])

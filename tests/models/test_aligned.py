@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models.aligned.network import NEIGHBOUR, REFERENCE, AlignedNetwork, AlignedShape
-from models.aligned.restorer import AlignedRestorer, certainty_of, nearest_views
+from models.aligned.restorer import AlignedRestorer, AlignedSettings, certainty_of, nearest_views
 from models.aligned.warp import displacement_between, warp_views
 from models.landmarks import OVAL, POINTS, DensePoints
 from models.protocols import Neighbour, References, Request
@@ -168,7 +168,8 @@ def test_the_warp_is_the_same_at_another_size() -> None:
 def test_the_nearest_views_in_pose_and_expression_are_chosen() -> None:
     points = face()[0]
     views = torch.stack([points + torch.randn(POINTS, 2) * size for size in (9, 1, 6, 3)])
-    assert nearest_views(points, views) == [1, 3, 2]
+    assert nearest_views(points, views, 3) == [1, 3, 2]
+    assert nearest_views(points, views, 1) == [1]
 
 
 def test_an_unsure_point_is_not_trusted() -> None:
@@ -230,6 +231,25 @@ def test_neighbours_count_as_far_as_they_are_sure(restorer: AlignedRestorer) -> 
 
     assert torch.equal(with_neighbour(0), alone)
     assert not torch.equal(with_neighbour(1), alone)
+
+
+def test_no_more_views_count_than_the_settings_say(network: AlignedNetwork) -> None:
+    parameters: dict[str, object] = {name: getattr(network.shape, name) for name in SMALL.__slots__}
+    checkpoint = Checkpoint(network.state_dict(), parameters, 1)
+    both, first = request(1, 2), request(1, 2)
+    first = Request(first.crop, References(first.references.crops[:1], first.references.embeddings[:1]))
+    for most, alike in ((1, True), (2, False)):
+        settings = AlignedSettings(most_views=most)
+        restorer = AlignedRestorer(
+            checkpoint,
+            landmarks=Given(),  # type: ignore[arg-type]
+            recogniser=ByColour(),
+            settings=settings,
+        )
+        images = [restorer.restore([each])[0].image for each in (both, first)]
+        assert torch.equal(*images) == alike
+    with pytest.raises(ValueError, match="most_views must be at least 1"):
+        AlignedSettings(most_views=0)
 
 
 def test_points_of_a_view_are_found_once(network: AlignedNetwork) -> None:

@@ -15,8 +15,9 @@ from models.fast.restorer import FastRestorer, sample_inputs
 from models.iconface.model import IconFaceModel
 from models.iconface.network import IconFace
 from models.iconface.restorer import IconFaceRestorer
-from models.iconface.sampling import SamplingSettings, sigmas
-from models.protocols import Previous, References, Request, uses_previous
+from models.iconface.sampling import sigmas
+from models.iconface.settings import IconFaceSettings
+from models.protocols import Previous, References, Request
 from models.weights import Checkpoint, load_checkpoint, save_checkpoint
 from pipeline.build import build_restorer
 from pipeline.config import PipelineConfig, RestorerConfig
@@ -68,13 +69,13 @@ def checkpoint(paths: dict[str, Path], name: str) -> Checkpoint:
 def made(paths: dict[str, Path], name: str, **settings: Any) -> FastRestorer | IconFaceRestorer:
     if "fast" in name:
         return FastRestorer(checkpoint(paths, name))
-    return IconFaceRestorer(checkpoint(paths, name), settings=SamplingSettings(**settings))
+    return IconFaceRestorer(checkpoint(paths, name), settings=IconFaceSettings(**settings))
 
 
 @pytest.mark.parametrize("name", ["fast", "iconface"])
 def test_the_face_before_shows_and_every_request_has_its_own(paths: dict[str, Path], name: str) -> None:
     restorer = made(paths, name)
-    assert uses_previous(restorer)
+    assert restorer.needs.previous
     requests = [Request(CROP, References(), given) for given in (None, previous(), previous(0.4), None)]
     together = [result.image for result in restorer.restore(requests)]
     for request, image in zip(requests, together, strict=True):
@@ -87,7 +88,7 @@ def test_the_face_before_shows_and_every_request_has_its_own(paths: dict[str, Pa
 @pytest.mark.parametrize("name", ["old fast", "old iconface"])
 def test_earlier_checkpoints_load_and_take_no_notice(paths: dict[str, Path], name: str) -> None:
     restorer = made(paths, name)
-    assert not uses_previous(restorer)
+    assert not restorer.needs.previous
     one, other = (restorer.restore([Request(CROP, References(), given)])[0] for given in (None, previous()))
     assert torch.equal(one.image, other.image)
 
@@ -101,7 +102,7 @@ def test_a_previous_face_of_another_form_is_refused(paths: dict[str, Path], name
 
 def test_the_group_can_be_left_out(paths: dict[str, Path]) -> None:
     restorer = made(paths, "iconface", previous_group=False)
-    assert not uses_previous(restorer)
+    assert not restorer.needs.previous
     one, other = (restorer.restore([Request(CROP, References(), given)])[0] for given in (None, previous()))
     assert torch.equal(one.image, other.image)
 
@@ -118,7 +119,7 @@ def test_a_face_that_changed_little_begins_where_it_was_with_fewer_steps(
 
     monkeypatch.setattr(IconFace, "forward", counted)
     restorer = made(paths, "old iconface", steps=4, previous_sigma=0.5)
-    assert uses_previous(restorer)
+    assert restorer.needs.previous
     for given, wanted in (
         (None, [1, 0.75, 0.5, 0.25]),
         (previous(), [0.5, 0.25]),
@@ -153,13 +154,11 @@ def test_samples_for_an_engine_hold_a_face_before() -> None:
 @pytest.mark.parametrize("level", [0.05, 1.5])
 def test_levels_that_cannot_be_are_refused(level: float) -> None:
     with pytest.raises(ValueError, match=r"previous_sigma must be above 0\.05 and at most 1"):
-        SamplingSettings(previous_sigma=level)
-    with pytest.raises(ValueError, match=r"previous_sigma must be above 0\.05 and at most 1"):
-        RestorerConfig(previous_sigma=level)
+        IconFaceSettings(previous_sigma=level)
 
 
 def test_a_start_at_the_face_before_is_refused_where_nobody_tells_of_it() -> None:
-    late = RestorerConfig(previous_sigma=0.5)
+    late = RestorerConfig(iconface=IconFaceSettings(previous_sigma=0.5))
     with pytest.raises(ValueError, match=r"add restore\.previous=true"):
         PipelineConfig(restorer=late)
     PipelineConfig(restorer=late, restore=RestoreConfig(previous=True))
@@ -167,7 +166,8 @@ def test_a_start_at_the_face_before_is_refused_where_nobody_tells_of_it() -> Non
 
 def test_settings_reach_the_restorer(paths: dict[str, Path]) -> None:
     config = RestorerConfig(
-        kind=str(paths["iconface"]), previous_sigma=0.4, previous_group=False, own_noise=True
+        kind=str(paths["iconface"]),
+        iconface=IconFaceSettings(previous_sigma=0.4, previous_group=False, own_noise=True),
     )
     restorer = build_restorer(config)
     assert isinstance(restorer, IconFaceRestorer)

@@ -205,7 +205,7 @@ def test_a_path_names_a_restorer_and_ours_stays_ours(shelf: Shelf, weights: Path
     assert isinstance(build_restorer(RestorerConfig(str(weights), "cpu")), SpandrelRestorer)
     ours = build_restorer(RestorerConfig(str(EMBEDDED / "fast.safetensors"), "cpu"))
     assert ours is not None
-    assert ours.crop_size == 256
+    assert ours.needs.crop_size == 256
 
 
 def test_pickled_weights_need_permission(shelf: Shelf, tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_dry_run_writes_nothing_and_prints_settings_that_can_be_read_back(
         (["missing.mp4", "{out}"], 4, "missing.mp4"),
         (["{text}", "{out}"], 4, "text.safetensors"),
         (["{in}", "{in}", "--overwrite"], 4, "input"),
-        (["{in}", "{out}", "--steps", "4"], 2, "restorer.steps is for iconface and klein"),
+        (["{in}", "{out}", "--steps", "4"], 2, "--steps is for iconface and klein, and the restorer is auto"),
         (["{in}", "{out}", "--steps", "0"], 2, "steps must be between 1 and 1000"),
         (["{in}", "{out}", "--seed", str(2**64)], 2, "seed must fit into 64 bits"),
         (["{in}", "{out}", "--start", "inf"], 2, "must be finite"),

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.protocols import References, Request, Result
+from models.protocols import Needs, References, Request, Result
 from models.recogniser import Likeness
 from pipeline.config import PipelineConfig
 from pipeline.flow import START, Chain, ChainState, Hooks, Parts, TrackedSource, run
@@ -273,10 +273,9 @@ def test_smaller_crops_of_tracked_frames_show_what_they_show_where_faces_are_fol
 
 def test_live_gives_its_chosen_restorer_back_what_it_kept() -> None:
     class Keeping(InvertingRestorer):
-        uses_kept = True
-
         def __init__(self) -> None:
             super().__init__()
+            self.needs = Needs(64, kept=True)
             self.given: list[bool] = []
 
         def restore(self, requests: Sequence[Request]) -> list[Result]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.align import FFHQ_512
-from models.protocols import Face, References, Request, Result
+from models.protocols import Face, Needs, References, Request, Result
 from pipeline.frames import Frame, TrackedFace, TrackedFrame
 
 needs_bfloat16 = pytest.mark.skipif(
@@ -24,10 +24,8 @@ needs_bfloat16 = pytest.mark.skipif(
 class InvertingRestorer:
     """Turns a crop into its negative: any place it touches shows."""
 
-    crop_size = 64
-
     def __init__(self, crop_size: int = 64) -> None:
-        self.crop_size = crop_size
+        self.needs = Needs(crop_size)
         self.batches: list[int] = []
 
     def restore(self, requests: Sequence[Request]) -> list[Result]:

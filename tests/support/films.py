@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.protocols import Request, Result
+from models.protocols import Needs, Request, Result
 from support.clips import picture
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ SETTINGS = [
 class ReferenceRestorer:
     """Sharpens, and mixes in the mean of all references: what was known of a person at any moment shows."""
 
-    crop_size = 64
+    needs = Needs(64)
 
     def restore(self, requests: Sequence[Request]) -> list[Result]:
         return [Result(self._restored(request)) for request in requests]

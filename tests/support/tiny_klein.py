@@ -18,6 +18,7 @@ from models.iconface.klein import KleinRestorer
 from models.iconface.klein.adapter import save_adapter
 from models.iconface.klein.folder import Prompts, save_prompts
 from models.iconface.network import IconFace
+from models.iconface.settings import SEED, KleinSettings
 from models.iconface.shape import IconFaceShape
 from models.protocols import References
 
@@ -102,8 +103,11 @@ def with_text_encoder(path: Path) -> None:
     save_file({"weight": torch.zeros(1000)}, path / "text_encoder" / "model.safetensors")
 
 
-def restorer(model: Path | str, adapter: Path | None = None, **settings: Any) -> KleinRestorer:
-    return KleinRestorer(str(model), adapter, crop_size=16 * ROWS, dtype=torch.float32, **settings)
+def restorer(
+    model: Path | str, adapter: Path | None = None, seed: int = SEED, **settings: Any
+) -> KleinRestorer:
+    chosen = KleinSettings(str(model), adapter, **settings)
+    return KleinRestorer(chosen, seed=seed, crop_size=16 * ROWS, dtype=torch.float32)
 
 
 def crop(seed: int) -> Tensor:

@@ -1,5 +1,5 @@
 """`klein`: FLUX.2 klein 4B as a restorer, with the adapters made for it."""
 
-from models.iconface.klein.restorer import KleinRestorer, KleinSettings
+from models.iconface.klein.restorer import KleinRestorer
 
-__all__ = ["KleinRestorer", "KleinSettings"]
+__all__ = ["KleinRestorer"]

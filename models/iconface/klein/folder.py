@@ -222,8 +222,8 @@ def prompts_of(
     if folder.prompt_file.is_file():
         if text is not None:
             raise ConfigError(
-                f"{folder.prompt_file}: this encoded prompt would take the place of restorer.prompt; "
-                "move the file away, or leave restorer.prompt at none"
+                f"{folder.prompt_file}: this encoded prompt would take the place of restorer.klein.prompt; "
+                "move the file away, or leave restorer.klein.prompt at none"
             )
         return read_prompts(folder, dtype, device)
     made = encode_prompts(folder, PROMPT if text is None else text, dtype, encode_on)

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -23,29 +21,15 @@ from models.iconface.klein.memory import keep_away, plan
 from models.iconface.klein.network import Velocity, load_codec, load_network
 from models.iconface.requests import ReferenceRestorer, images_of
 from models.iconface.sampling import fixed_noise, klein_shift, sigmas
+from models.iconface.settings import SEED, KleinSettings
 from models.protocols import References, Request, Result
 from models.weights import CheckpointError
 
 CROP_PX = 512
 
 
-@dataclass(frozen=True, slots=True)
-class KleinSettings:
-    """How a face is drawn."""
-
-    steps: int = 4
-    guidance: float = 1.0
-    """How far to go from what the empty prompt suggests to what the prompt suggests; 1 costs one pass, others two."""
-    seed: int = 42
-    """Of the one noise that serves all faces."""
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-
-
-DISTILLED = KleinSettings()
-BASE = KleinSettings(steps=12, guidance=4.0)
+DISTILLED, BASE = (4, 1.0), (12, 4.0)
+"""Steps and guidance that each model was made for."""
 
 
 class KleinRestorer(ReferenceRestorer[Velocity]):
@@ -56,37 +40,30 @@ class KleinRestorer(ReferenceRestorer[Velocity]):
 
     def __init__(
         self,
-        model: str,
-        adapter: Path | None = None,
+        settings: KleinSettings | None = None,
         device: str | torch.device = "cpu",
         *,
-        steps: int | None = None,
-        guidance: float | None = None,
-        seed: int = 42,
-        prompt: str | None = None,
+        seed: int = SEED,
         crop_size: int = CROP_PX,
         dtype: torch.dtype = torch.bfloat16,
     ) -> None:
-        """`model`: a folder in the hub's layout, or a name in the hub's cache. `adapter`: published, ours or none.
+        """`seed`: of the one noise that all faces start from.
 
-        `steps`, `guidance`: None for those that the model was made for. `prompt`: None for the one that lies encoded
-        with the model, or else `PROMPT`. Raises `CheckpointError` for parts that are missing or do not fit,
-        `ConfigError` where memory does not suffice, transformers is needed and missing, or `prompt` would be ignored.
+        Raises `CheckpointError` for parts that are missing or do not fit, `ConfigError` where memory does not suffice,
+        transformers is needed and missing, or the prompt would be ignored.
         """
-        folder = KleinFolder(model)
-        loaded = _adapter(model, adapter)
+        settings = settings or KleinSettings()
+        folder = KleinFolder(settings.model)
+        loaded = _adapter(settings)
         crop_size = 16 * loaded.shape.rows if loaded.shape else crop_size
         super().__init__(crop_size, device)
         self._check_embedding(loaded)
-        made_for = DISTILLED if folder.distilled else BASE
-        self.settings = KleinSettings(
-            steps=made_for.steps if steps is None else steps,
-            guidance=made_for.guidance if guidance is None else guidance,
-            seed=seed,
-        )
+        steps, guidance = DISTILLED if folder.distilled else BASE
+        self.steps = steps if settings.steps is None else settings.steps
+        self.guidance = guidance if settings.guidance is None else settings.guidance
         where = plan(folder, loaded, self.device, self.kept_sets, (crop_size // 16) ** 2, dtype)
         # First of all, so that text encoder and transformer are never in memory together.
-        self.prompts = prompts_of(folder, prompt, dtype, self.device, where.text)
+        self.prompts = prompts_of(folder, settings.prompt, dtype, self.device, where.text)
         self._check_guidance(folder, self.prompts)
         home = torch.device("cpu") if where.by_blocks else self.device
         self.network = load_network(folder, loaded, crop_size // 16, dtype, home)
@@ -94,7 +71,7 @@ class KleinRestorer(ReferenceRestorer[Velocity]):
         if where.by_blocks:
             keep_away(self.network.module, self.network.blocks(), self.device)
         channels = int(folder.transformer["in_channels"])
-        self.noise = fixed_noise(self.settings.seed, self.network.rows**2, channels).to(self.device)
+        self.noise = fixed_noise(seed, self.network.rows**2, channels).to(self.device)
 
     def _groups(self, requests: Sequence[Request]) -> list[list[int]]:
         return [[index] for index in range(len(requests))]
@@ -111,15 +88,15 @@ class KleinRestorer(ReferenceRestorer[Velocity]):
 
     def _sample(self, towards: Velocity, degraded: Tensor) -> Tensor:
         """Clean tokens (1, N, C) of `degraded` ones, by Euler steps from the noise."""
-        settings, prompts, scene = self.settings, self.prompts, self.noise
-        shift = klein_shift(scene.shape[1], settings.steps)
-        for now, following in pairwise(sigmas(settings.steps, shift)):
+        prompts, scene = self.prompts, self.noise
+        shift = klein_shift(scene.shape[1], self.steps)
+        for now, following in pairwise(sigmas(self.steps, shift)):
             sigma = scene.new_full((1,), now)
             direction = towards(scene, sigma, degraded, prompts.prompt)
-            if settings.guidance != 1 and prompts.empty is not None:
+            if self.guidance != 1 and prompts.empty is not None:
                 # The empty prompt sees the same pictures, as in the code published with the first adapter.
                 unguided = towards(scene, sigma, degraded, prompts.empty)
-                direction = unguided + settings.guidance * (direction - unguided)
+                direction = unguided + self.guidance * (direction - unguided)
             scene = scene + (following - now) * direction
         return scene
 
@@ -138,14 +115,14 @@ class KleinRestorer(ReferenceRestorer[Velocity]):
             )
 
     def _check_guidance(self, folder: KleinFolder, prompts: Prompts) -> None:
-        if self.settings.guidance != 1 and prompts.empty is None:
+        if self.guidance != 1 and prompts.empty is None:
             raise CheckpointError(f"{folder.prompt_file}: holds no `empty`, which guidance needs")
 
 
-def _adapter(model: str, path: Path | None) -> Adapter:
-    if path is not None:
-        return load_adapter(path)
+def _adapter(settings: KleinSettings) -> Adapter:
+    if settings.adapter is not None:
+        return load_adapter(settings.adapter.expanduser())
     logging.getLogger(__name__).warning(
-        "%s: without an adapter klein was never taught to restore; faces may change", model
+        "%s: without an adapter klein was never trained to restore; faces may change", settings.model
     )
     return Adapter()

@@ -16,7 +16,6 @@ from typing import Any, Self
 import av
 from av.packet import Packet
 
-from models.protocols import uses_references
 from pipeline.config import PipelineConfig
 from pipeline.errors import SinkError, SourceError
 from pipeline.flow import START, Chain, ChainState, Hooks, Parts, TrackedSource, Watch, keep_after, run
@@ -214,7 +213,7 @@ class ChunkRunner:
             raise SourceError(f"{self._folder.path / chunk.tracks_name}: is damaged; run again with --resume")
         frames = _frames(self._source, chunk, Tracks(content), seek=self._plan.seekable)
         state = self._state_before(chunk) if chunk.continues else START
-        report = Report(uses_references=restorer is None or uses_references(restorer))
+        report = Report(uses_references=restorer is None or restorer.needs.references)
         columns = 2 if config.output.compare else 1
         name = _name(chunk.number, "packets")
         sink = PacketSink(self._folder, name, self._output, self._source, config.encode, columns)

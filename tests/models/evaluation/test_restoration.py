@@ -30,9 +30,9 @@ from models.evaluation.restoration import (
     restored,
 )
 from models.iconface.restorer import IconFaceRestorer
-from models.iconface.sampling import SamplingSettings
+from models.iconface.settings import IconFaceSettings
 from models.pictures import Picture
-from models.protocols import References, Request, Result
+from models.protocols import Needs, References, Request, Result
 from models.recogniser import EmbeddedRecogniser
 from models.weights import CheckpointError
 from support.clips import astronaut
@@ -42,7 +42,7 @@ from support.evaluation import evaluate_with, folder_of_faces, save_iconface, wr
 class Echo:
     """Answers with the first reference, or with the crop where it is told none; counts what it was told."""
 
-    crop_size = 256
+    needs = Needs(256)
 
     def __init__(self) -> None:
         self.told: list[int] = []
@@ -185,7 +185,7 @@ def test_keys_tell_restorers_steps_and_checkpoints_apart(tmp_path: Path) -> None
     other.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     first, second = iconface_methods(one, [1, 2])
     assert [first.name, second.name] == ["iconface 1", "iconface 2"]
-    guided = iconface_methods(one, [1], usual=SamplingSettings(guidance=2))[0]
+    guided = iconface_methods(one, [1], usual=IconFaceSettings(guidance=2))[0]
     assert isinstance(guided.restorer, IconFaceRestorer)
     assert (guided.restorer.settings.guidance, guided.restorer.settings.steps) == (2, 1)
     keys = {first.key, second.key, fast_method(None).key, iconface_methods(other, [1])[0].key, guided.key}

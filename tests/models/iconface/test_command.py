@@ -16,7 +16,7 @@ from torch import nn
 
 from models.iconface.model import IconFaceModel
 from models.iconface.restorer import IconFaceRestorer
-from models.iconface.sampling import SamplingSettings
+from models.iconface.settings import IconFaceSettings
 from models.iconface.shape import AutoencoderShape
 from models.weights import EMBEDDED, load_checkpoint, load_embedded, save_checkpoint
 from pipeline import cli
@@ -76,17 +76,15 @@ def test_the_settings_say_how_a_face_is_drawn(checkpoint: Path) -> None:
     config = RestorerConfig(
         str(checkpoint),
         "cpu",
-        steps=3,
-        guidance=1.5,
-        image_guidance=1.2,
-        average_references=True,
         seed=9,
+        iconface=IconFaceSettings(3, 1.5, 1.2, True),
     )
     given, usual = build_restorer(config), build_restorer(RestorerConfig(str(checkpoint), "cpu"))
     assert isinstance(given, IconFaceRestorer)
     assert isinstance(usual, IconFaceRestorer)
-    assert given.settings == SamplingSettings(3, 1.5, 1.2, True, seed=9)
-    assert usual.settings == SamplingSettings()
+    assert given.settings == IconFaceSettings(3, 1.5, 1.2, True)
+    assert not torch.equal(given.noise, usual.noise)
+    assert usual.settings == IconFaceSettings()
 
 
 def test_the_file_names_the_checkpoint_and_not_where_it_lies(
@@ -121,7 +119,7 @@ def wrong(kind: str, folder: Path, good: Path) -> Path:
         ("missing", "no such file of weights"),
         ("cut", "cannot be read"),
         ("encoder", "not the weights of a `fast` restorer"),
-        ("adapter", "an adapter for klein; use --restorer klein --set restorer.adapter="),
+        ("adapter", "an adapter for klein; use --restorer klein --set restorer.klein.adapter="),
         ("other shape", "not the weights of an `iconface` restorer"),
         ("no table", "parameters are no table"),
     ],

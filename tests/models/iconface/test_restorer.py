@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.iconface.model import IconFaceModel
 from models.iconface.restorer import IconFaceRestorer
-from models.iconface.sampling import SamplingSettings
+from models.iconface.settings import SEED, IconFaceSettings
 from models.protocols import Previous, References, Request
 from models.weights import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from pipeline.build import build_restorer
@@ -34,8 +34,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def restorer(path: Path, **settings: Any) -> IconFaceRestorer:
-    return IconFaceRestorer(load_checkpoint(path), settings=SamplingSettings(**settings))
+def restorer(path: Path, seed: int = SEED, **settings: Any) -> IconFaceRestorer:
+    return IconFaceRestorer(load_checkpoint(path), settings=IconFaceSettings(**settings), seed=seed)
 
 
 def crop(seed: int) -> Tensor:
@@ -220,7 +220,7 @@ def test_an_answer_is_used_again_while_little_changes(
 ) -> None:
     net, refs = restorer(path, steps=steps, most_change=0.3), references(*views) if views else References()
     calls = counted(net, monkeypatch)
-    assert net.uses_kept
+    assert net.needs.kept
     [first] = net.restore([Request(crop(0), refs)])
     worked = len(calls)
     assert worked >= steps
@@ -252,21 +252,23 @@ def test_an_answer_is_not_used_where_it_does_not_belong(path: Path, monkeypatch:
     net.restore([Request(crop(0), References(), told, kept=first.kept)])
     assert len(calls) == 2  # the face before has a say of its own
     off = restorer(path, most_change=0.0)
-    assert not off.uses_kept
+    assert not off.needs.kept
     [plain] = off.restore([Request(crop(0), References(), kept=first.kept)])
     assert plain.kept is None
     assert torch.equal(plain.image, first.image)
     net.device = type("Device", (), {"type": "cuda"})()  # type: ignore[assignment]
-    assert not net.uses_kept
+    assert not net.needs.kept
     with pytest.raises(ValueError, match="most_change must be finite and not negative"):
-        SamplingSettings(most_change=-1)
+        IconFaceSettings(most_change=-1)
     with pytest.raises(ValueError, match="most_change must be finite and not negative"):
-        RestorerConfig(most_change=float("nan"))
+        IconFaceSettings(most_change=float("nan"))
 
 
 def test_the_setting_reaches_the_restorer(path: Path) -> None:
     for most in (0.0, 0.12):
-        built = build_restorer(RestorerConfig(kind=str(path), device="cpu", most_change=most))
+        built = build_restorer(
+            RestorerConfig(kind=str(path), device="cpu", iconface=IconFaceSettings(most_change=most))
+        )
         assert isinstance(built, IconFaceRestorer)
         assert built.settings.most_change == most
-        assert built.uses_kept == (most > 0)
+        assert built.needs.kept == (most > 0)

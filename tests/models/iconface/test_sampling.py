@@ -15,7 +15,6 @@ from torch import Tensor
 from models.iconface.network import ReferenceMemory
 from models.iconface.sampling import (
     Condition,
-    SamplingSettings,
     cleaned,
     fixed_noise,
     guided_velocity,
@@ -25,6 +24,7 @@ from models.iconface.sampling import (
     sigmas,
     velocity,
 )
+from models.iconface.settings import IconFaceSettings
 from models.training.losses import (
     anchored_identity,
     flow_matching,
@@ -70,7 +70,7 @@ def test_two_steps_by_hand() -> None:
     """u = z: from noise n, z = n - 0.5 n = n / 2, then n / 2 - 0.5 n / 2 = n / 4."""
     network: Any = lambda scene, *others: scene  # noqa: E731
     network = type("Flow", (), {"shape": SimpleNamespace(clean=False), "__call__": staticmethod(network)})()
-    drawn = sample(network, NOISE, DEGRADED, condition(0), (), SamplingSettings(steps=2))
+    drawn = sample(network, NOISE, DEGRADED, condition(0), (), IconFaceSettings(steps=2))
     assert torch.allclose(drawn, NOISE / 4)
 
 
@@ -79,7 +79,7 @@ def test_the_true_velocity_leads_to_the_clean_face_in_any_number_of_steps() -> N
         "Flow", (), {"shape": SimpleNamespace(clean=False), "__call__": lambda self, *others: NOISE - CLEAN}
     )()
     for steps in (1, 3):
-        drawn = sample(network, NOISE, DEGRADED, condition(0), (), SamplingSettings(steps=steps, shift=2.0))
+        drawn = sample(network, NOISE, DEGRADED, condition(0), (), IconFaceSettings(steps=steps, shift=2.0))
         assert torch.allclose(drawn, CLEAN, atol=1e-6)
 
 
@@ -91,7 +91,7 @@ def test_a_predicted_offset_is_a_velocity_that_leads_there() -> None:
     direction = velocity(network, scene, torch.tensor([0.7]), DEGRADED, condition(0))
     assert torch.allclose(direction, NOISE - CLEAN, atol=1e-5)
     assert torch.allclose(cleaned(scene, direction, torch.tensor([0.7])), CLEAN, atol=1e-5)
-    drawn = sample(network, NOISE, DEGRADED, condition(0), (), SamplingSettings(steps=4))
+    drawn = sample(network, NOISE, DEGRADED, condition(0), (), IconFaceSettings(steps=4))
     assert torch.allclose(drawn, CLEAN, atol=1e-5)
 
 
@@ -124,7 +124,7 @@ def test_guidance_is_the_two_scale_rule(
 ) -> None:
     """Nothing gives 100, the face alone 3, its two views 5 and 7."""
     network = flow()
-    settings = SamplingSettings(guidance=guidance, image_guidance=image_guidance)
+    settings = IconFaceSettings(guidance=guidance, image_guidance=image_guidance)
     views = (condition(5), condition(7))
     direction = guided_velocity(network, NOISE, SIGMA, DEGRADED, condition(3), views, settings)
     assert torch.allclose(direction, torch.full_like(direction, expected), atol=1e-4)
@@ -132,15 +132,15 @@ def test_guidance_is_the_two_scale_rule(
 
 
 def test_one_step_goes_farther_towards_references_than_each_of_several() -> None:
-    assert SamplingSettings(steps=1).towards_references == 3
-    assert SamplingSettings(steps=4).towards_references == 1
-    assert SamplingSettings(steps=4, guidance=2.0).towards_references == 2
+    assert IconFaceSettings(steps=1).towards_references == 3
+    assert IconFaceSettings(steps=4).towards_references == 1
+    assert IconFaceSettings(steps=4, guidance=2.0).towards_references == 2
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
 def test_without_references_there_is_nothing_to_be_guided_to(guidance: float) -> None:
     network = flow()
-    settings = SamplingSettings(guidance=guidance)
+    settings = IconFaceSettings(guidance=guidance)
     direction = guided_velocity(network, NOISE, SIGMA, DEGRADED, condition(3), (), settings)
     assert torch.equal(direction, torch.full_like(direction, 3.0))
 
@@ -153,7 +153,7 @@ def test_the_noise_is_one_tensor_a_seed() -> None:
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"shift": 0.0}])
 def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
-        replace(SamplingSettings(), **wrong)
+        replace(IconFaceSettings(), **wrong)
 
 
 def test_flow_matching_asks_for_noise_minus_clean() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from models.degradation.presets import MODERATE, SEVERE, Preset, preset_sample
 from models.iconface.restorer import IconFaceRestorer
-from models.iconface.sampling import SamplingSettings
+from models.iconface.settings import IconFaceSettings
 from models.pictures import Picture
 from models.protocols import References, Request
 from support.portraits import aligned_astronaut, crop, psnr, references
@@ -29,7 +29,7 @@ def target() -> Picture:
 def test_restored_face_is_closer_to_the_original_than_the_degraded(
     target: Picture, preset: Preset, steps: int
 ) -> None:
-    restorer = IconFaceRestorer(settings=SamplingSettings(steps=steps))
+    restorer = IconFaceRestorer(settings=IconFaceSettings(steps=steps))
     degraded = [crop(preset_sample(target, seed, preset, None)) for seed in range(3)]
     restored = restorer.restore([Request(image, References()) for image in degraded])
     before = np.mean([psnr(image, target) for image in degraded])

@@ -23,14 +23,14 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(clip: Path, output: Path, model: Path, adapter: Path, *more: str) -> int:
     command = [str(clip), str(output), "--restorer", "klein", "--device", "cpu", "--progress", "none"]
-    changes = (f"restorer.klein={model}", f"restorer.adapter={adapter}", *more)
+    changes = (f"restorer.klein.model={model}", f"restorer.klein.adapter={adapter}", *more)
     return cli.main([*command, *(part for change in changes for part in ("--set", change))])
 
 
 def test_the_command_restores(
     clip: Path, model: Path, own: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(clip, tmp_path / "out.mp4", model, own, "restorer.steps=1") == 0
+    assert run(clip, tmp_path / "out.mp4", model, own, "restorer.klein.steps=1") == 0
     assert "faces restored: 2" in capsys.readouterr().out
 
 
@@ -89,12 +89,11 @@ def test_wrong_weights_give_one_sentence_and_code_3(
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ("restorer.image_guidance=2", "restorer.image_guidance is for iconface, and the restorer is klein"),
-        ("restorer.average_references=true", "restorer.average_references is for iconface"),
-        ("restorer.steps=0", "steps must be between 1 and 1000, got 0"),
-        ("restorer.guidance=-1", "guidance must be finite and not negative"),
-        ("restorer.prompt=' '", "prompt must not be empty"),
-        ("restorer.prompt=a face", "leave restorer.prompt at none"),
+        ("restorer.klein.image_guidance=2", "unknown setting restorer.klein.image_guidance"),
+        ("restorer.klein.steps=0", "steps must be between 1 and 1000, got 0"),
+        ("restorer.klein.guidance=-1", "guidance must be finite and not negative"),
+        ("restorer.klein.prompt=' '", "prompt must not be empty"),
+        ("restorer.klein.prompt=a face", "leave restorer.klein.prompt at none"),
     ],
 )
 def test_settings_that_make_no_sense_give_one_sentence_and_code_2(

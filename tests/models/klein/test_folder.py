@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from configs import ConfigError
 from models.iconface.klein import KleinRestorer
 from models.iconface.klein.folder import PROMPT, KleinFolder, encode_prompts, load_tensors, save_prompts
+from models.iconface.settings import KleinSettings
 from models.weights import CheckpointError
 from support.tiny_klein import CONTEXT, CPU, WORDS, restorer, with_text_encoder
 
@@ -167,14 +168,14 @@ def test_the_prompt_is_encoded_once_and_the_encoder_leaves_memory(
     fake.AutoTokenizer, fake.Qwen3ForCausalLM = FakeTokeniser, FakeEncoder  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "transformers", fake)
     with_text_encoder(copy)
-    net = KleinRestorer(str(copy), prompt="a face", crop_size=64, dtype=torch.float32)
+    net = KleinRestorer(KleinSettings(str(copy), prompt="a face"), crop_size=64, dtype=torch.float32)
     gc.collect()
     assert len(FakeEncoder.alive) == 0
     assert net.prompts.prompt.shape == (1, WORDS, CONTEXT)
     assert net.prompts.prompt[0, 0, ::4].tolist() == pytest.approx([12.09, 12.18, 12.27])
     assert net.prompts.empty is not None
     assert net.prompts.empty[0, 0, ::4].tolist() == pytest.approx([6.09, 6.18, 6.27])
-    usual = KleinRestorer(str(copy), crop_size=64, dtype=torch.float32)
+    usual = KleinRestorer(KleinSettings(str(copy)), crop_size=64, dtype=torch.float32)
     assert float(usual.prompts.prompt[0, 0, 0]) == pytest.approx(len(f"<user>{PROMPT}") + 0.09)
     # Saved beside the model, it is all that is needed.
     save_prompts(
@@ -185,8 +186,8 @@ def test_the_prompt_is_encoded_once_and_the_encoder_leaves_memory(
 
 
 def test_a_prompt_of_ones_own_is_not_ignored_for_an_encoded_one(model: Path) -> None:
-    with pytest.raises(ConfigError, match=r"prompt\.safetensors: .*leave restorer\.prompt at none"):
-        KleinRestorer(str(model), prompt="a face", crop_size=64)
+    with pytest.raises(ConfigError, match=r"prompt\.safetensors: .*leave restorer\.klein\.prompt at none"):
+        KleinRestorer(KleinSettings(str(model), prompt="a face"), crop_size=64)
 
 
 def test_without_transformers_the_extra_is_named(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

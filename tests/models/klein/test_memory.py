@@ -23,6 +23,7 @@ from models.iconface.klein.memory import (
     place,
     tensor_sizes,
 )
+from models.iconface.settings import KleinSettings
 from models.protocols import Request
 from support.tiny_klein import (
     CPU,
@@ -143,13 +144,13 @@ def test_a_small_gpu_gives_the_same_by_blocks(
     model: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = Request(crop(0), references(1, 2))
-    whole = KleinRestorer(str(model), adapter, "cuda", crop_size=64)
+    whole = KleinRestorer(KleinSettings(str(model), adapter), "cuda", crop_size=64)
     expected = whole.restore([request])[0].image
     needs = estimate(KleinFolder(str(model)), load_adapter(adapter), 2, ROWS**2, torch.bfloat16)
     monkeypatch.setattr(
         "models.iconface.klein.memory.free_bytes",
         lambda device: needs.by_blocks if device.type == "cuda" else 10**12,
     )
-    small = KleinRestorer(str(model), adapter, "cuda", crop_size=64)
+    small = KleinRestorer(KleinSettings(str(model), adapter), "cuda", crop_size=64)
     assert {each.device.type for block in small.network.blocks() for each in block.parameters()} == {"cpu"}
     assert torch.equal(small.restore([request])[0].image, expected)

@@ -10,11 +10,12 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_flux2 import AutoencoderKLFlux2
 from torch import Tensor
 
-from models.iconface.klein import KleinRestorer, KleinSettings
+from models.iconface.klein import KleinRestorer
 from models.iconface.klein.folder import KleinFolder, Prompts, save_prompts
 from models.iconface.klein.network import Anchored, OneSequence, load_codec
-from models.iconface.sampling import klein_shift, sigmas
-from models.protocols import References, Request, uses_references
+from models.iconface.sampling import fixed_noise, klein_shift, sigmas
+from models.iconface.settings import KleinSettings
+from models.protocols import References, Request
 from pipeline.build import build_restorer
 from pipeline.config import RestorerConfig
 from support.tiny_klein import (
@@ -97,14 +98,17 @@ def test_guidance_leads_from_the_empty_prompt_to_the_prompt(copy: Path, publishe
 def test_steps_and_guidance_follow_from_the_model(tmp_path: Path, model: Path) -> None:
     write_model(tmp_path / "undistilled", distilled=False)
     base = restorer(tmp_path / "undistilled")
-    assert base.settings == KleinSettings(steps=12, guidance=4.0)
+    assert (base.steps, base.guidance) == (12, 4.0)
     seen = sequences(base)
     base.restore([Request(crop(0), References())])
     assert len(seen) == 2 * 12
-    assert restorer(model).settings == KleinSettings(steps=4, guidance=1.0)
+    usual = restorer(model)
+    assert (usual.steps, usual.guidance) == (4, 1.0)
     # What is not given stays as the model was made for.
-    assert restorer(tmp_path / "undistilled", steps=3).settings == KleinSettings(steps=3, guidance=4.0)
-    assert restorer(model, guidance=2.0, seed=5).settings == KleinSettings(steps=4, guidance=2.0, seed=5)
+    fewer = restorer(tmp_path / "undistilled", steps=3)
+    assert (fewer.steps, fewer.guidance) == (3, 4.0)
+    guided = restorer(model, guidance=2.0)
+    assert (guided.steps, guided.guidance) == (4, 2.0)
 
 
 # Restoring
@@ -156,7 +160,7 @@ def test_references_are_worked_out_once_and_few_sets_are_kept(
 def test_half_precision_restores_nearly_the_same(model: Path, adapter: Path) -> None:
     request = Request(crop(0), references(1))
     exact = restorer(model, adapter).restore([request])[0].image
-    half = KleinRestorer(str(model), adapter, crop_size=64)
+    half = KleinRestorer(KleinSettings(str(model), adapter), crop_size=64)
     assert {each.dtype for each in half.network.module.parameters()} == {torch.bfloat16}
     difference = (half.restore([request])[0].image.float() - exact.float()).abs()
     assert float(difference.mean()) < 4
@@ -169,22 +173,23 @@ def test_a_crop_of_another_form_is_refused(model: Path, wrong: Tensor) -> None:
 
 
 def test_crops_are_512_pixels_wide_unless_a_test_says_otherwise(model: Path, published: Path) -> None:
-    assert KleinRestorer(str(model), published).crop_size == 512
+    assert KleinRestorer(KleinSettings(str(model), published)).needs.crop_size == 512
 
 
 def test_the_settings_name_model_and_adapter(model: Path, published: Path, own: Path) -> None:
     for adapter, kind in ((published, OneSequence), (own, Anchored), (None, OneSequence)):
-        made = build_restorer(RestorerConfig("klein", "cpu", klein=str(model), adapter=adapter))
+        made = build_restorer(RestorerConfig("klein", "cpu", klein=KleinSettings(str(model), adapter)))
         assert isinstance(made, KleinRestorer)
         assert isinstance(made.network, kind)
-        assert uses_references(made)
+        assert made.needs.references
 
 
 def test_the_settings_say_how_a_face_is_drawn(model: Path, own: Path) -> None:
-    config = RestorerConfig("klein", "cpu", klein=str(model), adapter=own, steps=2, guidance=3.0, seed=7)
-    made = build_restorer(config)
+    settings = KleinSettings(str(model), own, steps=2, guidance=3.0)
+    made = build_restorer(RestorerConfig("klein", "cpu", seed=7, klein=settings))
     assert isinstance(made, KleinRestorer)
-    assert made.settings == KleinSettings(steps=2, guidance=3.0, seed=7)
+    assert (made.steps, made.guidance) == (2, 3.0)
+    assert torch.equal(made.noise, fixed_noise(7, *made.noise.shape[1:]))
 
 
 def test_without_an_adapter_a_warning_says_so(model: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from models.protocols import Face, References, Request, Result
+from models.protocols import Face, Needs, References, Request, Result
 from pipeline.evaluation.measures import (
     FACE_SQUARE,
     SIDE_PX,
@@ -318,8 +318,7 @@ def test_a_truth_that_is_soft_already_is_left_as_it_is() -> None:
 
 def test_the_restorer_is_counted_and_otherwise_unchanged() -> None:
     class Doubling:
-        crop_size = 64
-        uses_references = False
+        needs = Needs(64, references=False)
 
         def restore(self, requests: Sequence[Request]) -> list[Result]:
             return [Result(2 * request.crop) for request in requests]
@@ -328,8 +327,7 @@ def test_the_restorer_is_counted_and_otherwise_unchanged() -> None:
     requests = [Request(torch.full((3, 64, 64), k, dtype=torch.uint8), References()) for k in range(3)]
     results = counting.restore(requests) + counting.restore(requests[:1])
     assert [int(result.image[0, 0, 0]) for result in results] == [0, 2, 4, 0]
-    assert (counting.calls, counting.faces, counting.crop_size) == (2, 4, 64)
-    assert counting.uses_references is False
+    assert (counting.calls, counting.faces, counting.needs) == (2, 4, Doubling.needs)
 
 
 def scores(name: str, values: dict[str, list[float]], frames: int = 4) -> ClipScores:

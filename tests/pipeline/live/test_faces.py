@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from models.fast.restorer import FastRestorer
+from models.engine import EngineConfig
+from models.fast.restorer import FastRestorer, FastSettings
 from models.protocols import Request, Restorer, Result
 from pipeline import cli
 from pipeline.config import InputConfig, PipelineConfig, RestorerConfig
@@ -177,7 +178,7 @@ def test_the_quick_restorers_are_those_that_take_less_time() -> None:
     def sides(restorer: Restorer | None, kind: str, **settings: int) -> tuple[int | None, int | None]:
         config = PipelineConfig(restorer=RestorerConfig(kind=kind, **settings))  # type: ignore[arg-type]
         found = quick_beside(restorer, config)
-        light, small = (part and part.crop_size for part in (found.light, found.small))
+        light, small = (part and part.needs.crop_size for part in (found.light, found.small))
         return light, small
 
     assert sides(FastRestorer(), "auto") == (None, 192)
@@ -194,7 +195,10 @@ def test_quick_restorers_are_where_the_chosen_one_is_and_ready_at_once(
     asked: list[RestorerConfig] = []
     monkeypatch.setattr(quick, "build_restorer", asked.append)
     for kind, restorer in (("fast", FastRestorer()), ("iconface", InvertingRestorer(256))):
-        config = PipelineConfig(restorer=RestorerConfig(kind=kind, device="cuda:1", precision="float32"))
+        fast = FastSettings(EngineConfig(batch=3))
+        config = PipelineConfig(
+            restorer=RestorerConfig(kind=kind, device="cuda:1", precision="float32", fast=fast)
+        )
         quick.quick_beside(restorer, config)
     assert [(config.kind, config.crop_size) for config in asked] == [
         ("fast", 192),
@@ -202,7 +206,7 @@ def test_quick_restorers_are_where_the_chosen_one_is_and_ready_at_once(
         ("fast", 192),
     ]
     assert {config.device for config in asked} == {"cuda:1"}
-    assert {config.engine.backend for config in asked} == {"eager"}
+    assert {config.fast.engine for config in asked} == {EngineConfig("eager", batch=3)}
     assert {config.precision for config in asked} == {"float32"}
 
 

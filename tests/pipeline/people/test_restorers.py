@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from models.protocols import Previous, References, Request, Result
+from models.iconface.settings import IconFaceSettings
+from models.protocols import Needs, Previous, References, Request, Result
 from pipeline.config import PipelineConfig, RestorerConfig
 from pipeline.people import cast
 from pipeline.people.cast import Restorers
@@ -44,7 +45,7 @@ def test_each_face_goes_to_its_restorer_and_results_keep_their_order() -> None:
 def test_all_take_crops_of_the_largest_size() -> None:
     small, large = Noting(32, 10), Noting(64, 1)
     both = Restorers(small, {"large": large})
-    assert both.crop_size == 64
+    assert both.needs.crop_size == 64
     references = References((request(90).crop,), torch.ones(1, 4), 3, ("frame 1",))
     crop = torch.randint(0, 200, (3, 64, 64), dtype=torch.uint8)
     before = Previous(crop, torch.ones(64, 64))
@@ -70,13 +71,12 @@ def test_references_of_many_faces_are_made_smaller_once() -> None:
 
 def test_references_are_used_if_one_of_them_uses_them() -> None:
     blind = Noting(64, 0)
-    blind.uses_references = False  # type: ignore[attr-defined]
-    assert not Restorers(blind, {}).uses_references
-    assert Restorers(blind, {"other": Noting(64, 0)}).uses_references
+    blind.needs = Needs(64, references=False)
+    assert not Restorers(blind, {}).needs.references
+    assert Restorers(blind, {"other": Noting(64, 0)}).needs.references
 
 
-def test_a_setting_goes_to_the_restorer_that_looks_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the run's own does not, and one of the list of people does."""
+def test_the_restorer_of_one_person_has_the_settings_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[RestorerConfig] = []
 
     def build(config: RestorerConfig) -> InvertingRestorer:
@@ -85,27 +85,16 @@ def test_a_setting_goes_to_the_restorer_that_looks_at_it(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(cast, "build_restorer", build)
 
-    def built(kinds: Sequence[str], **settings: object) -> list[RestorerConfig]:
-        asked.clear()
-        choices = {kind: Choice(restorer=kind) for kind in kinds}
-        config = PipelineConfig(restorer=RestorerConfig(**settings))  # type: ignore[arg-type]
-        cast.build_restorers(config, cast.Cast(casting=Casting(choices)))
-        return list(asked)
-
-    own, other = built(["iconface"], most_change=0.0, precision="float32", crop_size=512)
-    assert (own.most_change, own.crop_size, own.precision) == (0.3, 512, "float32")
-    assert (other.most_change, other.crop_size, other.precision) == (0.0, 256, "float32")
-    # One that looks at no precision is not told of any; a setting that nobody looks at stays, to be refused.
-    own, other = built(["klein"], kind="fast", precision="float32", most_change=0.0)
-    assert (own.most_change, own.precision, other.most_change, other.precision) == (
-        0.0,
-        "float32",
-        0.3,
-        "auto",
+    config = PipelineConfig(
+        restorer=RestorerConfig(
+            precision="float32", crop_size=512, seed=3, iconface=IconFaceSettings(most_change=0.0)
+        )
     )
-    # What the run's own restorer looks at is its alone.
-    own, other = built(["klein"], kind="iconface", steps=4)
-    assert (own.steps, other.steps) == (4, None)
+    cast.build_restorers(config, cast.Cast(casting=Casting({"somebody": Choice(restorer="iconface")})))
+    own, other = asked
+    assert own == config.restorer
+    assert (other.kind, other.crop_size) == ("iconface", 256)
+    assert (other.precision, other.seed, other.iconface) == ("float32", 3, config.restorer.iconface)
 
 
 def test_a_name_that_nobody_gave_is_refused() -> None:

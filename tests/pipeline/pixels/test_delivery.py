@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.align import invert, scale_of
-from models.protocols import Request, Result
+from models.protocols import Needs, Request, Result
 from pipeline.frames import Detail, Frame, TrackedFace, TrackedFrame
 from pipeline.media.coding import planes_of
 from pipeline.pixels.blend import BlendConfig, blend, giving_way, noise_level
@@ -29,7 +29,7 @@ PLAIN = BlendConfig(colour_match=0, steadiness=0)
 class Engraver:
     """Adds one and the same pattern to every crop, which a crop just holds."""
 
-    crop_size = CROP
+    needs = Needs(CROP)
 
     def restore(self, requests: list[Request]) -> list[Result]:
         return [

@@ -49,6 +49,13 @@ def lumas(path: Path) -> list[np.ndarray]:
     return [planes_of(frame.native)[0].copy() for frame in FileSource(path)]
 
 
+def test_steps_are_those_of_every_restorer_that_takes_them() -> None:
+    made = make_tries(["steps=1,4"], None, [])
+    assert [each.name for each in made] == ["steps 1", "steps 4"]
+    for steps, each in zip((1, 4), made, strict=True):
+        assert (each.config.restorer.iconface.steps, each.config.restorer.klein.steps) == (steps, steps)
+
+
 def test_each_cell_shows_what_a_run_with_its_settings_gives(clip: Path, tmp_path: Path) -> None:
     done = tried(clip, tmp_path / "grid.mkv", TRIES)
     grid = lumas(done.output)

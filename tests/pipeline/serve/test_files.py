@@ -19,16 +19,31 @@ pytest.importorskip("aiortc", reason="needs the extra `serve`")
 import av
 from PIL import Image
 
+import configs
 from pipeline import PipelineConfig
 from pipeline.errors import SourceError
 from pipeline.runs.demo import write_damaged_clip
 from pipeline.serve.child import Facts, child_command, child_environment, inspect
+from pipeline.serve.choice import Choice, chosen
 from pipeline.serve.jobs import Job, Jobs
 from pipeline.serve.uploads import PrivateFolder
 from support.clips import astronaut, write_clip
 from support.serving import Served, served
 
 ROOT = Path(__file__).parents[3]
+
+
+def test_a_restorer_chosen_on_the_page_has_the_settings_of_the_command() -> None:
+    changes = [
+        "restorer.crop_size=512",
+        "restorer.iconface.steps=4",
+        "restorer.device=cpu",
+        "restorer.seed=3",
+    ]
+    config = configs.load(PipelineConfig, None, changes)
+    restorer = chosen(config, Choice("iconface")).restorer
+    assert (restorer.kind, restorer.crop_size) == ("iconface", 256)
+    assert (restorer.iconface.steps, restorer.device, restorer.seed) == (4, "cpu", 3)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from models.align import at_size
-from models.protocols import References, Request, Result
+from models.protocols import Needs, References, Request, Result
 from pipeline.flow import ChainState
 from pipeline.frames import Effort, TrackedFace, TrackedFrame
 from pipeline.people.cast import Restorers
@@ -28,8 +28,7 @@ EACH = RestoreConfig(most_carried=0, most_still=0)
 class Counting:
     """Counts the faces of a track in what it keeps, and shows the count."""
 
-    crop_size = SIZE
-    uses_kept = True
+    needs = Needs(SIZE, kept=True)
 
     def __init__(self) -> None:
         self.given: list[int | None] = []
@@ -86,7 +85,7 @@ def test_only_who_asks_for_it_is_given_it() -> None:
     assert given(drifting(3), replace(EACH, reuse=False)) == [None] * 3
 
     class Forgetful(Counting):
-        uses_kept = False
+        needs = Needs(SIZE)
 
     restorer = Forgetful()
     run(clip_of([[each] for each in drifting(3)]), EACH, restorer)
@@ -155,10 +154,10 @@ def test_a_chunk_goes_on_as_if_the_film_had_not_been_cut_in_two(most_carried: in
 
 def test_several_restorers_hand_on_what_each_of_them_keeps() -> None:
     small = Counting()
-    small.crop_size = SIZE // 2
+    small.needs = Needs(SIZE // 2, kept=True)
     both = Restorers(small, {"other": Counting()})
-    assert both.uses_kept
-    assert not Restorers(None, {"other": type("Plain", (Counting,), {"uses_kept": False})()}).uses_kept
+    assert both.needs.kept
+    assert not Restorers(None, {"other": type("Plain", (Counting,), {"needs": Needs(SIZE)})()}).needs.kept
     crop = face(SOFT).crop
     for name in ("", "other"):
         [result] = both.restore([Request(crop, References(), restorer=name, kept=torch.tensor([4.0]))])
@@ -169,7 +168,7 @@ def test_several_restorers_hand_on_what_each_of_them_keeps() -> None:
 def test_only_faces_that_are_given_something_back_wait_for_it() -> None:
     """What the others are restored with is known at once, so they fill batches."""
     plain = Counting()
-    plain.uses_kept = False
+    plain.needs = Needs(SIZE)
     keeping = Counting()
     both = Restorers(plain, {"other": keeping})
     first, second = drifting(8), [replace(each, restorer="other") for each in drifting(8, track_id=2)]
@@ -182,7 +181,7 @@ def test_only_faces_that_are_given_something_back_wait_for_it() -> None:
 
 def test_a_face_that_is_told_of_the_one_before_does_not_wait_for_what_it_is_not_given() -> None:
     restorer = Counting()
-    restorer.uses_previous = True  # type: ignore[attr-defined]
+    restorer.needs = Needs(SIZE, previous=True, kept=True)
     config = replace(EACH, batch_size=4, max_waiting=16, previous=True, window=4)
     run(clip_of([[each] for each in drifting(12)]), config, restorer)
     # The first window is told of nothing, and so goes one by one.

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.protocols import Neighbour, Request, Result
+from models.protocols import Needs, Neighbour, Request, Result
 from pipeline.flow import ChainState
 from pipeline.frames import TrackedFace
 from pipeline.people.cast import Restorers
@@ -26,10 +26,8 @@ EACH = RestoreConfig(most_carried=0, most_still=0)
 class Averaging:
     """Shows the mean of what it is given."""
 
-    crop_size = SIZE
-    most_neighbours = 3
-
-    def __init__(self) -> None:
+    def __init__(self, side: int = SIZE, neighbours: int = 3) -> None:
+        self.needs = Needs(side, neighbours=neighbours)
         self.given: list[tuple[Neighbour, ...]] = []
 
     def restore(self, requests: Sequence[Request]) -> list[Result]:
@@ -94,7 +92,7 @@ def test_neighbours_lie_where_the_face_lies_and_take_noise_away() -> None:
 
 
 def test_a_restorer_that_does_not_ask_gets_none_and_the_setting_limits_them() -> None:
-    silent = type("Silent", (Averaging,), {"most_neighbours": 0})()
+    silent = Averaging(neighbours=0)
     frames = clip_of([[each] for each in drifting(3)])
     list(restore(frames, silent, EACH))
     assert [len(each) for each in silent.given] == [0, 0, 0]
@@ -121,8 +119,7 @@ def test_a_part_that_goes_on_gets_what_a_straight_run_gets(reuse: bool) -> None:
 
 
 def test_one_made_of_several_passes_neighbours_on_at_the_size_of_each() -> None:
-    small = Averaging()
-    small.crop_size = SIZE // 2
+    small = Averaging(SIZE // 2)
     both = Restorers(Averaging(), {"small": small})
     faces = [replace(each, restorer="small") for each in drifting(2)]
     list(restore(clip_of([[each] for each in faces]), both, EACH))

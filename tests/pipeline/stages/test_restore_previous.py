@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.protocols import Previous, Request, Result, check_previous
+from models.protocols import Needs, Previous, Request, Result, check_previous
 from pipeline.flow import ChainState
 from pipeline.frames import TrackedFace, TrackedFrame
 from pipeline.runs.chunks import carry
@@ -26,8 +26,7 @@ EACH = RestoreConfig(most_carried=0, most_still=0, previous=True)
 class Recurrent:
     """Gives the mean of the crop and of what it gave before, where the gate is open: all of the past shows."""
 
-    crop_size = SIZE
-    uses_previous = True
+    needs = Needs(SIZE, previous=True)
 
     def __init__(self) -> None:
         self.told: dict[int, Previous | None] = {}
@@ -143,7 +142,7 @@ def test_only_who_makes_use_of_it_is_told_and_only_as_the_settings_say() -> None
     assert told(frames, replace(EACH, reuse=False)) == [None] * 3
 
     class Forgetful(Recurrent):
-        uses_previous = False
+        needs = Needs(SIZE)
 
     restorer = Forgetful()
     run(frames, EACH, restorer)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.align import at_size
-from models.protocols import References, Request, Result
+from models.protocols import Needs, References, Request, Result
 from pipeline.frames import FULL, Effort, RestoredFace, TrackedFace
 from pipeline.stages.motion import carried, look_at, unmoved
 from pipeline.stages.restore import RestoreConfig, restore
@@ -27,7 +27,7 @@ from support.crops import SIZE, SOFT, Picture, clip_of, face, noisy, shifted
 class Sharpener:
     """Restores by sharpening, with a detail of its own in each call if it `flickers`."""
 
-    crop_size = SIZE
+    needs = Needs(SIZE)
 
     def __init__(self, *, flickers: float = 0.0) -> None:
         self.restored: list[Tensor] = []
