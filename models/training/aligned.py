@@ -206,7 +206,8 @@ class AlignedTask:
         if has_references:
             chosen = self._references_of(index, random, int(random.integers(1, settings.most_views + 1)))
             references = [
-                (_worn(self.faces.pictures[one], random, one == index), self.points[one]) for one in chosen
+                (_as_people_have_it(self.faces.pictures[one], random, one == index), self.points[one])
+                for one in chosen
             ]
             if random.random() >= settings.no_anchor:
                 anchor = identity_anchor(self.embeddings[chosen, 0])
@@ -367,18 +368,18 @@ def _shifted(pictures: Tensor, shift: NDArray[np.float64]) -> Tensor:
     return F.grid_sample(pictures, grid, "bicubic", "reflection", align_corners=False).clamp_(0, 1)
 
 
-def _worn(picture: Picture, random: np.random.Generator, is_same: bool) -> Picture:
+def _as_people_have_it(picture: Picture, random: np.random.Generator, is_same: bool) -> Picture:
     """A reference as people have them: a little soft or coded; the very picture also in another light."""
-    worn = np.array(picture)
+    made = np.array(picture)
     if is_same:
-        lit = worn.astype(np.float32) * random.uniform(0.7, 1.3, 3) + random.uniform(-25, 25)
-        worn = np.clip(lit, 0, 255).astype(np.uint8)
+        lit = made.astype(np.float32) * random.uniform(0.7, 1.3, 3) + random.uniform(-25, 25)
+        made = np.clip(lit, 0, 255).astype(np.uint8)
     if random.random() < 0.4:
-        worn = np.asarray(cv2.GaussianBlur(worn, (0, 0), random.uniform(0.3, 1.4)), np.uint8)
+        made = np.asarray(cv2.GaussianBlur(made, (0, 0), random.uniform(0.3, 1.4)), np.uint8)
     if random.random() < 0.3:
-        _, coded = cv2.imencode(".jpg", worn, (cv2.IMWRITE_JPEG_QUALITY, int(random.integers(50, 95))))
-        worn = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
-    return worn
+        _, coded = cv2.imencode(".jpg", made, (cv2.IMWRITE_JPEG_QUALITY, int(random.integers(50, 95))))
+        made = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
+    return made
 
 
 def _stacked(pictures: Sequence[Picture]) -> Tensor:

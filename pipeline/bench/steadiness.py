@@ -1,4 +1,4 @@
-"""Steadiness over time: flicker of restored faces, and jitter of followed landmarks in worn film."""
+"""Steadiness over time: flicker of restored faces, and jitter of followed landmarks in damaged film."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pipeline.frames import Detail, Frame, RestoredFace, RestoredFrame, TrackedFrame
 from pipeline.media.coding import coding_of, planes_of
 from pipeline.pixels.colour import read_crop
+from pipeline.pixels.kinds import OPENCV_IS_EXACT
 from support.clips import Tags, native_frame
 from support.fakes import tracked_face
 
@@ -47,10 +48,19 @@ needs_cuda = (
 each_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_cuda)])
 _FMA3, _NEON = 12, 100
 """OpenCV's numbers for processors that multiply and add in one step."""
+IS_EXACT = OPENCV_IS_EXACT and any(map(cv2.checkHardwareSupport, (_FMA3, _NEON)))
+"""Whether OpenCV gives what tensors give: before 5 it rounds positions to 1/32 of a sample, and without such
+processors it rounds twice."""
+
+
 exact_opencv = pytest.mark.skipif(
-    int(cv2.__version__.split(".")[0]) < 5 or not any(map(cv2.checkHardwareSupport, (_FMA3, _NEON))),
-    reason="OpenCV before 5 rounds places to 1/32 of a sample, and twice where a processor must add by itself",
+    not IS_EXACT, reason="which faces are carried over depends on every code of a crop"
 )
+
+
+def codes_apart(depth: int = 8, *, is_noise: bool = False) -> int:
+    """Largest difference allowed, in codes of `depth` bits: one where OpenCV is exact, else what its rounding costs."""
+    return 1 if IS_EXACT else (2 if is_noise else 1) * (8 << (depth - 8))
 
 
 def placed(scale: float, centre: tuple[float, float], size: int, degrees: float = 0) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,15 @@ from pipeline import PipelineConfig, Report, restore_video
 from pipeline.build import build_pixels
 from pipeline.config import RestorerConfig
 from pipeline.media.coding import planes_of
+from pipeline.pixels import kinds
 from pipeline.pixels.blend import blend
 from pipeline.pixels.colour import read_crops
 from pipeline.pixels.kinds import PixelsConfig, Proven, pixels_kind
 from pipeline.pixels.tensors.blend import Blender
 from pipeline.pixels.tensors.crops import CropReader
 from pipeline.report.provenance import fingerprint
-from support.codings import each_device, exact_opencv
+from support.clips import native_frame
+from support.codings import IS_EXACT, each_device, exact_opencv, placed
 from support.films import SETTINGS, write_film
 
 
@@ -64,13 +67,37 @@ def test_a_device_that_fails_or_gives_something_else_gives_way_to_the_cpu(
         (wrong, [0, 0, 7], "2 code values from what the CPU gives"),
     ):
         asked: list[int] = []
-        proven = Proven("blend", tensors, doubled, apart)
+        proven = Proven("blend", tensors, doubled, apart, lambda result: 1)
         assert [proven(number) for number in (0, 0, 7, 8, 9)] == [0, 0, 14, 16, 18]
         assert asked == counted
         assert caplog.messages[-1].startswith(f"the device does not blend as it should ({words}")
     # What was nothing to compare proves nothing; four results do.
-    asked, late = [], Proven("blend", wrong, doubled, apart)
+    asked, late = [], Proven("blend", wrong, doubled, apart, lambda result: 1)
     assert [late(number) for number in (0, 1, 2, 3, 4, 9)] == [0, 2, 4, 6, 8, 20]
+
+
+@pytest.mark.parametrize(
+    ("is_exact", "shift", "passes"),
+    [(True, 0, IS_EXACT), (True, 1 / 64, False), (False, 1 / 64, True), (False, 2, False)],
+)
+def test_before_opencv_5_as_much_is_allowed_as_its_rounding_costs(
+    is_exact: bool,
+    shift: float,
+    passes: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Positions rounded to 1/32 are stood for by a shift of at most that rounding."""
+
+    def shifted(native: av.VideoFrame, matrices: Sequence[NDArray[np.float32]], side: int) -> Any:
+        return read_crops(native, [matrix + np.float32([0, 0, shift]) for matrix in matrices], side)
+
+    monkeypatch.setattr(kinds, "OPENCV_IS_EXACT", is_exact)
+    monkeypatch.setattr(kinds, "read_crops", shifted)
+    pixels = kinds.make_pixels("tensors", torch.device("cpu"), prove=True)
+    native = native_frame(0, 160, 120, "yuv420p")
+    pixels.read_crops(native, [placed(1, (80, 60), 64, 3)], 64)
+    assert ("the device does not cut crops" in caplog.text) != passes
 
 
 def test_what_cannot_be_is_refused_in_a_sentence() -> None:

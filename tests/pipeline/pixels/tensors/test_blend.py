@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.frames import RestoredFrame
-from pipeline.media.coding import planes_of
+from pipeline.media.coding import coding_of, planes_of
 from pipeline.pixels.blend import BlendConfig, blend
 from pipeline.pixels.tensors import warp
 from pipeline.pixels.tensors.blend import Blender
@@ -18,9 +18,10 @@ from pipeline.pixels.tensors.crops import CropReader
 from support.clips import Tags
 from support.codings import CROP_PX as SIZE
 from support.codings import (
+    IS_EXACT,
+    codes_apart,
     each_coding,
     each_device,
-    exact_opencv,
     needs_cuda,
     noisy_frame,
     placed,
@@ -52,28 +53,26 @@ def differences(frame: RestoredFrame, config: BlendConfig, device: str) -> tuple
     return largest, changed
 
 
-@exact_opencv
 @each_device
 @each_coding
 @pytest.mark.parametrize("count", [1, 2, 8], ids=["one face", "two faces", "eight faces"])
 def test_frames_are_those_of_opencv(count: int, pixel_format: str, tags: Tags, device: str) -> None:
     frame = restored(noisy_frame(pixel_format, tags, 0), scattered(count, count))
     largest, changed = differences(frame, BlendConfig(), device)
-    assert largest <= 1
+    assert largest <= codes_apart(coding_of(frame.tracked.frame.native).depth)
     assert changed > 500
 
 
-@exact_opencv
 @each_device
 @each_coding
 def test_grain_is_the_same(pixel_format: str, tags: Tags, device: str) -> None:
     frame = restored(noisy_frame(pixel_format, tags, 6), scattered(3, 5), smooth=True)
-    assert differences(frame, BlendConfig(), device)[0] <= 1
+    most = codes_apart(coding_of(frame.tracked.frame.native).depth)
+    assert differences(frame, BlendConfig(), device)[0] <= most
     with_grain, without = (planes_of(blend(frame, BlendConfig(grain=grain)))[0] for grain in (0.7, 0.0))
     assert not np.array_equal(with_grain, without)
 
 
-@exact_opencv
 @each_device
 @pytest.mark.parametrize(
     "config",
@@ -82,7 +81,7 @@ def test_grain_is_the_same(pixel_format: str, tags: Tags, device: str) -> None:
 )
 def test_settings_mean_the_same(config: BlendConfig, device: str) -> None:
     frame = restored(noisy_frame("yuv420p", Tags(1, 1, 1, 1), 4), scattered(3, 5))
-    assert differences(frame, config, device)[0] <= 1
+    assert differences(frame, config, device)[0] <= codes_apart()
 
 
 @each_device
@@ -95,10 +94,12 @@ def test_samples_outside_the_masks_keep_their_bits(pixel_format: str, tags: Tags
     for old, one, other in zip(*map(planes_of, (native, wanted, got)), strict=True):
         outside = old == one
         # Where OpenCV changes nothing though a face is there, a difference of less than half a code may round up.
-        assert (other[outside] != old[outside]).mean() < 1e-3
+        assert (other[outside] != old[outside]).mean() < (1e-3 if IS_EXACT else 3e-3)
         frame_of_face = np.ones(old.shape, bool)
         rows, columns = np.nonzero(old != one)
-        frame_of_face[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = False
+        margin = 0 if IS_EXACT else 1
+        top, left = max(rows.min() - margin, 0), max(columns.min() - margin, 0)
+        frame_of_face[top : rows.max() + 1 + margin, left : columns.max() + 1 + margin] = False
         assert np.array_equal(old[frame_of_face], other[frame_of_face])
         assert frame_of_face.any()
 

@@ -21,7 +21,7 @@ from pipeline.pixels.tensors.warp import (
     warped,
     warped_in_steps,
 )
-from support.codings import each_device, exact_opencv, placed
+from support.codings import IS_EXACT, codes_apart, each_device, placed
 
 SHAPES = ((40, 57), (33, 20), (64, 64), (25, 61))
 KINDS = [np.uint8, np.uint16]
@@ -80,7 +80,6 @@ def test_each_picture_is_softened_by_its_own_kernel(dtype: Any, device: str) -> 
 
 
 @each_device
-@exact_opencv
 @pytest.mark.parametrize("dtype", KINDS)
 @pytest.mark.parametrize("cubic", [True, False], ids=["cubic", "linear"])
 def test_each_picture_is_warped_by_its_own_transform(cubic: bool, dtype: Any, device: str) -> None:
@@ -98,8 +97,10 @@ def test_each_picture_is_warped_by_its_own_transform(cubic: bool, dtype: Any, de
         got = got.round().clamp(0, np.iinfo(dtype).max).cpu().numpy()
         for image, matrix, one in zip(images, matrices, got, strict=True):
             wanted = cv2.warpAffine(image, matrix, (48, 50), flags=how, borderMode=border)
-            assert np.abs(one - wanted.astype(np.float32)).max() <= 1, border
-            assert (one != wanted).mean() < 1e-3, border
+            most = codes_apart(8 * np.dtype(dtype).itemsize, is_noise=True)
+            assert np.abs(one - wanted.astype(np.float32)).max() <= most, border
+            if IS_EXACT:
+                assert (one != wanted).mean() < 1e-3, border
 
 
 @each_device
