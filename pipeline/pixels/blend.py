@@ -1,4 +1,4 @@
-"""Stage 4: restored crops go back into the frame, without a seam, a colour shift or a plastic patch.
+"""Stage 5: restored crops go back into the frame, without a seam, a colour shift or a plastic patch.
 
 What is written is a difference: restored crop minus degraded crop, masked, on top of the decoder's own planes. So a
 restorer that changes nothing changes no sample, and of a face that is larger on screen than the crop the restorer
