@@ -189,7 +189,7 @@ class Doubting(Protocol):
 
 
 class Recogniser(Protocol):
-    """Tells people apart."""
+    """Recognises people."""
 
     name: str
     """The embedding space; embeddings of different names cannot be compared."""

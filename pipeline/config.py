@@ -44,9 +44,9 @@ class InputConfig:
     references: tuple[str, ...] = ()
     """Photos, folders of photos, or clips of the people in the film."""
     people: Path | None = None
-    """Gallery of the people in the film, a folder made by `scan`; none = nobody is known by name."""
+    """Gallery of the people in the film, a folder made by `scan`; none = no person is known by name."""
     only: tuple[str, ...] = ()
-    """Names of the gallery's people who are restored, and nobody else; empty = as the gallery says."""
+    """Names of the gallery's people who are restored, no others; empty = as the gallery says."""
     skip: tuple[str, ...] = ()
     """Names of the gallery's people who are left as they are."""
     two_passes: bool = False
@@ -150,7 +150,7 @@ class DetectorConfig:
 
 @dataclass(frozen=True, slots=True)
 class RecogniserConfig:
-    """Which network tells people apart."""
+    """Which network recognises people."""
 
     kind: str = "embedded"
     """`embedded`, an AdaFace checkpoint (`.safetensors`), an ArcFace `.onnx`, or `package.module:Class`."""

@@ -85,7 +85,7 @@ class Parts:
 class ChainState:
     """All that goes on from one part of a film to the next: what comes later depends on nothing else of before.
 
-    Its keyframes are finished: nobody writes into them. As bytes: `runs/chunks/carry.py`.
+    Its keyframes are finished: they are not changed any more. As bytes: `runs/chunks/carry.py`.
     """
 
     faces: Mapping[int, Planned] = field(default_factory=dict)
@@ -195,16 +195,16 @@ Note = Callable[[RestoredFrame, av.VideoFrame], None]
 
 
 def keep_after(before: av.VideoFrame, after: av.VideoFrame) -> av.VideoFrame:
-    """What is written in the ordinary case: the finished picture."""
+    """The default of `Hooks.arrange`: the finished picture is written."""
     return after
 
 
 def leave_unwatched(report: Report) -> None:
-    """Who watches in the ordinary case: nobody."""
+    """The default of `Hooks.watch`: does nothing."""
 
 
 def leave_unnoted(frame: RestoredFrame, after: av.VideoFrame) -> None:
-    """What is noted of a frame in the ordinary case: nothing."""
+    """The default of `Hooks.note`: does nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -249,7 +249,7 @@ class Block(nn.Module):
 
 
 class Dense(nn.Module):
-    """Five convolutions, each of which sees all before it."""
+    """Five densely connected convolutions."""
 
     def __init__(self, width: int, growth: int) -> None:
         super().__init__()

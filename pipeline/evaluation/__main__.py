@@ -1,6 +1,6 @@
 """Quality of whole runs, frame by frame and over time: clips through several settings, side by side.
 
-`python -m pipeline.evaluation CLIP ... [--ground-truth] [--try NAME:a.b=c,d.e=f ...]` prints one Markdown table;
+`python -m pipeline.evaluation CLIP ... [--ground-truth] [--row NAME:a.b=c,d.e=f ...]` prints one Markdown table;
 `--json` and `--plots` write the values of each frame. Restored pictures are measured without encoding.
 With `--ground-truth` each clip is the target: it is degraded first, reproducibly, and the restored pictures are
 compared with it. Exit codes: 0 done, 2 wrong option or setting, 3 wrong checkpoint, 4 unreadable or unwritable
@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         "--set", dest="changes", metavar="A.B=C", action="append", default=[], help="setting for all rows"
     )
     parser.add_argument(
-        "--try",
+        "--row",
         dest="trials",
         metavar="NAME:A.B=C,D.E=F",
         action="append",

@@ -1,6 +1,6 @@
 """How much of what the network restores arrives in the written picture, and what takes the rest, as a table.
 
-`python -m pipeline.evaluation.arrives FACES --perceptual WEIGHTS` measures a folder of aligned portraits; `--try` adds
+`python -m pipeline.evaluation.arrives FACES --perceptual WEIGHTS` measures a folder of aligned portraits; `--row` adds
 rows with settings of their own. docs/delivery.md explains the figures. Exit codes: 0 done, 2 a wrong option or
 setting, 3 a wrong checkpoint, 4 a file that cannot be read or written.
 """
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--set", dest="changes", metavar="A.B=C", action="append", default=[], help="for all")
     parser.add_argument(
-        "--try",
+        "--row",
         dest="trials",
         metavar="NAME:A.B=C,D.E=F",
         action="append",

@@ -100,7 +100,7 @@ def read_trials(texts: Sequence[str], common: Sequence[str]) -> list[Trial]:
             or name in [trial.name for trial in trials]
         ):
             raise ConfigError(
-                f"a trial must look like NAME:blend.steadiness=0,blend.grain=0, with a unique name "
+                f"a row must look like NAME:blend.steadiness=0,blend.grain=0, with a unique name "
                 f"other than {SOURCE!r}, {SOFT_TRUTH!r} and {TRUTH!r}, got {text!r}"
             )
         own = [change for change in re.split(r",(?=\s*[\w.]+\s*=)", changes) if change.strip()]

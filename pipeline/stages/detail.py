@@ -23,7 +23,7 @@ CROP_PX = 256
 """Side of the crop that every face fits into; what is asked is what lies beyond it."""
 _MOST_PX = 2 * CROP_PX
 _ENLARGED = 1.1
-"""So many times larger on screen than the crop is a face from which on there is something beyond it."""
+"""Scale of the face on screen relative to the crop above which there is detail beyond the crop."""
 _FLAT = (0.7, 0.2)
 """Energy of the flattest quarter of a face against that of the quarter with most detail, in the band beyond the crop.
 Signal sits in eyes, brows and hair, noise is everywhere: .01 to .3 in clean portraits, .6 to .9 in noise."""

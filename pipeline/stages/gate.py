@@ -1,4 +1,4 @@
-"""Stage 4: nobody becomes somebody else. Where restoration loses the person, strength eases down to the input.
+"""Stage 4: people keep their identity. Where restoration loses likeness, strength eases down to the input.
 
 Restored keyframes are compared with the person's anchor (`models/recogniser.py`); a carried face has the standing of
 its keyframe. Nothing is looked ahead for and nothing depends on batches or threads, so that it serves films, their
@@ -25,10 +25,10 @@ class GateConfig:
     """Loss of likeness (a difference of cosines): nothing of the restoration is used at the first value, all of it at
     the second."""
     unclear_loss: tuple[float, ...] = (0.75, 0.55)
-    """The same where no clear view tells who the person is, neither a reference nor the film itself: of a face that is
-    damaged so far the true one would lose as much as `loss` allows."""
+    """The same where neither a reference nor the film has a clear view of the person. Even a true restoration of a face
+    that is damaged so much loses as much likeness as `loss` allows."""
     every: int = 2
-    """Every how many restored keyframes of a track likeness is measured; the faces between have that of the last."""
+    """Interval, in restored keyframes of a track, at which likeness is measured; faces between keep the last value."""
     ease_frames: int = 5
     """Frames over which strength goes down to the input, and comes back."""
 

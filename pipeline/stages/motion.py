@@ -20,7 +20,7 @@ from pipeline.frames import TrackedFace
 _BLUR = 0.8
 """Standard deviation in pixels of s."""
 _SAME = 0.5
-"""A face of which motion explains less than this share is another face, or a covered one."""
+"""If motion explains a smaller share of a face than this, it is another face, or a covered one."""
 _JUMP = 0.25
 """Share of the crop's side that its corners never move from one frame to the next on one and the same face."""
 _TURN = 0.05

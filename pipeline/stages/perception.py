@@ -96,13 +96,13 @@ class Seen:
 
 NO_REFERENCES = References()
 _FIRST_PAUSE, _LONGEST_PAUSE = 2, 8
-"""Searches for faces that are not there come as seldom as every so many times `search_every` detections."""
+"""Least and most interval between searches that find no face, in multiples of `search_every` detections."""
 _KEPT_TRACKS = 1000
 """More tracks than any delay line holds."""
 
 
 @dataclass(slots=True)
-class _Followed:
+class _LivingTrack:
     """What is known of a living track; owned by `Perception`."""
 
     sighting: Sighting
@@ -138,7 +138,7 @@ class Perception:
         """Of the space that embeddings are in."""
         self._follower = Follower()
         self._previous: av.VideoFrame | None = None
-        self._living: dict[int, _Followed] = {}
+        self._living: dict[int, _LivingTrack] = {}
         self._person_of: dict[int, int] = {}
         self._interval = 0
         self._since_detection = 0
@@ -156,7 +156,7 @@ class Perception:
         return None if person is None else self.people.current(person)
 
     def choice_of(self, person: int | None) -> Choice:
-        """What the user wants done with a person; None = nobody knows yet who it is."""
+        """The user's choice for a person; None = not recognised yet."""
         return self.casting.choice(None if person is None else self.people.name_of(person))
 
     def name_of(self, person: int | None) -> str:
@@ -164,7 +164,7 @@ class Perception:
         return "" if person is None else self.people.name_of(person)
 
     def references_of(self, person: int | None) -> References:
-        """Snapshot of a person's best views by now; empty for nobody."""
+        """Snapshot of a person's best views so far; empty for None."""
         return NO_REFERENCES if person is None else self.people.references(person).snapshot()
 
     def look(self, frame: Frame) -> Seen:
@@ -197,7 +197,7 @@ class Perception:
         return Seen(is_cut, float(luma.std()), sightings, detected, self._grain)
 
     def start_shot(self) -> None:
-        """Follows nobody any more: the next frame has nothing to do with those before."""
+        """Drops all tracks: the next frame has nothing to do with those before."""
         self._tracker.reset()
         self._living.clear()
         self._norms.clear()
@@ -284,7 +284,7 @@ class Perception:
         followed = self._living.get(track_id)
         if followed is None:
             sighting = Sighting(face, reliability=1.0, missed=0, clarity=1.0)
-            followed = self._living[track_id] = _Followed(sighting, [])
+            followed = self._living[track_id] = _LivingTrack(sighting, [])
         else:
             carried = followed.sighting.face.landmarks
             corrected = self._follower.correct(
@@ -303,8 +303,8 @@ class Perception:
         followed.sighting = Sighting(face, reliability=1.0, missed=0, clarity=clarity, fine=fine)
         self._remember(frame, track_id, followed, beside)
 
-    def _remember(self, frame: Frame, track_id: int, followed: _Followed, beside: set[int]) -> None:
-        """Tells who it is, and offers this view to the person's references. `beside`: who else is seen here."""
+    def _remember(self, frame: Frame, track_id: int, followed: _LivingTrack, beside: set[int]) -> None:
+        """Recognises the person, and offers this view to the person's references. `beside`: who else is seen here."""
         face = followed.sighting.face
         assert face.embedding is not None
         frontal = frontalness(self.geometry.square(face.landmarks))

@@ -15,14 +15,14 @@ from models.protocols import Masker, Request, Restorer, Result
 from pipeline.frames import RestoredFace, RestoredFrame, TrackedFrame
 from pipeline.stages.effort import NO_QUICK, Quick
 from pipeline.stages.neighbours import Neighbours
-from pipeline.stages.reuse import Follow, Planned, Reuse
+from pipeline.stages.reuse import Planned, Reuse, ReuseMotion
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class RestoreConfig:
-    """How faces are gathered into batches, on which no result depends, and what is used again."""
+    """How faces are gathered into batches, which change no result, and which results are used again."""
 
     batch_size: int = 8
     """Faces restored in one call."""
@@ -31,7 +31,7 @@ class RestoreConfig:
     reuse: bool = True
     """Use what was restored again in later frames: fewer faces to restore, and calmer ones. Without it every face
     is restored by itself, and nothing is steadied."""
-    reuse_motion: Follow = "flow"
+    reuse_motion: ReuseMotion = "flow"
     """What carries a restored face into the next frame: `flow` follows the motion in the face; `quick` follows it in
     a tenth of the time and a little less exactly (live); `none` leaves it where it lies in the aligned crop (for
     comparison)."""
@@ -42,17 +42,17 @@ class RestoreConfig:
     neighbours: int = 4
     """Maximum number of frames before that a restorer gets beside a face, where it uses them; 0: it sees one frame."""
     previous: bool = False
-    """Tell a restorer that makes use of it what it made of the face before; without `reuse` it is told nothing."""
+    """Give a restorer that needs it its previous restoration of the face; needs `reuse`."""
     window: int = 1
-    """Faces of one track that are told of the same one before. 1 is the steadiest; with more, one person fills
-    batches."""
+    """Restored faces of one track that get the same previous restoration. 1 is the steadiest; with more, one person
+    fills batches."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
         if self.max_waiting < 0:
             raise ValueError(f"max_waiting must not be negative, got {self.max_waiting}")
-        if self.reuse_motion not in get_args(Follow):
+        if self.reuse_motion not in get_args(ReuseMotion):
             raise ValueError(f"reuse_motion must be flow, quick or none, got {self.reuse_motion!r}")
         if self.window < 1:
             raise ValueError(f"window must be at least 1, got {self.window}")
@@ -77,7 +77,7 @@ class _Waiting:
 
     @property
     def open(self) -> list[int]:
-        """Those of them of which all is known that the restorer is told."""
+        """Those of them whose whole request is known."""
         return [place for place in self.missing if self.faces[place].is_open]
 
 
@@ -126,13 +126,13 @@ def make_reuse(config: RestoreConfig, steadiness: float, restorer: Restorer | No
     if not config.reuse:
         return Reuse(most_carried=0, most_still=0, steadiness=0)
     needs = restorer.needs if restorer is not None else None
-    tells = config.previous and needs is not None and needs.previous
+    gives_previous = config.previous and needs is not None and needs.previous
     return Reuse(
         most_carried=config.most_carried,
         most_still=config.most_still,
         steadiness=steadiness,
-        follow=config.reuse_motion,
-        window=config.window if tells else 0,
+        motion=config.reuse_motion,
+        window=config.window if gives_previous else 0,
         keeps=needs.keeps if needs is not None and needs.kept else None,
     )
 
@@ -198,6 +198,6 @@ class _Batches:
 
     def _request(self, face: Planned) -> Request:
         tracked = face.tracked
-        told, kept = self._reuse.told(face), self._reuse.kept(face)
+        previous, kept = self._reuse.previous(face), self._reuse.kept(face)
         beside = self._neighbours.laid_onto(tracked)
-        return Request(tracked.crop, tracked.references, told, tracked.restorer, kept, beside)
+        return Request(tracked.crop, tracked.references, previous, tracked.restorer, kept, beside)

@@ -10,7 +10,7 @@ Sources: Zhu et al., "Deep feature flow for video recognition", CVPR 2017 (keyfr
 Feng et al., "Kalman-inspired feature propagation for video face super-resolution", ECCV 2024 (mixing with the
 moved result of before).
 
-A restorer that makes use of it is also told what it made of the keyframe before, moved here and gated. The keyframes
+A restorer that needs it is also given its restoration of the keyframe before, moved here and gated. The keyframes
 of a track are numbered from where it starts afresh; those of one window look back to the same one, the last of the
 window before, so that with a wider window one person fills whole batches.
 """
@@ -46,8 +46,8 @@ from pipeline.stages.motion import (
     unmoved,
 )
 
-Follow = Literal["flow", "quick", "none"]
-"""How the motion in a face is followed."""
+ReuseMotion = Literal["flow", "quick", "none"]
+"""How the motion in a face is measured."""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +58,7 @@ class Keyframe:
     image: NDArray[np.float32] | None = None
     """float32 (S, S, 3) RGB, 8-bit code values, restored and steadied; None until then."""
     kept: Tensor | None = None
-    """What the restorer wants back with the track's next keyframe."""
+    """`Result.kept`, for the track's next keyframe."""
     version: int = 0
     """Of the references with which it is restored."""
     side: int = 0
@@ -113,15 +113,16 @@ class Planned:
     """Keyframes before the last one, since the track started afresh."""
     base: Keyframe | None = None
     """The keyframe that this window looks back to; None in the first window."""
-    told: Earlier | None = None
-    """What the restorer is told: the base as seen from here. None for a face that does not ask, too."""
+    previous: Earlier | None = None
+    """What the restorer gets as `Request.previous`: the base as seen from here. None also for a face that does not ask
+    the restorer."""
     before: Keyframe | None = None
-    """The keyframe of which the restorer is given back what it wants; None: it is given nothing."""
+    """The keyframe whose `kept` the restorer gets back; None: it gets nothing back."""
 
     @property
     def is_open(self) -> bool:
-        """Whether what the restorer is told and given back is known."""
-        keys = (self.told.key if self.told is not None else None, self.before)
+        """Whether the whole request is known."""
+        keys = (self.previous.key if self.previous is not None else None, self.before)
         return all(key is None or key.is_restored for key in keys)
 
     @property
@@ -139,15 +140,15 @@ class Reuse:
         most_carried: int,
         most_still: int,
         steadiness: float,
-        follow: Follow = "flow",
+        motion: ReuseMotion = "flow",
         window: int = 0,
         keeps: Callable[[str], bool] | None = None,
     ) -> None:
         """Faces carried after a keyframe, at most, while they move and while they do not.
 
-        `steadiness` in [0, 1): share of the frame before that is mixed in. `follow`: see `RestoreConfig.reuse_motion`.
-        `window`: keyframes of a track of which the restorer is told the same one before; 0 tells it of none. `keeps`:
-        whether the restorer wants something back from the keyframe before, for faces with this `TrackedFace.restorer`.
+        `steadiness` in [0, 1): share of the frame before that is mixed in. `motion`: see `RestoreConfig.reuse_motion`.
+        `window`: keyframes of a track that get the same previous restoration; 0 = they get none. `keeps`: whether faces
+        with this `TrackedFace.restorer` need `Request.kept`.
         """
         self._most_carried = most_carried
         self._most_still = most_still
@@ -155,7 +156,7 @@ class Reuse:
         self._window = window
         self._keeps = keeps
         self._is_idle = not (most_carried or most_still or steadiness or window or keeps is not None)
-        self._meter = None if follow == "none" else MotionMeter(quick=follow == "quick")
+        self._meter = None if motion == "none" else MotionMeter(quick=motion == "quick")
         self._last: dict[int, Planned] = {}
 
     @property
@@ -184,9 +185,7 @@ class Reuse:
         return planned
 
     def finish(self, face: Planned, restored: Tensor | None, kept: Tensor | None = None) -> Tensor:
-        """uint8 (3, S, S) RGB, to be shown. `restored` is what the restorer made of the face, None for a carried one;
-        `kept` what it wants back.
-        """
+        """uint8 (3, S, S) RGB, to be shown. `restored` and `kept`: the restorer's result, None for a carried face."""
         if restored is None:
             assert face.earlier is not None
             degraded = _as_array(face.tracked.crop)
@@ -201,15 +200,15 @@ class Reuse:
         face.key.image, face.key.kept = image, kept
         return _as_picture(image)
 
-    def told(self, face: Planned) -> Previous | None:
-        """What the restorer is told of an open face: what it made of the base, moved here."""
-        if face.told is None:
+    def previous(self, face: Planned) -> Previous | None:
+        """`Request.previous` of an open face: the restored base, moved here."""
+        if face.previous is None:
             return None
-        image, gate = moved(face.told.image, face.told.motion)
+        image, gate = moved(face.previous.image, face.previous.motion)
         return Previous(_as_picture(image), torch.from_numpy(gate))
 
     def kept(self, face: Planned) -> Tensor | None:
-        """What the restorer is given back for an open face."""
+        """`Request.kept` of an open face."""
         return None if face.before is None else face.before.kept
 
     def _plan(self, face: TrackedFace, most_carried: int, least_carried: int) -> Planned:
@@ -237,12 +236,12 @@ class Reuse:
             return Planned(face, origin, key, earlier, last.number, last.base)
         number = last.number + 1
         base = key if self._window and number % self._window == 0 else last.base
-        told = self._seen(base, look, earlier)
+        previous = self._seen(base, look, earlier)
         # What a restorer works out depends on the references, and a face for which they changed may be put off.
         same = same_references(last.tracked, face) and key.version == fresh.version
-        # Nor is anything of before used again for a face that is told of it: that need not wait.
-        keeps = same and told is None and self._keeps is not None and self._keeps(face.restorer)
-        return Planned(face, origin, fresh, earlier, number, base, told, key if keeps else None)
+        # A face with a previous restoration needs nothing kept, and so does not wait for it.
+        keeps = same and previous is None and self._keeps is not None and self._keeps(face.restorer)
+        return Planned(face, origin, fresh, earlier, number, base, previous, key if keeps else None)
 
     def _before(self, face: TrackedFace) -> Planned | None:
         """The same track in the frame before, in crops of the size of `face`."""
@@ -251,8 +250,8 @@ class Reuse:
             return last
         matrix = at_size(last.tracked.matrix, last.tracked.crop.shape[-1], side)
         key = None if last.key is None else last.key.at_size(side)
-        # What the restorer was told stays behind with its size.
-        return replace(last, tracked=replace(last.tracked, matrix=matrix), key=key, base=None, told=None)
+        # Its base and previous restoration are of the other size.
+        return replace(last, tracked=replace(last.tracked, matrix=matrix), key=key, base=None, previous=None)
 
     def _in_turn(self, planned: list[Planned], most_asked: int | None) -> list[Planned]:
         """Puts faces off that could be carried, those first that were restored last, until `most_asked` are left."""

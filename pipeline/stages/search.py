@@ -113,7 +113,7 @@ class _Search:
         )
 
     def _standing(self, turn: int) -> list[Find]:
-        """Sure finds that stand upright in the picture turned by so many degrees."""
+        """Sure finds that stand upright in the picture turned by `turn` degrees."""
         turned = self._geometry.turned(turn)
         picture = turned.upright(self._image)
         finds = look_at_all_sizes(self._detector, picture, largest=False, votes=_TURNED_VOTES)

@@ -48,11 +48,11 @@ class TrackConfig:
 _DETAIL_FRAMES = 12
 """To either side, over which detail is evened out: it is measured with each detection."""
 _CONTRAST = 12.0
-"""Standard deviation of luma below which a frame is too dark or flat to tell whether it has colour."""
+"""Standard deviation of luma below which a frame is too dark or flat to show whether it has colour."""
 Side = Callable[[Effort], int]
 """Side in pixels of the crops that an effort asks for."""
 NO_CROP = torch.zeros(3, 0, 0, dtype=torch.uint8)
-"""Of a face that nobody will restore."""
+"""The crop of a face that is not to be restored."""
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ class _Entry:
     sightings: dict[int, Sighting]
     trusts: dict[int, Trust]
     colourful: float | None
-    """Spread of chroma; None for a frame that is too dark or flat to tell."""
+    """Spread of chroma; None for a frame that is too dark or flat to show it."""
     detected: bool
     grain: float | None
     """See `Seen`."""
@@ -84,7 +84,7 @@ def track(
     read: ReadCrops = read_crops,
     side: Side | None = None,
 ) -> Iterator[TrackedFrame]:
-    """Follows the people of `frames`. Without `crops` faces carry an empty crop (nobody will restore them); `read`
+    """Follows the people of `frames`. Without `crops` faces carry an empty crop (they are not to be restored); `read`
     cuts them out, with the `side` that the frame's effort asks for (None: that of `perception`)."""
     side = side or (lambda effort: perception.crop_size)
     line = _DelayLine(config, perception.geometry)
@@ -204,7 +204,7 @@ class _DelayLine:
     def eased(self, track_id: int, is_wanted: Callable[[float], bool]) -> Trust:
         """Trust in the current frame's face, eased over its neighbours in time.
 
-        `is_wanted`: whether the user asks for it so many seconds after the beginning of the run.
+        `is_wanted`: whether the user asks for it, by seconds since the beginning of the run.
         """
         frames = self._config.trust.ease_frames
         entries, centre = self._around(2 * frames)

@@ -59,7 +59,7 @@ class CropReader:
         for factor in sorted({place.factor for _, place in jobs}):
             chosen = [number for number, (_, place) in enumerate(jobs) if place.factor == factor]
             group = [jobs[number] for number in chosen]
-            rows = [[number, *_numbers_of(surface, *jobs[number], bits)] for number in chosen]
+            rows = [[number, *_row_of(surface, *jobs[number], bits)] for number in chosen]
             table = self._transfer.upload([np.array(rows)]).view(len(group), -1)
             at, start, stride, height, width, mirrored = table[:, :6].long().unbind(1)
             kernels, inverse = table[:, 6 : 6 + KERNEL], table[:, 6 + KERNEL :].float().view(-1, 2, 3)
@@ -100,8 +100,8 @@ def to_rgb(codes: Tensor, coding: Coding) -> Tensor:
     return torch.stack(channels, 1).clamp_(0, 255).to(torch.uint8)
 
 
-def _numbers_of(surface: Surface, plane: int, place: Reading, bits: int) -> list[float]:
-    """What the device is told of one place: where it begins, its size, its border, its kernel and its transform."""
+def _row_of(surface: Surface, plane: int, place: Reading, bits: int) -> list[float]:
+    """Row of the table for one place: where it begins, its size, its border, its kernel and its transform."""
     where = surface.start(plane, place.left, place.top), surface.stride(plane)
     size = place.bottom - place.top, place.right - place.left
     return [*where, *size, place.mirrored, *kernel_of(place.ratio, bits), *inverse_of(place.warp).flat]

@@ -97,7 +97,7 @@ def _measured(
     delta, added, weight, away = changes
     height = max(ground.box[3] - ground.box[1] for ground in grounds)
     width = max(ground.box[2] - ground.box[0] for ground in grounds)
-    table = transfer.upload([np.array([_numbers_of(surface, coding, ground) for ground in grounds])])
+    table = transfer.upload([np.array([_row_of(surface, coding, ground) for ground in grounds])])
     table = table.view(len(grounds), -1)
     face, heights, widths, stride, *starts = table[:, :-6].long().unbind(1)
     inverse = table[:, -6:].reshape(-1, 2, 3).repeat(3, 1, 1)
@@ -143,8 +143,8 @@ def _luma(codes: Sequence[Pictures], height: int, width: int, coding: Coding) ->
     return (values[0] - coding.luma_offset) * coding.luma_scale
 
 
-def _numbers_of(surface: Surface, coding: Coding, ground: Ground) -> list[float]:
-    """What the device is told of one ground: which face, its size, where it begins in each plane, its transform."""
+def _row_of(surface: Surface, coding: Coding, ground: Ground) -> list[float]:
+    """Row of the table for one ground: which face, its size, where it begins in each plane, its transform."""
     left, top, right, bottom = ground.box
     planes = range(3 if coding.kind == "rgb" else 1)
     starts = [surface.start(plane, left, top) for plane in planes]

@@ -62,7 +62,7 @@ def onto_planes(images: Tensor, layer: Layer, transfer: Transfer) -> dict[int, C
     for kind in sorted(set(kinds.values())):
         chosen = [number for number in kinds if kinds[number] == kind]
         group = [layer.places[number] for number in chosen]
-        rows = [[number, *_numbers_of(layer.places[number])] for number in chosen]
+        rows = [[number, *_row_of(layer.places[number])] for number in chosen]
         table = transfer.upload([np.array(rows)]).view(len(group), -1)
         part = images[:, table[:, 0].long()]
         if kind[0] > 1:
@@ -141,6 +141,6 @@ def _reduced(images: Tensor, factor: int) -> Tensor:
     return blocks.double().mean((3, 5)).float()
 
 
-def _numbers_of(place: Writing) -> list[float]:
-    """What the device is told of one place: its kernel and its transform."""
+def _row_of(place: Writing) -> list[float]:
+    """Row of the table for one place: its kernel and its transform."""
     return [*kernel_of(place.ratio, 0), *inverse_of(place.warp).flat]

@@ -117,7 +117,7 @@ def test_the_command_measures_all_rows_of_a_degraded_clip(
         "--set",
         "gate.enabled=false",
     ]
-    command += ["--try", "negative:blend.grain=0,blend.steadiness=0", "--try", "untouched:blend.strength=0"]
+    command += ["--row", "negative:blend.grain=0,blend.steadiness=0", "--row", "untouched:blend.strength=0"]
     command += ["--json", str(values), "--plots", str(plots), "--table", str(written)]
     assert evaluate.main(command) == 0
     printed = capsys.readouterr().out
@@ -167,10 +167,10 @@ def test_a_clip_without_ground_truth_has_no_reference_metrics(
     [
         (["missing.mp4"], 4, "missing.mp4: no such file"),
         (["CLIP", "--set", "blend.steadyness=0"], 2, "unknown setting blend.steadyness; did you mean"),
-        (["CLIP", "--try", "a:blend.grian=0"], 2, "unknown setting blend.grian; did you mean"),
-        (["CLIP", "--try", "blend.grain=0"], 2, "a trial must look like NAME:"),
-        (["CLIP", "--try", "a:", "--try", "a:"], 2, "with a unique name"),
-        (["CLIP", "--try", "source:"], 2, "with a unique name"),
+        (["CLIP", "--row", "a:blend.grian=0"], 2, "unknown setting blend.grian; did you mean"),
+        (["CLIP", "--row", "blend.grain=0"], 2, "a row must look like NAME:"),
+        (["CLIP", "--row", "a:", "--row", "a:"], 2, "with a unique name"),
+        (["CLIP", "--row", "source:"], 2, "with a unique name"),
         (["CLIP", "--seconds", "-1"], 2, "duration_seconds must be above 0"),
         (["CLIP", "--perceptual", "missing.safetensors"], 3, "missing.safetensors: cannot be read"),
         (["CLIP", "--perceptual", "ENCODER"], 3, "encoder.safetensors: not the features of SqueezeNet 1.1"),
@@ -224,5 +224,5 @@ def test_trials_are_changes_over_the_common_ones() -> None:
 
 
 def test_a_trial_without_a_name_is_refused() -> None:
-    with pytest.raises(ConfigError, match="a trial must look like"):
+    with pytest.raises(ConfigError, match="a row must look like"):
         read_trials([":depth=0"], [])

@@ -18,7 +18,7 @@ from models.protocols import Needs, References, Request, Result
 from pipeline.frames import FULL, Effort, RestoredFace, TrackedFace
 from pipeline.stages.motion import carried, look_at, unmoved
 from pipeline.stages.restore import RestoreConfig, restore
-from pipeline.stages.reuse import Follow, Reuse
+from pipeline.stages.reuse import Reuse, ReuseMotion
 from pipeline.stages.threads import Stages
 from pipeline.stages.views import resized
 from support.crops import SIZE, SOFT, Picture, clip_of, face, noisy, shifted
@@ -124,7 +124,7 @@ def test_a_still_face_is_restored_rarely_but_always_again(most_still: int) -> No
 
 @pytest.mark.parametrize("motion", ["flow", "quick"])
 @pytest.mark.parametrize("step", [0.5, 1.0, 1.5])
-def test_a_moving_face_is_carried_along(step: float, motion: Follow) -> None:
+def test_a_moving_face_is_carried_along(step: float, motion: ReuseMotion) -> None:
     frames = [[face(shifted(SOFT, step * index, -step / 3 * index))] for index in range(6)]
     restorer = Sharpener()
     done = restored(frames, restorer, RestoreConfig(reuse_motion=motion))
