@@ -42,6 +42,8 @@ class PeopleConfig:
     """Range below `min_similarity` in which a new person needs twice the evidence."""
     min_evidence: float = 0.55
     """Norm of an embedding, relative to a clear view, below which it identifies nobody."""
+    guess: float = 0.15
+    """Range below `min_similarity` in which an unclear face is taken for a person given by photo or name."""
     merge_margin: float = 0.15
     """Similarity above `min_similarity` at which two people are merged."""
     merge_views: float = 4.0
@@ -56,8 +58,8 @@ class PeopleConfig:
     def __post_init__(self) -> None:
         if not -1 < self.min_similarity < 1:
             raise ValueError(f"min_similarity must be in (-1, 1), got {self.min_similarity}")
-        if min(self.doubt, self.min_evidence, self.merge_margin) < 0:
-            raise ValueError("doubt, min_evidence and merge_margin must not be negative")
+        if min(self.doubt, self.min_evidence, self.merge_margin, self.guess) < 0:
+            raise ValueError("doubt, min_evidence, merge_margin and guess must not be negative")
         if self.max_people < 1:
             raise ValueError(f"max_people must be at least 1, got {self.max_people}")
         if self.merge_views <= 0 or self.memory_views < 1:
@@ -118,6 +120,22 @@ class People:
         self.observe(new, embedding)
         self._apart(new, exclude)
         return new
+
+    def guess(self, embedding: NDArray[np.float32], exclude: Set[int] = frozenset()) -> int | None:
+        """The person given by photo or name whom a face too unclear for `identify` resembles; None = nobody.
+
+        `embedding`: float32 (D,), raw, preferably the sum of all views of the track. `exclude`: people visible beside
+        it. Of several people given, one must be `doubt` ahead of the others.
+        """
+        given = {number: p.likeness(embedding) for number, p in self._people.items() if p.is_given}
+        ranked = sorted(
+            ((like, number) for number, like in given.items() if number not in exclude), reverse=True
+        )
+        if not ranked or ranked[0][0] < self.config.min_similarity - self.config.guess:
+            return None
+        if len(ranked) > 1 and ranked[0][0] - ranked[1][0] < self.config.doubt:
+            return None
+        return ranked[0][1]
 
     def observe(self, person_id: int, embedding: NDArray[np.float32]) -> int:
         """Adds a view, raw `embedding` (D,), to a person's mean.
@@ -198,11 +216,7 @@ class People:
 
     def _forget(self) -> None:
         # Photos and names come from the user, so they are kept.
-        rolling = [
-            number
-            for number, person in self._people.items()
-            if not person.name and not any(view.pinned for view in person.references.views)
-        ]
+        rolling = [number for number, person in self._people.items() if not person.is_given]
         if rolling:
             del self._people[min(rolling, key=lambda number: self._people[number].views)]
 
@@ -249,6 +263,11 @@ class _Person:
     beside: set[int] = field(default_factory=set)
     looks: tuple[NDArray[np.float32], ...] = ()
     name: str = ""
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the user gave this person by photo or name."""
+        return bool(self.name) or any(view.pinned for view in self.references.views)
 
     def likeness(self, embedding: NDArray[np.float32]) -> float:
         """Cosine to the mean or to the most similar look."""

@@ -108,6 +108,8 @@ class _LivingTrack:
     sighting: Sighting
     views: list[View]
     disagreements: Disagreements = ()
+    unclear: NDArray[np.float32] | None = None
+    """Sum of the embeddings that said too little of who it is."""
 
 
 class Perception:
@@ -140,6 +142,7 @@ class Perception:
         self._previous: av.VideoFrame | None = None
         self._living: dict[int, _LivingTrack] = {}
         self._person_of: dict[int, int] = {}
+        self._guess_of: dict[int, int] = {}
         self._interval = 0
         self._since_detection = 0
         self._detections = 0
@@ -151,8 +154,8 @@ class Perception:
         self._norms: dict[int, list[float]] = {}
 
     def person_of(self, track_id: int) -> int | None:
-        """The person of a track, as far as known by now."""
-        person = self._person_of.get(track_id)
+        """The person of a track, as far as known by now; of a face that is too unclear, the one it resembles."""
+        person = self._person_of.get(track_id, self._guess_of.get(track_id))
         return None if person is None else self.people.current(person)
 
     def choice_of(self, person: int | None) -> Choice:
@@ -303,31 +306,54 @@ class Perception:
         followed.sighting = Sighting(face, reliability=1.0, missed=0, clarity=clarity, fine=fine)
         self._remember(frame, track_id, followed, beside)
 
+    def _guess(
+        self, track_id: int, followed: _LivingTrack, embedding: NDArray[np.float32], beside: set[int]
+    ) -> None:
+        """Takes a face that says too little for a person whom the user gave, as long as nothing better is known."""
+        followed.unclear = embedding if followed.unclear is None else followed.unclear + embedding
+        person = self.people.guess(followed.unclear, beside)
+        if person is None:
+            self._guess_of.pop(track_id, None)
+        else:
+            self._guess_of[track_id] = person
+            _bound(self._guess_of)
+
     def _remember(self, frame: Frame, track_id: int, followed: _LivingTrack, beside: set[int]) -> None:
         """Recognises the person, and offers this view to the person's references. `beside`: who else is seen here."""
         face = followed.sighting.face
         assert face.embedding is not None
         frontal = frontalness(self.geometry.square(face.landmarks))
-        if frontal < self._config.min_frontalness or not self.people.is_clear(face.embedding):
+        if frontal < self._config.min_frontalness:
+            return
+        if not self.people.is_clear(face.embedding):
+            if track_id not in self._person_of:
+                self._guess(track_id, followed, face.embedding, beside)
             return
         followed.views.append(view_of(frame.native, face, self.geometry, self.crop_size, frame.index))
-        person = self.person_of(track_id)
+        known = self._person_of.get(track_id)
+        person = None if known is None else self.people.current(known)
         if person is None:
             # Asked with all views so far: the length of their sum is the evidence.
             total = np.sum([view.embedding for view in followed.views], axis=0)
             person = self.people.identify(total, beside)
             if person is None:
                 followed.views = followed.views[-4:]
+                self._guess(track_id, followed, face.embedding, beside)
                 return
         else:
             person = self.people.observe(person, face.embedding)
         self._person_of[track_id] = person
-        if len(self._person_of) > _KEPT_TRACKS:
-            del self._person_of[min(self._person_of)]
+        _bound(self._person_of)
         references = self.people.references(person)
         for view in followed.views:
             references.offer(view)
         followed.views.clear()
+
+
+def _bound(people: dict[int, int]) -> None:
+    """Forgets the oldest track beyond `_KEPT_TRACKS`."""
+    if len(people) > _KEPT_TRACKS:
+        del people[min(people)]
 
 
 def _window_matrix(face: Face, size: int) -> NDArray[np.float32]:

@@ -259,3 +259,24 @@ def test_embeddings_may_have_any_width(width: int) -> None:
 def test_settings_out_of_range_are_refused(setting: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(setting))):
         PeopleConfig(**setting)  # type: ignore[arg-type]
+
+
+def test_an_unclear_face_is_taken_for_the_person_given_whom_it_resembles() -> None:
+    people = People()
+    given = people.add_photo_person([view_of(ANNA)])
+    met(people, CARL)
+    faint = seen(ANNA, 1.6, 5, norm=2.5)
+    assert people.identify(faint) is None
+    assert people.guess(faint) == given
+    assert people.guess(faint, {given}) is None
+    # Somebody whom the user did not give is nobody, however like the face is.
+    assert people.guess(seen(CARL, 0.2, 1, norm=2.5)) is None
+    assert People(PeopleConfig(guess=0.0)).guess(faint) is None
+
+
+def test_between_two_people_given_an_unclear_face_is_not_decided() -> None:
+    people = People()
+    for somebody in (ANNA, BERT):
+        people.add_photo_person([view_of(somebody)])
+    assert people.guess(np.asarray(ANNA + BERT, np.float32)) is None
+    assert people.guess(seen(ANNA, 0.5, 2, norm=2.5)) == 0

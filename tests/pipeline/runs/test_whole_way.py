@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -154,6 +155,21 @@ def test_a_photo_given_as_reference_becomes_a_view_of_the_person(tmp_path: Path)
     config = replace(LOSSLESS, input=InputConfig(references=(str(photo),)))
     with_photo, without = seen(clip, config)[0].faces[0], seen(clip)[0].faces[0]
     assert len(with_photo.references) == len(without.references) + 1
+
+
+def test_a_photo_given_serves_a_face_that_is_too_unclear_to_be_recognised(tmp_path: Path) -> None:
+    old, photo = tmp_path / "old.png", tmp_path / "her.png"
+    small = cv2.resize(portrait(0), None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+    noisy = np.clip(small + np.random.default_rng(0).normal(0, 20, small.shape), 0, 255).astype(np.uint8)
+    Image.fromarray(cv2.resize(noisy, portrait(0).shape[1::-1], interpolation=cv2.INTER_CUBIC)).save(old)
+    Image.fromarray(astronaut()).save(photo)
+    config = replace(LOSSLESS, input=InputConfig(references=(str(photo),)))
+    (face,) = seen(old, config)[0].faces
+    assert face.person_id is not None
+    assert face.references.sources == ("photo her.png",)
+    unwilling = replace(config, people=replace(config.people, guess=0.0))
+    (face,) = seen(old, unwilling)[0].faces
+    assert face.person_id is None
 
 
 def test_a_clip_given_as_reference_becomes_views_of_the_person(tmp_path: Path) -> None:
