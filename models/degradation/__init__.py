@@ -1,4 +1,4 @@
 """What video, film, print and compression do to faces: for training, for evaluation and for trials.
 
-`presets` and `coded` work on single pictures with real encoders; all else works on batches of tensors.
+`stills` works on single pictures with real encoders; all else works on batches of tensors.
 """

@@ -1,8 +1,8 @@
 """What video, film and compression do to faces, for a whole batch on its own device.
 
 Lenses, sampling, noise, coding, old film, print and analogue television, in tensors alone; real video streams are made
-beforehand (`coded`). Each sample has its own seed and strength and depends neither on its neighbours nor on the size
-of the batch. Changes of tone lie apart in `tone`, because the target needs them too.
+beforehand (`stills`). Each sample has its own seed and strength and depends neither on its neighbours nor on the size
+of the batch. Changes of tone (`film.tone`) are applied apart, because the target needs them too.
 
 All lengths are stated at the 512-pixel FFHQ crop and scaled by `side_px / 512`, where `side_px` is the side of
 the aligned crop in pixels of the given pictures: a window of a crop is degraded like a part of the crop.
@@ -20,11 +20,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from models.degradation.coding import jpeg_tables, video_tables
-from models.degradation.draws import Draws, Numbers, derive, numbers
 from models.degradation.film import Degradation, dust, film_grain, halftone, scratches
-from models.degradation.kernels import RESIZING
+from models.degradation.kernels import RESIZING, Draws, Numbers, derive, numbers
 from models.degradation.passage import LENSES, Passage, through
-from models.degradation.presets import MODERATE, REFERENCE_SIDE_PX, SEVERE, Preset
+from models.degradation.stills import MODERATE, REFERENCE_SIDE_PX, SEVERE, Preset
 
 SMALLEST_GRID_PX = 12
 _FILM: tuple[tuple[Degradation, float], ...] = (

@@ -1,4 +1,7 @@
-"""Blur kernels and resizing matrices, one for each sample of a batch.
+"""Random numbers, blur kernels and resizing matrices, one for each sample of a batch.
+
+No sample knows its neighbours. Numbers are drawn on the CPU with numpy, noise on the pictures' device with one
+generator for each sample, so a seed gives the same parameters everywhere and the same noise on the same kind of device.
 
 Resizing and Gaussian blur are separable, so each is a matrix from the left and one from the right; a batch of
 different sizes is then two batched products. The other blurs are convolutions, direct where the kernel is
@@ -10,10 +13,13 @@ Shapes: B pictures, C channels, H W pixels, R rows and N columns of a matrix, K 
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 RESIZING = ("area", "bilinear", "bicubic", "lanczos", "nearest")
@@ -141,3 +147,66 @@ def _weights(kind: str, distances: Tensor, widening: Tensor) -> Tensor:
         far = ((-0.5 * x + 2.5) * x - 4) * x + 2
         return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
     return torch.where(x < 3, torch.sinc(x) * torch.sinc(x / 3), 0.0)
+
+
+Numbers = NDArray[np.float64]
+"""(B,), one number for each sample."""
+
+
+def derive(seeds: Sequence[int], stage: str) -> list[int]:
+    """Other seeds, so that the stages of one sample draw independently of each other."""
+    salt = zlib.crc32(stage.encode())
+    return [(int(seed) * 6364136223846793005 + salt) % 2**63 for seed in seeds]
+
+
+class Draws:
+    """Numbers for a batch; each call takes the next number of every sample."""
+
+    def __init__(self, seeds: Sequence[int], stage: str) -> None:
+        self._randoms = [np.random.default_rng(seed) for seed in derive(seeds, stage)]
+
+    def uniform(self, low: ArrayLike = 0.0, high: ArrayLike = 1.0) -> Numbers:
+        """(B,) in [low, high)."""
+        parts = np.array([random.random() for random in self._randoms])
+        lowest, highest = np.asarray(low, np.float64), np.asarray(high, np.float64)
+        return np.asarray(lowest + parts * (highest - lowest))
+
+    def signs(self) -> Numbers:
+        """(B,) of -1 and 1."""
+        return np.where(self.uniform() < 0.5, -1.0, 1.0)
+
+    def choice(self, chances: Sequence[float]) -> NDArray[np.int64]:
+        """(B,) positions in `chances`, whose sum is 1."""
+        positions = np.searchsorted(np.cumsum(chances), self.uniform(), side="right")
+        return np.minimum(positions, len(chances) - 1)
+
+
+def numbers(values: ArrayLike, count: int) -> Numbers:
+    """`values`, one for all or one for each sample, as (B,)."""
+    return np.broadcast_to(np.asarray(values, np.float64), (count,))
+
+
+def column(values: ArrayLike, like: Tensor) -> Tensor:
+    """(B,) values as a tensor (B, 1, 1, 1) of the type and device of `like`."""
+    array = np.ascontiguousarray(values, np.float32)
+    return torch.from_numpy(array).to(like.device, like.dtype).reshape(-1, 1, 1, 1)
+
+
+def normal(seeds: Sequence[int], stage: str, shape: tuple[int, int, int], like: Tensor) -> Tensor:
+    """White noise of unit variance, (B, *shape)."""
+    noise = torch.empty((len(seeds), *shape), device=like.device, dtype=like.dtype)
+    generator = torch.Generator(device=like.device)
+    for row, seed in zip(noise, derive(seeds, stage), strict=True):
+        row.normal_(generator=generator.manual_seed(seed))
+    return noise
+
+
+def soft_normal(
+    seeds: Sequence[int], stage: str, shape: tuple[int, int, int], spread_px: ArrayLike, like: Tensor
+) -> Tensor:
+    """Noise of unit variance whose grains have the Gaussian radius `spread_px`, one for each sample."""
+    noise = normal(seeds, stage, shape, like)
+    spreads = column(spread_px, like).reshape(-1)
+    down, across = (gaussian_matrix(spreads, side) for side in shape[1:])
+    down, across = (matrix / matrix.square().sum(-1, keepdim=True).sqrt() for matrix in (down, across))
+    return apply_matrices(down, noise, across)

@@ -18,18 +18,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.degradation.coding import MACROBLOCK_PX, block_code
-from models.degradation.draws import Draws, Numbers, column, derive, normal, soft_normal
 from models.degradation.film import chroma_bleed, interlacing, scan_lines
 from models.degradation.kernels import (
     BLURS,
+    Draws,
+    Numbers,
     apply_matrices,
     blur_kernels,
     blur_reach,
+    column,
     convolve,
+    derive,
     enlargement_centres,
     gaussian_matrix,
+    normal,
     reduction_centres,
     sampling_matrix,
+    soft_normal,
 )
 
 LENSES = (*BLURS, "gaussian")

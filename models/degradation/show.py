@@ -22,8 +22,8 @@ from models.align import crop_matrix
 from models.decord_library import load_decord
 from models.degradation.batch import degrade_batch, plain_passage, preset_batch
 from models.degradation.coding import video_tables
-from models.degradation.draws import Draws, Numbers, numbers
 from models.degradation.film import (
+    TONES,
     Degradation,
     chroma_bleed,
     dust,
@@ -33,10 +33,9 @@ from models.degradation.film import (
     scan_lines,
     scratches,
 )
-from models.degradation.kernels import RESIZING
+from models.degradation.kernels import RESIZING, Draws, Numbers, numbers
 from models.degradation.passage import Passage, through
-from models.degradation.presets import MODERATE, REFERENCE_SIDE_PX, SEVERE
-from models.degradation.tone import TONES
+from models.degradation.stills import MODERATE, REFERENCE_SIDE_PX, SEVERE
 from models.detector import CenterFaceDetector
 from models.pictures import Picture, to_floats, to_picture
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.degradation.presets import MODERATE, SEVERE, preset_sample
+from models.degradation.stills import MODERATE, SEVERE, preset_sample
 from models.evaluation.faces import PRESETS, Album, embed_pictures, recogniser_crops, reduced
 from models.pictures import Picture
 from models.recogniser import EmbeddedRecogniser

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.degradation import presets
-from models.degradation.presets import MODERATE, SEVERE, Preset, preset_sample
+from models.degradation import stills
+from models.degradation.stills import MODERATE, SEVERE, Preset, preset_sample
 from models.evaluation.cache import Cache, key_of
 from models.pictures import Picture, recogniser_codes
 from models.recogniser import EmbeddedRecogniser
@@ -87,7 +87,7 @@ def degraded(sources: list[Picture], preset: Preset, first_seed: int, cache: Cac
     """`sources`, uint8 (512, 512, 3), after `preset` with a seed of their own each, at 256 pixels."""
     damaged: list[Picture] = []
     for seed, source in enumerate(sources, first_seed):
-        key = key_of(presets, source, preset, seed)
+        key = key_of(stills, source, preset, seed)
         picture = cache.find(key)
         if picture is None:
             picture = reduced(preset_sample(source, seed, preset, None))

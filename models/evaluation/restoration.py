@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import models
 from configs import ConfigError
 from models.aligned.restorer import AlignedRestorer
-from models.degradation.presets import Preset
+from models.degradation.stills import Preset
 from models.evaluation.cache import Cache, key_of
 from models.evaluation.faces import SIDE_PX, degraded, embed_pictures, reduced
 from models.evaluation.meter import Difference, Measured, Meter, Scores, difference, score

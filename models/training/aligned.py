@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from models.aligned.network import CELL_PX, NEIGHBOUR, REFERENCE, AlignedNetwork, AlignedShape
 from models.aligned.warp import warp_views
 from models.degradation.batch import degrade_batch, plain_passage, preset_batch
-from models.degradation.draws import Draws
+from models.degradation.film import tone
+from models.degradation.kernels import Draws
 from models.degradation.passage import through
-from models.degradation.presets import MODERATE, SEVERE
-from models.degradation.tone import tone
+from models.degradation.stills import MODERATE, SEVERE
 from models.pictures import Picture, recogniser_view
 from models.recogniser import identity_anchor
 from models.training.companions import load_partners, load_points

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.degradation.batch import degrade_by_kind
-from models.degradation.draws import Draws
-from models.degradation.tone import tone
+from models.degradation.film import tone
+from models.degradation.kernels import Draws
 from models.pictures import Picture, recogniser_codes, recogniser_view, to_floats
 from models.recogniser import Encoder
 from models.training.dataset import Faces, load_faces

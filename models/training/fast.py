@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.degradation.coded import coded_faces
+from models.degradation.stills import coded_faces
 from models.fast.network import CELL_PX, CROP_PX, FastNetwork
 from models.packing import fold_norms
 from models.pictures import Picture, recogniser_view, to_picture

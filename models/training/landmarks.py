@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from configs import ConfigError
 from models.degradation.batch import degrade_batch, preset_batch
-from models.degradation.draws import Draws
-from models.degradation.presets import MODERATE, SEVERE
-from models.degradation.tone import tone
+from models.degradation.film import tone
+from models.degradation.kernels import Draws
+from models.degradation.stills import MODERATE, SEVERE
 from models.landmarks import CELLS, POINTS, VIEW_PX, LandmarkNetwork, LandmarkShape
 from models.pictures import Picture
 from models.training.dataset import load_faces

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.degradation.batch import degrade_by_kind
-from models.degradation.coded import CodedFaces
-from models.degradation.draws import Draws
-from models.degradation.tone import tone
+from models.degradation.film import tone
+from models.degradation.kernels import Draws
+from models.degradation.stills import CodedFaces
 from models.pictures import to_floats
 from models.training.dataset import Faces
 

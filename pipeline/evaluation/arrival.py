@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from models.align import at_size
-from models.degradation.presets import preset_sample
+from models.degradation.stills import preset_sample
 from models.evaluation.faces import PRESETS
 from models.evaluation.measures import SqueezeDistance, psnr, ssim
 from models.pictures import Picture

@@ -1,6 +1,6 @@
 """Clips to measure: as they are, or degraded from a ground truth.
 
-Blur, reduction and noise have the ranges of ReF-LDM's presets (`models.degradation.presets`). Instead of JPEG, the
+Blur, reduction and noise have the ranges of ReF-LDM's presets (`models.degradation.stills`). Instead of JPEG, the
 reduced pictures are encoded as H.264 at a constant quality, as old or small video is stored, and enlarged. One draw
 serves a clip; noise is drawn for each frame.
 """
@@ -19,8 +19,7 @@ import cv2
 import numpy as np
 
 from models.align import scale_of
-from models.degradation.coded import SMALLEST_PX
-from models.degradation.presets import MODERATE, REFERENCE_SIDE_PX, SEVERE
+from models.degradation.stills import MODERATE, REFERENCE_SIDE_PX, SEVERE, SMALLEST_PX
 from models.pictures import Picture
 from pipeline.config import InputConfig, PipelineConfig
 from pipeline.errors import SourceError

@@ -22,7 +22,7 @@ import numpy as np
 import skimage.data
 from numpy.typing import NDArray
 
-from models.degradation.presets import preset_sample
+from models.degradation.stills import preset_sample
 from models.detector import CenterFaceDetector
 from models.evaluation.faces import PRESETS, read_faces
 from models.pictures import Picture

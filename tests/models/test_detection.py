@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from skimage.data import astronaut
 
 from models.align import crop_matrix, transform
-from models.degradation.presets import SEVERE, preset_sample
+from models.degradation.stills import SEVERE, preset_sample
 from models.detection import Find, agreed, levels, look_at_all_sizes, look_closely, look_once
 from models.detector import CenterFaceDetector
 from models.protocols import Face

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.degradation.presets import MODERATE, SEVERE, Preset, preset_sample
+from models.degradation.stills import MODERATE, SEVERE, Preset, preset_sample
 from models.fast.network import FastNetwork, FastShape
 from models.fast.restorer import SMALLER, FastRestorer, build_fast
 from models.pictures import Picture, recogniser_crop

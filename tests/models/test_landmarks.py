@@ -10,7 +10,7 @@ from skimage.data import astronaut
 from torch import Tensor
 
 from models.align import crop_matrix, transform
-from models.degradation.presets import SEVERE, preset_sample
+from models.degradation.stills import SEVERE, preset_sample
 from models.landmarks import EYES, MOUTH_CORNERS, OVAL, POINTS, DenseLandmarks
 from models.pictures import Picture
 from models.weights import EMBEDDED, CheckpointError, load_embedded

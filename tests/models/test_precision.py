@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from configs import ConfigError
-from models.degradation.presets import MODERATE, SEVERE, preset_sample
+from models.degradation.stills import MODERATE, SEVERE, preset_sample
 from models.fast.restorer import FastRestorer
 from models.iconface.restorer import IconFaceRestorer
 from models.packing import PackedConvolution

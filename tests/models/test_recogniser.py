@@ -11,7 +11,7 @@ from skimage.data import astronaut
 from torch import Tensor
 
 from models.align import ARCFACE_112, crop_matrix, embedding_matrix, ffhq_to_arcface, template, transform
-from models.degradation.presets import MODERATE, SEVERE, preset_sample
+from models.degradation.stills import MODERATE, SEVERE, preset_sample
 from models.pictures import Picture, recogniser_view
 from models.recogniser import EmbeddedRecogniser, build_encoder
 from models.weights import load_embedded

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from models.degradation.batch import degrade_batch, degrade_by_kind, preset_batch
 from models.degradation.coding import block_code, jpeg_code, jpeg_tables
-from models.degradation.film import Degradation, interlacing
+from models.degradation.film import TONES, Degradation, interlacing, tone
 from models.degradation.kernels import gaussian_matrix
-from models.degradation.presets import MODERATE, SEVERE, Preset, preset_sample
 from models.degradation.show import DEGRADATIONS, preset_sheet, strength_sheet
-from models.degradation.tone import TONES, tone
+from models.degradation.stills import MODERATE, SEVERE, Preset, preset_sample
 
 
 @pytest.fixture(scope="module")

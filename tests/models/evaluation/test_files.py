@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.degradation.presets import MODERATE, SEVERE
+from models.degradation.stills import MODERATE, SEVERE
 from models.evaluation import __main__ as evaluate
 from models.evaluation import faces, meter, restoration
 from models.evaluation.cache import Cache, key_of

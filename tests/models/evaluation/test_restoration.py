@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from configs import ConfigError
-from models.degradation.presets import MODERATE, SEVERE, Preset
+from models.degradation.stills import MODERATE, SEVERE, Preset
 from models.evaluation import __main__ as evaluate
 from models.evaluation.cache import Cache
 from models.evaluation.faces import PRESETS, read_clip_views

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.degradation.presets import MODERATE, SEVERE, Preset, preset_sample
+from models.degradation.stills import MODERATE, SEVERE, Preset, preset_sample
 from models.iconface.restorer import IconFaceRestorer
 from models.iconface.settings import IconFaceSettings
 from models.pictures import Picture

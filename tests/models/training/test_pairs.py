@@ -9,7 +9,7 @@ import pytest
 import torch
 from skimage.data import astronaut
 
-from models.degradation.coded import CodedFaces
+from models.degradation.stills import CodedFaces
 from models.training.dataset import Faces
 from models.training.pairs import PairSource
 

@@ -1,11 +1,16 @@
-"""Real video compression of stills, and pictures after it, made once and kept as one uint8 array.
+"""Damage of single pictures by real encoders: the two published presets, and pictures after video compression.
 
-A short pan is encoded; its last frame is what is left of the picture. So it carries the codec's own blocks, loop
-filter, chroma reduction and residue of motion compensation. An encoder runs on the CPU and takes as long as a
-training step, so a share of the samples of each batch comes from the kept array: index with `CodedFaces.targets`
-for the sharp picture, and mirror, move, tone and cut both alike.
+Moderate and severe are the ranges of ReF-LDM (arXiv 2412.05043), for evaluation: blur, down-sampling, noise, JPEG, in
+this order. All lengths are stated at the 512-pixel FFHQ crop of the literature and scaled by `side / 512`, so that a
+picture of 256 pixels gets half the blur in pixels and ends at the same low resolution. Training has more kinds of
+damage, in batch on its device: `degrade_batch`.
 
-Shapes: N coded pictures, S side in pixels.
+For video compression a short pan is encoded; its last frame is what is left of the picture. So it carries the codec's
+own blocks, loop filter, chroma reduction and residue of motion compensation. An encoder runs on the CPU and takes as
+long as a training step, so training takes a share of each batch from pictures that were made once and are kept as one
+uint8 array: index with `CodedFaces.targets` for the sharp picture, and mirror, move, tone and cut both alike.
+
+Shapes: N coded pictures, H W pixels (square), S side in pixels.
 """
 
 from __future__ import annotations
@@ -16,14 +21,76 @@ import os
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from configs import ConfigError
-from models.degradation.presets import REFERENCE_SIDE_PX
 from models.pictures import Picture
+
+REFERENCE_SIDE_PX = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """Ranges from harmless to worst; blur in pixels of a 512-pixel crop, noise in code values."""
+
+    blur_sigma: tuple[float, float]
+    reduction: tuple[float, float]
+    noise: tuple[float, float]
+    jpeg_quality: tuple[float, float]
+    """Worst last, so falling."""
+
+
+MODERATE = Preset(blur_sigma=(0, 8), reduction=(1, 8), noise=(0, 15), jpeg_quality=(100, 60))
+SEVERE = Preset(blur_sigma=(8, 16), reduction=(8, 32), noise=(0, 20), jpeg_quality=(100, 30))
+
+
+def preset_sample(picture: Picture, seed: int, preset: Preset, strength: float | None) -> Picture:
+    """`picture` after blur, down-sampling, noise, JPEG and up-sampling; the same shape.
+
+    `strength` in [0, 1] fixes all four parameters at that part of their ranges; None draws each uniformly.
+    """
+    random = np.random.default_rng(seed)
+    parts = random.random(4) if strength is None else np.full(4, strength)
+    side = picture.shape[0]
+    scale = side / REFERENCE_SIDE_PX
+    sigma, reduction, noise, quality = (
+        low + part * (high - low)
+        for (low, high), part in zip(
+            (preset.blur_sigma, preset.reduction, preset.noise, preset.jpeg_quality), parts, strict=True
+        )
+    )
+    image = _gaussian(picture, sigma * scale)
+    low_side = min(side, round(REFERENCE_SIDE_PX / reduction))
+    image = _clip(cv2.resize(image, (low_side, low_side), interpolation=cv2.INTER_AREA))
+    noisy = image.astype(np.float32) + random.normal(0, 1, image.shape).astype(np.float32) * noise
+    image = _jpeg(_clip(noisy), round(quality))
+    return _clip(cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR))
+
+
+def _gaussian(image: Picture, sigma: float) -> Picture:
+    if sigma < 0.1:
+        return image
+    return _clip(cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REFLECT_101))
+
+
+def _jpeg(image: Picture, quality: int) -> Picture:
+    if quality >= 100:
+        return image
+    image_bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    _, coded = cv2.imencode(".jpg", image_bgr, (cv2.IMWRITE_JPEG_QUALITY, max(quality, 1)))
+    decoded_bgr: NDArray[Any] = cv2.imdecode(coded, cv2.IMREAD_COLOR)  # type: ignore[assignment]
+    return _clip(cv2.cvtColor(decoded_bgr, cv2.COLOR_BGR2RGB))
+
+
+def _clip(image: NDArray[Any]) -> Picture:
+    """Code values; OpenCV's results come without a dtype for the type checker."""
+    codes: Picture = image if image.dtype == np.uint8 else np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    return codes
+
 
 CODECS = ("libx264", "mpeg2video", "mpeg4")
 SMALLEST_PX = 32
