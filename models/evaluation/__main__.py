@@ -20,7 +20,6 @@ from pathlib import Path
 import torch
 
 from configs import ConfigError
-from models.evaluation.cache import Cache
 from models.evaluation.encoder import (
     STEPS,
     encoder_numbers,
@@ -30,10 +29,18 @@ from models.evaluation.encoder import (
     teacher_embed,
     verification_rows,
     verification_table,
+    write_norm_plot,
 )
-from models.evaluation.faces import PRESETS, read_album, read_clip_views, read_faces, read_pairs
+from models.evaluation.faces import (
+    PRESETS,
+    Cache,
+    read_album,
+    read_clip_views,
+    read_faces,
+    read_pairs,
+    write_sheet,
+)
 from models.evaluation.meter import Meter, difference_table, table
-from models.evaluation.plots import write_norm_plot, write_sheet
 from models.evaluation.restoration import (
     Experiment,
     aligned_method,

@@ -1,13 +1,16 @@
 """What the identity encoder promises: the norm falls with damage, damaged views stay near the clean one,
-and people stay apart.
+and people stay apart. The norm is also drawn against damage and nearness, as SVG written by hand: small, sharp at any
+size.
 
-Shapes: N pictures, D width of an embedding.
+Shapes: N pictures, K steps of damage, D width of an embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -225,3 +228,104 @@ def _rank_correlation(norms: Tensor) -> float:
     order = torch.arange(norms.shape[1], dtype=torch.float64)
     centred, order = ranks - ranks.mean(1, keepdim=True), order - order.mean()
     return float(((centred * order).sum(1) / (centred.norm(dim=1) * order.norm())).mean())
+
+
+_WIDTH, _HEIGHT = 860, 330
+_INK, _BAND, _DOT = "#1f4e79", "#9dc3e6", "#c55a11"
+_BINS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Panel:
+    """A rectangle of the drawing and the values at its edges."""
+
+    left: float
+    x: tuple[float, float]
+    y: tuple[float, float]
+    width: float = 340
+    top: float = 34
+    height: float = 210
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        across = (x - self.x[0]) / (self.x[1] - self.x[0])
+        up = (y - self.y[0]) / (self.y[1] - self.y[0])
+        return self.left + across * self.width, self.top + (1 - up) * self.height
+
+
+def write_norm_plot(path: Path, steps: Tensor, names: Sequence[str]) -> None:
+    """Writes the plot of `steps`, raw embeddings (N, K, D) at K rising steps of damage called `names`."""
+    norms = steps.norm(dim=2).double().numpy()  # (N, K)
+    directions = (steps / steps.norm(dim=2, keepdim=True)).double().numpy()
+    cosines = (directions * directions[:, :1]).sum(2)  # (N, K)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
+        'font-family="sans-serif" font-size="12">',
+        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
+        *_norm_by_damage(norms, names),
+        *_cosine_by_norm(norms[:, 1:].ravel(), cosines[:, 1:].ravel()),
+        "</svg>",
+    ]
+    path.write_text("\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _norm_by_damage(norms: NDArray[np.float64], names: Sequence[str]) -> list[str]:
+    panel = _Panel(60, (-0.3, len(names) - 0.7), (0, float(np.ceil(norms.max()))))
+    low, high = np.percentile(norms, (10, 90), axis=0)
+    places = np.arange(len(names), dtype=float)
+    band = [*zip(places, high, strict=True), *zip(places[::-1], low[::-1], strict=True)]
+    parts = [*_frame(panel, f"norm: mean and 10-90 % of {len(norms)} faces", "norm")]
+    parts.append(f'<polygon points="{_points(panel, band)}" fill="{_BAND}" opacity="0.6"/>')
+    mean = list(zip(places, norms.mean(0), strict=True))
+    parts.append(f'<polyline points="{_points(panel, mean)}" fill="none" stroke="{_INK}" stroke-width="2"/>')
+    for x, name in zip(places, names, strict=True):
+        left, top = panel.place(x, panel.y[0])
+        parts.append(
+            f'<text x="{left:.1f}" y="{top + 14:.1f}" text-anchor="end" '
+            f'transform="rotate(-35 {left:.1f} {top + 14:.1f})">{escape(name)}</text>'
+        )
+    return parts
+
+
+def _cosine_by_norm(norms: NDArray[np.float64], cosines: NDArray[np.float64]) -> list[str]:
+    panel = _Panel(
+        490, (float(np.floor(norms.min())), float(np.ceil(norms.max()))), (min(0.0, cosines.min()), 1)
+    )
+    parts = [*_frame(panel, "cosine to the clean embedding, by norm", "cosine")]
+    for x, y in zip(norms, cosines, strict=True):
+        left, top = panel.place(x, y)
+        parts.append(f'<circle cx="{left:.0f}" cy="{top:.0f}" r="1.4" fill="{_DOT}" opacity="0.45"/>')
+    edges = np.quantile(norms, np.linspace(0, 1, _BINS + 1))
+    bins = np.clip(np.searchsorted(edges, norms, "right") - 1, 0, _BINS - 1)
+    means = [(norms[bins == k].mean(), cosines[bins == k].mean()) for k in range(_BINS) if (bins == k).any()]
+    parts.append(f'<polyline points="{_points(panel, means)}" fill="none" stroke="{_INK}" stroke-width="2"/>')
+    for value in np.linspace(*panel.x, 5):
+        left, top = panel.place(float(value), panel.y[0])
+        parts.append(f'<text x="{left:.1f}" y="{top + 16:.1f}" text-anchor="middle">{value:.1f}</text>')
+    left, top = panel.place(float(np.mean(panel.x)), panel.y[0])
+    parts.append(f'<text x="{left:.1f}" y="{top + 34:.1f}" text-anchor="middle">norm</text>')
+    return parts
+
+
+def _frame(panel: _Panel, title: str, axis: str) -> list[str]:
+    """Title, box and grid lines with the values of the vertical axis."""
+    parts = [
+        f'<text x="{panel.left}" y="{panel.top - 14}" font-size="13">{escape(title)}</text>',
+        f'<rect x="{panel.left}" y="{panel.top}" width="{panel.width}" height="{panel.height}" '
+        'fill="none" stroke="#888"/>',
+    ]
+    for value in np.linspace(*panel.y, 5):
+        left, top = panel.place(panel.x[0], float(value))
+        parts.append(
+            f'<line x1="{left}" x2="{left + panel.width}" y1="{top:.1f}" y2="{top:.1f}" stroke="#ddd"/>'
+        )
+        parts.append(f'<text x="{left - 6}" y="{top + 4:.1f}" text-anchor="end">{value:.2f}</text>')
+    middle = panel.top + panel.height / 2
+    parts.append(
+        f'<text x="{panel.left - 42}" y="{middle}" text-anchor="middle" '
+        f'transform="rotate(-90 {panel.left - 42} {middle})">{escape(axis)}</text>'
+    )
+    return parts
+
+
+def _points(panel: _Panel, values: Sequence[tuple[float, float]]) -> str:
+    return " ".join("{:.1f},{:.1f}".format(*panel.place(float(x), float(y))) for x, y in values)

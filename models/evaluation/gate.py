@@ -24,8 +24,7 @@ from torch import Tensor
 
 import configs
 from configs import ConfigError
-from models.evaluation.cache import Cache
-from models.evaluation.faces import PRESETS, degraded, read_pairs, reduced
+from models.evaluation.faces import PRESETS, Cache, degraded, read_pairs, reduced
 from models.evaluation.restoration import fast_method, restored
 from models.pictures import Picture, recogniser_crop, to_tensor
 from models.protocols import References

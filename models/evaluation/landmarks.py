@@ -24,9 +24,7 @@ from numpy.typing import NDArray
 
 from configs import ConfigError
 from models.align import transform
-from models.evaluation.cache import Cache
-from models.evaluation.faces import PRESETS, SIDE_PX, degraded, read_faces, reduced
-from models.evaluation.plots import write_sheet
+from models.evaluation.faces import PRESETS, SIDE_PX, Cache, degraded, read_faces, reduced, write_sheet
 from models.landmarks import EYES, DenseLandmarks
 from models.pictures import Picture
 from models.training.dataset import read_index

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from models.evaluation.cache import Cache, key_of
+from models.evaluation.faces import Cache, key_of
 from models.pictures import Picture, gradient_energy, to_tensor
 
 _SIDE_PX = 256

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from models.evaluation import measures
-from models.evaluation.cache import Cache, key_of
-from models.evaluation.faces import embed_pictures
+from models.evaluation.faces import Cache, embed_pictures, key_of
 from models.evaluation.measures import BANDS, Judge, skin_ratio, spectrum_ratios
 from models.pictures import Picture
 from models.recogniser import EmbeddedRecogniser

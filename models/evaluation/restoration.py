@@ -20,8 +20,7 @@ import models
 from configs import ConfigError
 from models.aligned.restorer import AlignedRestorer
 from models.degradation.stills import Preset
-from models.evaluation.cache import Cache, key_of
-from models.evaluation.faces import SIDE_PX, degraded, embed_pictures, reduced
+from models.evaluation.faces import SIDE_PX, Cache, degraded, embed_pictures, key_of, reduced
 from models.evaluation.meter import Difference, Measured, Meter, Scores, difference, score
 from models.fast.restorer import FastRestorer
 from models.iconface.restorer import IconFaceRestorer

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 import configs
 from configs import ConfigError
-from models.evaluation.cache import Cache
+from models.evaluation.faces import Cache
 from models.evaluation.measures import Judge, SqueezeDistance
 from models.recogniser import EmbeddedRecogniser
 from models.weights import CheckpointError

@@ -124,7 +124,7 @@ class Witness:
 def find_witness() -> Witness | None:
     """None where dlib or its models are not installed (extra `evaluate`)."""
     try:
-        from models.evaluation.cache import Cache
+        from models.evaluation.faces import Cache
         from models.evaluation.measures import Judge
 
         return Witness(Judge(Cache(None)))

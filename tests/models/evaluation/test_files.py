@@ -14,11 +14,10 @@ import torch
 from models.degradation.stills import MODERATE, SEVERE
 from models.evaluation import __main__ as evaluate
 from models.evaluation import faces, meter, restoration
-from models.evaluation.cache import Cache, key_of
-from models.evaluation.faces import degraded
+from models.evaluation.encoder import write_norm_plot
+from models.evaluation.faces import Cache, degraded, key_of, write_sheet
 from models.evaluation.measures import Judge
 from models.evaluation.meter import Meter
-from models.evaluation.plots import write_norm_plot, write_sheet
 from models.pictures import Picture
 from models.recogniser import EmbeddedRecogniser
 from support.clips import astronaut

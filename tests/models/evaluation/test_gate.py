@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 import configs
 from models.evaluation import gate
-from models.evaluation.cache import Cache
-from models.evaluation.faces import PRESETS
+from models.evaluation.faces import PRESETS, Cache
 from models.evaluation.gate import ANCHORS, CLEAN, HALF, OTHER, RESTORED, Losses
 from pipeline.config import PipelineConfig
 from support.clips import astronaut

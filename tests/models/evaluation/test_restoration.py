@@ -17,8 +17,7 @@ from torch import Tensor
 from configs import ConfigError
 from models.degradation.stills import MODERATE, SEVERE, Preset
 from models.evaluation import __main__ as evaluate
-from models.evaluation.cache import Cache
-from models.evaluation.faces import PRESETS, read_clip_views
+from models.evaluation.faces import PRESETS, Cache, read_clip_views
 from models.evaluation.meter import Meter, difference_table, table
 from models.evaluation.restoration import (
     Experiment,
