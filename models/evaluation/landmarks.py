@@ -28,7 +28,7 @@ from models.evaluation.faces import PRESETS, SIDE_PX, Cache, degraded, read_face
 from models.landmarks import EYES, DenseLandmarks
 from models.pictures import Picture
 from models.training.dataset import read_index
-from models.training.landmarks import draw_points, read_points
+from models.training.landmarks import centred_points, draw_points
 from models.weights import CheckpointError, load_checkpoint
 
 log = logging.getLogger("models.evaluation.landmarks")
@@ -87,7 +87,7 @@ def main() -> None:
 
 def _rows(landmarks: DenseLandmarks, arguments: argparse.Namespace) -> list[LandmarkScores]:
     faces = read_faces(arguments.faces, arguments.count)
-    files, places, found = read_points(arguments.faces)
+    files, places, found = centred_points(arguments.faces)
     if files != tuple(row.file for row in read_index(arguments.faces)):
         raise ConfigError(f"{arguments.faces}: landmarks.npz and the index name different pictures")
     wanted = (places[: len(faces)] + 1) * (SIDE_PX / 2) - 0.5

@@ -31,12 +31,10 @@ from models.degradation.passage import through
 from models.degradation.stills import MODERATE, SEVERE
 from models.pictures import Picture, recogniser_view
 from models.recogniser import identity_anchor
-from models.training.companions import load_partners, load_points
-from models.training.dataset import load_targets
+from models.training.dataset import load_partners, load_points, load_targets
 from models.training.fixed_networks import load_encoder, load_perceptual, load_teacher
 from models.training.losses import charbonnier, embedding_distance, feature_distance, known
-from models.training.pairs import PairSource
-from models.training.views import embedded_views
+from models.training.pairs import PairSource, embedded_views
 
 SIDE_PX = 256
 KINDS = (0.4, 0.2, 0.22, 0.13, 0.05)

@@ -1,14 +1,20 @@
-"""Folders of aligned faces, decoded once and kept as one uint8 array.
+"""Folders of aligned faces, decoded once and kept as one uint8 array, and what lies beside them.
 
 A folder holds pictures aligned to the FFHQ-512 template with an `index.csv` of the columns `file, identity, origin,
-true_px`, or shards of both (`models.training.shards`). The decoded array lies in a cache folder outside the
-repository and is read through a memory map, so that several runs share it.
+true_px`, or shards of both. The decoded array lies in a cache folder outside the repository and is read through a
+memory map, so that several runs share it. Dense points of each picture, and which pictures show the same person, lie
+beside the pictures where they are known.
 
-Shapes: N pictures, S side in pixels.
+Shards are a few files that travel without a network and need no AVIF reader: each is a safetensors file with the
+compressed pictures (WebP) end to end, where each begins, and its rows of the index. They are made of a folder by
+`python -m models.training.dataset FACES OUT [--side 256] [--megabytes 60]`.
+
+Shapes: N pictures, S side in pixels, P = 478 dense points, L bytes of a shard's pictures.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import hashlib
 import json
@@ -20,9 +26,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from configs import ConfigError
 from models.weights import CheckpointError
@@ -213,3 +221,113 @@ def read_pictures(folder: Path, side_px: int) -> Iterator[NDArray[np.uint8]]:
             if image.shape[0] != side_px:
                 image = cv2.resize(image, (side_px, side_px), interpolation=cv2.INTER_AREA)
             yield np.asarray(image, np.uint8)
+
+
+def read_points(folder: Path) -> tuple[tuple[str, ...], NDArray[np.float32], NDArray[np.bool_]]:
+    """Files, dense points (N, P, 2) in pixels of 512, and whether a face was found (N,), of `landmarks.npz`.
+
+    Raises `FileNotFoundError` without the file.
+    """
+    with np.load(folder / "landmarks.npz") as stored:
+        points = (stored["mean"] + stored["offset"].astype(np.float32)) / 8
+        return tuple(stored["files"].tolist()), points, stored["found"].astype(bool)
+
+
+def load_points(
+    folder: Path, files: tuple[str, ...], side_px: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Dense points, float32 (N, P, 2) in pixels of a crop of `side_px`, and whether they were found, (N,).
+
+    Of `read_points`, in the order of `files`. Raises `ConfigError` where it is missing or lacks a file.
+    """
+    try:
+        names, points, found = read_points(folder)
+        places = {name: place for place, name in enumerate(names)}
+        order = [places[file] for file in files]
+    except (OSError, KeyError) as error:
+        raise ConfigError(f"{folder / 'landmarks.npz'}: dense points are missing ({error})") from error
+    scaled = (points[order] + 0.5) * (side_px / 512) - 0.5
+    return scaled.astype(np.float32), found[order]
+
+
+def load_partners(folder: Path, files: tuple[str, ...]) -> tuple[NDArray[np.int64], ...]:
+    """For each of `files` the places of other pictures of the same person, possibly none; of `views.csv`.
+
+    Raises `ConfigError` where the file is missing.
+    """
+    path = folder / "views.csv"
+    places = {file: place for place, file in enumerate(files)}
+    partners: list[list[int]] = [[] for _ in files]
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            for row in csv.DictReader(stream):
+                first, second = places.get(row["file"]), places.get(row["other"])
+                if first is not None and second is not None:
+                    partners[first].append(second)
+                    partners[second].append(first)
+    except OSError as error:
+        raise ConfigError(f"{path}: pairs of the same person are missing ({error.strerror})") from error
+    return tuple(np.array(sorted(set(each)), np.int64) for each in partners)
+
+
+QUALITY = 92
+"""Of WebP, 100 = best. Targets are noisy photographs: nothing that `fast` can learn is lost at this."""
+
+_HEADER_BYTES = 1024
+_ROW_BYTES = 64
+"""Offset, numbers and punctuation of a row."""
+
+
+def main() -> None:
+    """Packs one folder of faces."""
+    parser = argparse.ArgumentParser(prog="python -m models.training.dataset", description=__doc__)
+    parser.add_argument("faces", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--side", type=int, default=256, help="side of the packed pictures in pixels")
+    parser.add_argument("--megabytes", type=float, default=60, help="largest size of a shard in MiB")
+    arguments = parser.parse_args()
+    for path in write_shards(arguments.faces, arguments.out, arguments.side, arguments.megabytes):
+        print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+
+
+def write_shards(faces: Path, out: Path, side_px: int, megabytes: float) -> list[Path]:
+    """Packs the folder `faces` into `out`; returns the shards in the order of the index."""
+    out.mkdir(parents=True, exist_ok=True)
+    for old in shards(out):
+        old.unlink()
+    largest = int(megabytes * 2**20) - _HEADER_BYTES
+    paths: list[Path] = []
+    pending: list[tuple[IndexRow, NDArray[np.uint8]]] = []
+    size = 0
+    for row in read_index(faces):
+        image_bgr = cv2.cvtColor(read_face(faces / row.file, side_px), cv2.COLOR_RGB2BGR)
+        _, code = cv2.imencode(".webp", image_bgr, (cv2.IMWRITE_WEBP_QUALITY, QUALITY))
+        coded = np.asarray(code, np.uint8).ravel()
+        needed = len(coded) + _ROW_BYTES + 2 * len(row.file + row.identity + row.origin)
+        if pending and size + needed > largest:
+            paths.append(_write_shard(out, len(paths), pending, side_px))
+            pending, size = [], 0
+        pending.append((row, coded))
+        size += needed
+    if pending:
+        paths.append(_write_shard(out, len(paths), pending, side_px))
+    return paths
+
+
+def _write_shard(
+    out: Path, number: int, pictures: list[tuple[IndexRow, NDArray[np.uint8]]], side_px: int
+) -> Path:
+    path = out / f"faces_{number:03d}.safetensors"
+    lengths = [len(code) for _, code in pictures]
+    tensors = {
+        "codes": torch.from_numpy(np.concatenate([code for _, code in pictures])),  # uint8 (L,)
+        "ends": torch.from_numpy(np.cumsum(lengths)),  # int64 (N,)
+    }
+    # No packed picture is sharper than its side.
+    rows = [[row.file, row.identity, row.origin, min(row.true_px, side_px)] for row, _ in pictures]
+    save_file(tensors, path, {"rows": json.dumps(rows), "side_px": str(side_px)})
+    return path
+
+
+if __name__ == "__main__":
+    main()

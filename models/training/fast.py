@@ -38,10 +38,9 @@ from models.training.losses import (
     known,
     texture,
 )
-from models.training.pairs import PairSource
+from models.training.pairs import PairSource, embedded_views
 from models.training.rollout import Step, frames_before, moved, steadiness
 from models.training.settings import FastSettings
-from models.training.views import embedded_views
 
 
 @dataclass(frozen=True, slots=True, eq=False)

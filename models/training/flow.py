@@ -51,10 +51,9 @@ from models.training.losses import (
     noise_weight,
     texture,
 )
-from models.training.pairs import PairSource
+from models.training.pairs import PairSource, other_views
 from models.training.rollout import Step, frames_before, moved, steadiness
 from models.training.settings import FlowSettings
-from models.training.views import other_views
 from models.weights import load_checkpoint
 
 CROP_PX = 256

@@ -26,7 +26,7 @@ from models.degradation.kernels import Draws
 from models.degradation.stills import MODERATE, SEVERE
 from models.landmarks import CELLS, POINTS, VIEW_PX, LandmarkNetwork, LandmarkShape
 from models.pictures import Picture
-from models.training.dataset import load_faces
+from models.training.dataset import load_faces, read_points
 
 DAMAGE_PX = 96
 """Side at which pictures are degraded."""
@@ -88,7 +88,7 @@ class LandmarkTask:
         self.device = device
         self.seed = seed
         known = load_faces(faces, DAMAGE_PX, cache)
-        files, points, found = read_points(faces)
+        files, points, found = centred_points(faces)
         if files != known.files:
             raise ConfigError(f"{faces}: landmarks.npz and the index name different pictures")
         usable = known.targets(1)
@@ -202,14 +202,9 @@ def likelihood(points: Tensor, log_sigma: Tensor, wanted: Tensor) -> Tensor:
     return (weights * terms).sum() / weights.sum()
 
 
-def read_points(folder: Path) -> tuple[tuple[str, ...], NDArray[np.float32], NDArray[np.bool_]]:
-    """Files, points (N, P, 2) and whether a face was found (N,) of `landmarks.npz` in `folder`.
-
-    Points in [-1, 1] between the outer edges of the crop. Raises `FileNotFoundError` without the file.
-    """
-    with np.load(folder / "landmarks.npz") as content:
-        pixels = (content["mean"] + content["offset"].astype(np.float32)) / 8  # of 512
-        files, found = tuple(content["files"].tolist()), content["found"].astype(bool)
+def centred_points(folder: Path) -> tuple[tuple[str, ...], NDArray[np.float32], NDArray[np.bool_]]:
+    """`read_points` with the points in [-1, 1] between the outer edges of the crop."""
+    files, pixels, found = read_points(folder)
     return files, ((pixels + 0.5) / 256 - 1).astype(np.float32), found
 
 

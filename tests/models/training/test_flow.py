@@ -28,10 +28,9 @@ from models.training.autoencoder import AutoencoderTask
 from models.training.fixed_networks import Teacher
 from models.training.flow import FlowTask
 from models.training.loop import TrainingConfig, train
-from models.training.pairs import Pairs
+from models.training.pairs import Pairs, another_view, other_views
 from models.training.publish import publish
 from models.training.settings import AutoencoderSettings
-from models.training.views import another_view, other_views
 from models.weights import load_checkpoint, load_embedded
 from support.training_networks import (
     CPU,

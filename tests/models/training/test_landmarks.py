@@ -17,6 +17,7 @@ from models.training.landmarks import (
     LandmarkSettings,
     LandmarkTask,
     cell_chances,
+    centred_points,
     choose_anchors,
     cover,
     likelihood,
@@ -24,7 +25,6 @@ from models.training.landmarks import (
     mirrored_order,
     move,
     rarity,
-    read_points,
     shape_model,
 )
 from models.training.loop import TrainingConfig, train
@@ -199,5 +199,5 @@ def test_a_batch_that_the_views_do_not_divide_is_refused(folder: Path) -> None:
 
 def test_points_are_read_between_the_edges_of_the_crop(tmp_path: Path) -> None:
     write_points(tmp_path, ["a.png"], np.full((1, POINTS, 2), 255.5))
-    _, points, _ = read_points(tmp_path)
+    _, points, _ = centred_points(tmp_path)
     assert np.abs(points).max() == 0

@@ -13,10 +13,9 @@ from PIL import Image
 from torch import nn
 
 from configs import ConfigError
-from models.training.dataset import load_faces
+from models.training.dataset import load_faces, write_shards
 from models.training.loop import training_device
 from models.training.losses import Critic, critic_loss, deceiving_loss
-from models.training.shards import write_shards
 from models.training.state import begin_with, read_parts, resume, save_state, write_parts
 from models.weights import Checkpoint, CheckpointError
 
