@@ -192,20 +192,26 @@ class Look(nn.Module):
 
     def forward(self, x: Tensor, features: Tensor, sure: Tensor) -> Tensor:
         """What the views add to `x`, (B, C, h, w); exactly 0 where all confidence is 0."""
-        batch, count, _, height, across = features.shape
-        flat, cells = features.flatten(0, 1), height * across
-        query = self.query(x).flatten(2)  # (B, K, hw)
-        keys = F.unfold(self.key(flat), 3, padding=1).reshape(batch, count, -1, 9, cells)
-        values = F.unfold(self.value(flat), 3, padding=1).reshape(batch, count, -1, 9, cells)
-        near = F.unfold(sure.flatten(0, 1)[:, None], 3, padding=1).reshape(batch, count, 9, cells)
-        logits = torch.einsum("bkp,bvkwp->bvwp", query, keys) / keys.shape[2] ** 0.5
-        logits = logits + self.place[:, None] + near.clamp_min(1e-4).log()
-        logits = logits.masked_fill(near <= 0, float("-inf")).flatten(1, 2)  # (B, 9V, hw)
-        nothing = self.none.to(logits.dtype).expand(batch, 1, cells)
-        weights = torch.cat([logits, nothing], 1).softmax(1)[:, :-1].reshape(batch, count, 9, cells)
-        gathered = torch.einsum("bvwp,bvcwp->bcp", weights, values)
-        result: Tensor = self.out(gathered.reshape(batch, -1, height, across))
+        count = features.shape[1]
+        flat = features.flatten(0, 1)
+        query = self.query(x)[:, None]  # (B, 1, K, h, w)
+        keys, values = (_windows(part(flat).unflatten(0, (-1, count))) for part in (self.key, self.value))
+        near = torch.stack(_windows(sure), 2)  # (B, V, 9, h, w)
+        logits = torch.stack([(query * cells).sum(2) for cells in keys], 2) / query.shape[2] ** 0.5
+        logits = logits + self.place[:, None, None] + near.clamp_min(1e-4).log()
+        logits = logits.masked_fill(near <= 0, float("-inf")).flatten(1, 2)  # (B, 9V, h, w)
+        nothing = self.none.to(logits.dtype).expand_as(logits[:, :1])
+        weights = torch.cat([logits, nothing], 1).softmax(1)[:, :-1].unflatten(1, (count, 9))
+        gathered = sum((weights[:, :, place, None] * cells).sum(1) for place, cells in enumerate(values))
+        result: Tensor = self.out(gathered)
         return result
+
+
+def _windows(maps: Tensor) -> list[Tensor]:
+    """`maps`, (..., h, w), seen from each cell at its 3 x 3 cells: nine of the same shape, 0 beyond the border."""
+    height, width = maps.shape[-2:]
+    padded = F.pad(maps, (1, 1, 1, 1))
+    return [padded[..., y : y + height, x : x + width] for y in range(3) for x in range(3)]
 
 
 class Trunk(nn.Module):
