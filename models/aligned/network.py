@@ -201,7 +201,7 @@ class Look(nn.Module):
         logits = logits + self.place[:, None, None] + near.clamp_min(1e-4).log()
         logits = logits.masked_fill(near <= 0, float("-inf")).flatten(1, 2)  # (B, 9V, h, w)
         nothing = self.none.to(logits.dtype).expand_as(logits[:, :1])
-        weights = torch.cat([logits, nothing], 1).softmax(1)[:, :-1].unflatten(1, (count, 9))
+        weights = torch.cat([logits, nothing], 1).softmax(1)[:, :-1].reshape(*near.shape)
         gathered = sum((weights[:, :, place, None] * cells).sum(1) for place, cells in enumerate(values))
         result: Tensor = self.out(gathered)
         return result

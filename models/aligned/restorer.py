@@ -19,7 +19,7 @@ from models.aligned.warp import similarity_residual, warp_views
 from models.landmarks import DenseLandmarks, DensePoints
 from models.packing import pack_convolutions
 from models.precision import Mixed
-from models.protocols import Needs, Recogniser, References, Request, Result
+from models.protocols import Needs, Neighbour, Recogniser, References, Request, Result
 from models.quality import ramp
 from models.recogniser import EmbeddedRecogniser, LikenessMeter, identity_anchor
 from models.weights import Checkpoint, CheckpointError, load_embedded
@@ -27,7 +27,6 @@ from models.weights import Checkpoint, CheckpointError, load_embedded
 CROP_PX = 256
 CROP_SIZES = (CROP_PX, 2 * CROP_PX)
 MOST_NEIGHBOURS = 4
-"""More than the network was trained with gain less than they cost."""
 _SURE, _UNSURE = 0.012, 0.035
 """Sigma of a point, as a share of the crop's side, up to which it is trusted fully and from which not at all."""
 _RESEMBLANCE = (0.15, 0.35)
@@ -112,9 +111,9 @@ class AlignedRestorer:
         if self.device.type == "cpu":
             return [self._batch([request])[0] for request in requests]
         results: dict[int, Result] = {}
-        by_count: dict[tuple[int, int], list[int]] = {}
+        by_count: dict[tuple[int, bool], list[int]] = {}
         for place, request in enumerate(requests):
-            count = min(len(request.references), self.settings.most_views), len(request.neighbours)
+            count = min(len(request.references), self.settings.most_views), bool(request.neighbours)
             by_count.setdefault(count, []).append(place)
         for places in by_count.values():
             results |= dict(zip(places, self._batch([requests[place] for place in places]), strict=True))
@@ -132,7 +131,7 @@ class AlignedRestorer:
         return [Result(image) for image in images]
 
     def _views(self, request: Request) -> _Views:
-        """What is laid onto the crop of `request`: its references, then its neighbours."""
+        """What is laid onto the crop of `request`: its references, then one view made of its neighbours."""
         side = self.needs.crop_size
         pictures, sure = torch.zeros(0, 3, side, side), torch.zeros(0, 1, side, side)
         anchor = torch.zeros(self.network.shape.anchor)
@@ -143,11 +142,10 @@ class AlignedRestorer:
             sure, anchor = sure * trust, self._anchor(request.references) * trust
         kinds = torch.full((len(pictures),), REFERENCE)
         if request.neighbours:
-            beside = torch.stack([one.image for one in request.neighbours]).to(self.device)
-            gates = torch.stack([one.gate for one in request.neighbours])[:, None].to(self.device)
-            pictures = torch.cat([pictures.to(self.device), beside.float().div_(255)])
-            sure = torch.cat([sure.to(self.device), gates])
-            kinds = torch.cat([kinds, torch.full((len(beside),), NEIGHBOUR)])
+            beside, gate = _mean(request.neighbours, self.device)
+            pictures = torch.cat([pictures.to(self.device), beside[None]])
+            sure = torch.cat([sure.to(self.device), gate[None]])
+            kinds = torch.cat([kinds, torch.tensor([NEIGHBOUR])])
         return _Views(pictures, sure, kinds.to(self.device), anchor.to(self.device))
 
     def _laid_onto(self, crop: Tensor, references: References) -> tuple[Tensor, Tensor]:
@@ -205,6 +203,17 @@ def nearest_views(face: Tensor, views: Tensor, most: int) -> list[int]:
 def certainty_of(sigma: Tensor, side: int) -> Tensor:
     """How far points are trusted, in [0, 1], from their sigma in pixels of a crop of `side`."""
     return ((_UNSURE - sigma / side) / (_UNSURE - _SURE)).clamp(0, 1)
+
+
+def _mean(neighbours: Sequence[Neighbour], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean of `neighbours` where they hold, float32 (3, S, S) in [0, 1], and its confidence, (1, S, S).
+
+    It has less noise than each of them, and costs the network one view.
+    """
+    pictures = torch.stack([each.image for each in neighbours]).to(device).float().div_(255)
+    gates = torch.stack([each.gate for each in neighbours])[:, None].to(device)
+    shares = gates.clamp_min(1e-4)
+    return (pictures * shares).sum(0) / shares.sum(0), gates.amax(0)
 
 
 def _sized(view: Tensor, side: int) -> Tensor:

@@ -22,7 +22,7 @@ _KIND = "anchorface remembered person"
 
 def recall(path: Path, perception: Perception) -> None:
     """Adds the views in the file `path`, if it exists, as a known person."""
-    views = read_views(path, perception.recogniser_name, perception.crop_size)
+    views = read_views(path, perception.recogniser.name, perception.crop_size)
     if views:
         perception.people.add_known_person(views)
 
@@ -37,7 +37,7 @@ def keep(path: Path, perception: Perception, seen: Counter[int]) -> str:
         now = people.current(person)
         views = [] if now is None else [view for view in people.references(now).views if not view.pinned]
         if views:
-            write_views(path, views, perception.recogniser_name)
+            write_views(path, views, perception.recogniser.name)
             return f"{len(views)} views saved in {path}"
     return f"no person was seen clearly enough to be saved in {path}"
 

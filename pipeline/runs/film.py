@@ -14,10 +14,11 @@ import av
 import torch
 
 from configs import ConfigError
-from models.protocols import References, Request, Restorer
+from models.pictures import recogniser_crop
+from models.protocols import Neighbour, References, Request
 from pipeline.config import ChunkConfig, PipelineConfig
 from pipeline.errors import MediaError, SinkError, SourceError, reason
-from pipeline.flow import Chain, Hooks, Note, Watch, keep_after, leave_unnoted, run
+from pipeline.flow import Chain, Hooks, Note, Parts, Watch, keep_after, leave_unnoted, run
 from pipeline.frames import RestoredFrame
 from pipeline.media.encode import CONTAINERS
 from pipeline.media.files import WorkFolder
@@ -33,7 +34,7 @@ from pipeline.runs.chunks.resume import restore_in_chunks
 
 _LONG_FRAMES = 250
 """From which on it is worth two faces' time to say how long a film takes."""
-_ASKED = 0.55
+_ASKED = 0.6
 """Share of the faces for which the restorer is asked, where restored ones are used again (docs/reuse.md)."""
 
 
@@ -81,7 +82,7 @@ def _restore_at_once(input: Path, output: Path, config: PipelineConfig, opened: 
     sink = open_sink(output, source, config)
     page, log = _open_page(input, output, config), _open_log(input, output, config)
     parts = build(config, source)
-    opened(source, pace(parts.restorer, source.info.frame_count, config))
+    opened(source, pace(parts, source.info.frame_count, config))
     report = Report(
         output=str(output), uses_references=parts.restorer is None or parts.restorer.needs.references
     )
@@ -101,17 +102,24 @@ def _restore_at_once(input: Path, output: Path, config: PipelineConfig, opened: 
     return report
 
 
-def pace(restorer: Restorer | None, frames: int | None, config: PipelineConfig) -> str:
+def pace(parts: Parts, frames: int | None, config: PipelineConfig) -> str:
     """How long a film of `frames` takes, as a sentence; empty for a short one and where nothing is known.
 
-    The restorer is timed on this machine with one grey crop, the second time it sees it.
+    The restorer is timed on this machine with one grey crop that has all a face may come with, the second time it sees
+    it.
     """
+    restorer = parts.restorer
     if restorer is None or frames is None or frames < _LONG_FRAMES:
         return ""
-    crop = torch.full((3, restorer.needs.crop_size, restorer.needs.crop_size), 128, dtype=torch.uint8)
+    side = restorer.needs.crop_size
+    crop = torch.full((3, side, side), 128, dtype=torch.uint8)
+    embeddings = parts.perception.recogniser.embed(recogniser_crop(crop)[None])
+    count = min(restorer.needs.neighbours, config.restore.neighbours)
+    beside = (Neighbour(crop, torch.ones(side, side)),) * count
+    request = Request(crop, References((crop,) * 3, embeddings.repeat(3, 1)), neighbours=beside)
     for _ in range(2):
         began = time.perf_counter()
-        restorer.restore([Request(crop, References())])
+        restorer.restore([request])
         seconds = time.perf_counter() - began
     asked = frames * (_ASKED if config.restore.reuse else 1.0)
     return (

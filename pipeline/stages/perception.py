@@ -129,15 +129,13 @@ class Perception:
         casting: Casting = EVERYBODY,
     ) -> None:
         self._config = config
-        self._detector, self._recogniser = detector, recogniser
+        self._detector, self.recogniser = detector, recogniser
         self._tracker, self._shots, self.people = tracker, shots, people
         self.geometry = geometry or Geometry()
         self.casting = casting
         """Whom the user wants restored, and how."""
         self.crop_size = crop_size
         """Side of the crops that the restorer takes, in pixels, and of views."""
-        self.recogniser_name = recogniser.name
-        """Of the space that embeddings are in."""
         self._follower = Follower()
         self._previous: av.VideoFrame | None = None
         self._living: dict[int, _LivingTrack] = {}
@@ -244,7 +242,7 @@ class Perception:
         width, depth = self._next_look(frame.native.width)
         known = [followed.sighting.face for followed in self._living.values()]
         faces = find_faces(frame.native, self._detector, self.geometry, width, depth, known)
-        faces = embed_faces(frame.native, faces, self._recogniser, self.geometry)
+        faces = embed_faces(frame.native, faces, self.recogniser, self.geometry)
         update = self._update(faces)
         seen: set[int] = set()
         for observation in update.observations:

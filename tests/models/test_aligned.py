@@ -233,6 +233,21 @@ def test_neighbours_count_as_far_as_they_are_sure(restorer: AlignedRestorer) -> 
     assert not torch.equal(with_neighbour(1), alone)
 
 
+def test_several_neighbours_are_averaged_where_they_hold(restorer: AlignedRestorer) -> None:
+    asked, first, second = (request(seed).crop for seed in (1, 2, 3))
+    left = torch.zeros(256, 256)
+    left[:, :128] = 1
+    joined = torch.cat([first[..., :128], second[..., 128:]], 2)
+
+    def restored(*neighbours: Neighbour) -> Tensor:
+        return restorer.restore([Request(asked, References(), neighbours=neighbours)])[0].image
+
+    apart = restored(Neighbour(first, left), Neighbour(second, 1 - left))
+    together = restored(Neighbour(joined, torch.ones(256, 256)))
+    assert (apart.int() - together.int()).abs().max() <= 1
+    assert not torch.equal(together, restored(Neighbour(first, torch.ones(256, 256))))
+
+
 def test_no_more_views_count_than_the_settings_say(network: AlignedNetwork) -> None:
     parameters: dict[str, object] = {name: getattr(network.shape, name) for name in SMALL.__slots__}
     checkpoint = Checkpoint(network.state_dict(), parameters, 1)

@@ -324,7 +324,7 @@ def test_who_is_remembered_is_there_from_the_first_frame_of_the_next_call(
     (face,) = restored.tracked.faces
     assert len(face.references) >= 1
     assert (face.person_id, len(parts.perception.people)) == (0, 1)
-    views = read_views(file, parts.perception.recogniser_name, 256)
+    views = read_views(file, parts.perception.recogniser.name, 256)
     assert not any(view.pinned for view in views)
 
 
